@@ -1,0 +1,244 @@
+"""Which expert acts at which noise level, and the noise levels of an N-step run (DCM, arXiv 2506.03123).
+
+One grid and one boundary ``kappa`` give the training range of each expert, the end point of each
+consistency function, the switch while sampling, and the sigmas of a run. No other file computes or stores a
+boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .noise_grid import NoiseGrid, real_number, shift_sigma, unshift_sigma, whole_number
+from .schedule_header import read_schedule, write_schedule
+from .sigmas import check_sigmas, step_window
+from .step_plan import plan_steps
+
+__all__ = [
+    "SCHEDULES",
+    "ExpertSchedule",
+    "NoiseGrid",
+    "check_sigmas",
+    "preset",
+    "shift_sigma",
+    "step_window",
+    "unshift_sigma",
+]
+
+Expert = Literal["semantic", "detail"]
+
+
+@dataclass(frozen=True)
+class ExpertSchedule:
+    """A noise grid and the boundary between the two experts on it.
+
+    ``kappa_index``: the grid point, 0..points-2, where the semantic expert ends and the detail expert
+    begins. ``rule``: "aligned" switches at the midpoint between kappa and the next higher grid point, so
+    that no rounding of kappa hands its step to the wrong expert; the semantic expert lands exactly on
+    kappa, as it was trained to. "official" switches as released weights were published: the detail expert
+    acts iff ``1000 * sigma < official_switch_timestep``, and ``official_sigmas`` holds the published lists
+    by number of steps, without the final 0.
+    Raises ValueError for a boundary that leaves an expert nothing to do.
+    """
+
+    grid: NoiseGrid
+    kappa_index: int
+    rule: str = "aligned"
+    official_switch_timestep: float | None = None
+    official_sigmas: Mapping[int, tuple[float, ...]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        last = self.grid.points - 1
+        if not 0 <= whole_number("kappa_index", self.kappa_index) < last:
+            why = (
+                "is sigma 1: a cut there leaves the semantic expert no step"
+                if self.kappa_index == last
+                else "is off the grid"
+            )
+            raise ValueError(
+                f"kappa_index {self.kappa_index} {why}. Choose 0 to {last - 1}, which is a sigma from "
+                f"{self.grid.sigma(0):.4f} to {self.grid.sigma(last - 1):.4f}."
+            )
+        lists = {
+            whole_number("steps of official_sigmas", steps): tuple(
+                real_number("sigma", value) for value in values
+            )
+            for steps, values in self.official_sigmas.items()
+        }
+        object.__setattr__(self, "official_sigmas", lists)
+        if self.rule == "official":
+            self._check_published()
+        elif self.rule != "aligned":
+            raise ValueError(f'rule {self.rule!r} is unknown: choose "aligned" or "official".')
+        elif self.official_switch_timestep is not None or lists:
+            raise ValueError('a published switch or list of sigmas needs rule "official".')
+
+    def _check_published(self) -> None:
+        threshold = self.official_switch_timestep
+        if threshold is None or not 1000 * self.kappa_sigma < threshold <= 1000:
+            raise ValueError(
+                f'rule "official" needs official_switch_timestep above kappa ({1000 * self.kappa_sigma:.3f}) '
+                f"and up to 1000, got {threshold!r}."
+            )
+        object.__setattr__(self, "official_switch_timestep", float(threshold))
+        for steps, values in self.official_sigmas.items():
+            if len(values) != steps:
+                raise ValueError(
+                    f"official_sigmas[{steps}] has {len(values)} values: give {steps}, without the final 0."
+                )
+            check_sigmas((*values, 0.0))
+
+    # --- the boundary ---------------------------------------------------------------------
+
+    @property
+    def kappa_sigma(self) -> float:
+        """The noise level where the semantic expert ends and the detail expert begins."""
+        return self.grid.sigma(self.kappa_index)
+
+    @property
+    def switch_sigma(self) -> float:
+        """The noise level that tells the experts apart; use :meth:`is_detail` to compare with it."""
+        if self.official_switch_timestep is not None:
+            return self.official_switch_timestep / 1000
+        return (self.kappa_sigma + self.grid.sigma(self.kappa_index + 1)) / 2
+
+    def is_detail(self, sigma: Tensor | float) -> Tensor:
+        """Per sample: does the detail expert act at this sigma? Bool tensor of the shape of ``sigma``, on
+        its device."""
+        # In float32, as the network is told: bfloat16 would round the switch, float64 would see 0.982f as
+        # below 982/1000.
+        sigma = torch.as_tensor(sigma).to(torch.float32)
+        if self.official_switch_timestep is not None:
+            return sigma * 1000 < self.official_switch_timestep
+        return sigma <= self.switch_sigma
+
+    def training_range(self, expert: Expert) -> range:
+        """Grid indices this expert is trained on."""
+        boundary = self.kappa_index + 1
+        return range(boundary, self.grid.points) if _is_semantic(expert) else range(boundary)
+
+    def end_sigma(self, expert: Expert) -> float:
+        """The noise level this expert's consistency function maps to in training."""
+        return self.kappa_sigma if _is_semantic(expert) else self.grid.sigma_min
+
+    def with_kappa(self, kappa: int | float) -> ExpertSchedule:
+        """The same grid with another boundary: an int is a grid index, a float a sigma (its nearest grid
+        point is taken).
+
+        A boundary of one's own is not the published one any more, so that a change switches by the
+        "aligned" rule.
+        """
+        index = self.grid.nearest(kappa) if isinstance(kappa, float) else whole_number("kappa", kappa)
+        return self if index == self.kappa_index else ExpertSchedule(self.grid, index)
+
+    # --- the sigmas of a run --------------------------------------------------------------
+
+    def sigmas(self, steps: int, semantic_steps: int | None = None, denoise: float = 1.0) -> Tensor:
+        """Noise levels of an N-step run: float32 [steps + 1], falling, ends with 0.
+
+        The experts share the steps evenly, the odd one going to the detail expert, or as ``semantic_steps``
+        says; neither gets more than it has grid points, and one step alone is the semantic expert's. Each
+        expert's steps lie uniformly in grid index, ties nearer to kappa. Under the "official" rule a
+        published list is returned as it is.
+
+        ``denoise`` below 1 starts at the grid point nearest to ``u = denoise``, the noise level at which
+        the backbone's own solver has this fraction of its steps left, and spends all ``steps`` below it.
+        The semantic expert keeps the pace of a whole run (at least one step if the run starts in its part),
+        the detail expert gets the rest. The last part of a longer list, which the host takes for its own
+        schedules, would jump: half of a DCM list is kappa, far above ``u = 0.5``, and every denoise above
+        0.8 would give the same 4 steps.
+
+        Raises ValueError for a request that cannot be met, saying what to change.
+        """
+        if not 0 < real_number("denoise", denoise) <= 1:
+            raise ValueError(f"denoise is {denoise}: use a number above 0, up to 1.")
+        first = max(0, round(denoise * self.grid.points) - 1)
+        published = self.official_sigmas.get(steps) if first == self.grid.points - 1 else None
+        if published is not None:
+            listed = torch.tensor([*published, 0.0], dtype=torch.float32)
+            if semantic_steps in (None, self.split(listed)[0]):
+                return listed
+        gate = int(self.is_detail(self.grid.sigmas).sum()) - 1
+        semantic, detail = plan_steps(
+            steps, semantic_steps, points=self.grid.points, kappa=self.kappa_index, gate=gate, first=first
+        )
+        return torch.tensor([*(self.grid.sigma(i) for i in semantic + detail), 0.0], dtype=torch.float32)
+
+    def split(self, sigmas: Tensor | Sequence[float]) -> tuple[int, int]:
+        """Steps of the semantic and of the detail expert in any list of N + 1 sigmas."""
+        sigmas = check_sigmas(sigmas)
+        detail = int(self.is_detail(sigmas[:-1]).sum())
+        return len(sigmas) - 1 - detail, detail
+
+    def describe(self, sigmas: Tensor | Sequence[float]) -> str:
+        """One line: ``SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912``."""
+        sigmas = check_sigmas(sigmas)
+        semantic, detail = self.split(sigmas)
+        starts = sigmas[:-1].tolist()
+        line = f"{_part('SemE', starts[:semantic])} | {_part('DetE', starts[semantic:])}"
+        if semantic == 1 and not detail and sigmas[-1] == 0:
+            line += " (one step is the semantic expert's, 2 or more use both)"
+        return line
+
+    # --- in the header of an expert file --------------------------------------------------
+
+    def to_metadata(self) -> dict[str, str]:
+        """This schedule as strings for an expert file's header; reading them back gives an equal schedule."""
+        return write_schedule(self)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> ExpertSchedule:
+        """The schedule of an expert file's header. Raises ValueError naming a missing, unreadable or wrong
+        field."""
+        return read_schedule(cls, metadata)
+
+
+_SHOWN = 8  # sigmas of one expert that describe() writes out in full
+
+
+def _is_semantic(expert: Expert) -> bool:
+    if expert not in ("semantic", "detail"):
+        raise ValueError(f'expert {expert!r} is unknown: choose "semantic" or "detail".')
+    return expert == "semantic"
+
+
+def _part(name: str, starts: list[float]) -> str:
+    shown = [f"{sigma:.3f}" for sigma in starts]
+    if len(shown) > _SHOWN:
+        shown[3:-1] = ["..."]
+    return " ".join([name, "1 step" if len(starts) == 1 else f"{len(starts)} steps", *shown])
+
+
+# Boundary constants of the known backbones; those of Wan 2.1 and HunyuanVideo come from the released DCM
+# weights.
+SCHEDULES: dict[str, ExpertSchedule] = {
+    "wan": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=34),
+    "hunyuan_video": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=37),
+    "shapes": ExpertSchedule(NoiseGrid(shift=3.0, points=50), kappa_index=29),
+}
+
+# How the released weights were run: the switch as a timestep, and the sigmas by number of steps.
+_PUBLISHED: dict[str, tuple[float, dict[int, tuple[float, ...]]]] = {
+    "wan": (979.0, {6: (1.0, 0.992, 0.982, 0.949, 0.905, 0.810)}),
+    "hunyuan_video": (982.0, {4: (1.0, 0.992, 0.9818, 0.9124)}),
+}
+
+
+def preset(family: str, rule: str = "aligned") -> ExpertSchedule:
+    """The schedule of a backbone family. Raises ValueError for an unknown family, and for one without
+    released weights."""
+    if family not in SCHEDULES:
+        raise ValueError(f"family {family!r} has no schedule: known are {', '.join(SCHEDULES)}.")
+    if rule != "official":
+        return replace(SCHEDULES[family], rule=rule)
+    if family not in _PUBLISHED:
+        raise ValueError(
+            f'family {family!r} has no published weights and so no "official" schedule: use "aligned".'
+        )
+    threshold, lists = _PUBLISHED[family]
+    return replace(SCHEDULES[family], rule=rule, official_switch_timestep=threshold, official_sigmas=lists)

@@ -1,0 +1,63 @@
+"""Lists of noise levels as a sampler takes them: N + 1 falling values for N steps, usually from 1 to 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_sigmas(sigmas: Tensor | Sequence[float]) -> Tensor:
+    """The list as a tensor [N + 1], if a sampler can run on it; a floating tensor keeps dtype and device.
+
+    Values lie in 0..1 and fall from each to the next. A list that ends above 0 is a partial run.
+    Raises ValueError that names the first value at fault.
+    """
+    if not isinstance(sigmas, Tensor):
+        sigmas = torch.tensor([float(value) for value in sigmas], dtype=torch.float32)
+    if sigmas.ndim != 1:
+        raise ValueError(f"sigmas must be one list, got a tensor of shape {list(sigmas.shape)}.")
+    if not sigmas.is_floating_point():
+        raise ValueError(f"sigmas must be floating-point noise levels in 0..1, got {sigmas.dtype}.")
+    if len(sigmas) < 2:
+        raise ValueError(
+            f"sigmas has {len(sigmas)} value(s), which makes no step: give N + 1 values for N steps."
+        )
+    values = sigmas.tolist()
+    for position, value in enumerate(values):
+        # Written so that NaN fails too. At some shifts the host's float32 table ends a rounding error above
+        # 1.
+        if not 0 <= value <= 1 + 1e-6:
+            raise ValueError(
+                f"sigmas[{position}] is {value}, but the noise levels of a flow-matching model lie in 0..1 "
+                "(divide timesteps by 1000)."
+            )
+    for position in range(1, len(values)):
+        if not values[position] < values[position - 1]:
+            raise ValueError(
+                f"sigmas must fall from each value to the next, but sigmas[{position - 1}] is "
+                f"{values[position - 1]:.6g} and sigmas[{position}] is {values[position]:.6g}: "
+                "remove or reorder values."
+            )
+    return sigmas
+
+
+def step_window(sigmas: Tensor | Sequence[float], start_step: int = 0, end_step: int | None = None) -> Tensor:
+    """The part of a run that does steps ``start_step`` up to, not including, ``end_step``.
+
+    ``end_step`` None or beyond the last step means to the end, as in the host's advanced sampler. An end
+    before the last step leaves noise in the result; the run that continues from it starts at that number.
+    Raises ValueError if no step is left: ``end_step=0`` would cut at the first sigma, where nothing is
+    denoised yet.
+    """
+    sigmas = check_sigmas(sigmas)
+    steps = len(sigmas) - 1
+    end = steps if end_step is None else min(end_step, steps)
+    if not 0 <= start_step < steps:
+        raise ValueError(
+            f"start_step is {start_step}, but this run has {steps} step(s): use 0 to {steps - 1}."
+        )
+    if end <= start_step:
+        raise ValueError(f"end_step is {end_step}, which leaves no step: use {start_step + 1} to {steps}.")
+    return sigmas[start_step : end + 1]
