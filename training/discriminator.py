@@ -46,7 +46,8 @@ class Discriminator(nn.Module):
         Raises ValueError when the layers or the tokens are not what the discriminator and the grid say.
         """
         if len(features) != len(self.heads):
-            raise ValueError(f"{len(self.heads)} discriminator heads, the teacher gave {len(features)} layers")
+            heads = len(self.heads)
+            raise ValueError(f"{heads} discriminator heads, the teacher gave {len(features)} layers")
         return [self._judge(head, tokens, grid) for head, tokens in zip(self.heads, features, strict=True)]
 
     @staticmethod

@@ -1,0 +1,32 @@
+"""What a method needs of a backbone."""
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from .features import Features
+
+
+class Backbone(Protocol):
+    """One adapter file over a diffusers transformer. sigma in 0..1 in, velocity out; the rest is the family's own."""
+
+    family: str
+
+    def build(self, seed: int) -> nn.Module:
+        """A network with random weights that depend on the seed alone."""
+
+    def load(self, path: str | Path) -> nn.Module:
+        """A network with the weights of a file in ComfyUI layout. Raises ConfigError where they do not fit."""
+
+    def velocity(self, model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        """Velocity [B, C, T, H, W] at x [B, C, T, H, W], sigma [B] in 0..1, text [B, L, D]."""
+
+    def features(self, model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor, stride: int) -> Features:
+        """The tokens after blocks 0, stride, 2 stride, ..., with gradient into x."""
+
+    def feature_shape(self, model: nn.Module, stride: int) -> tuple[int, int]:
+        """(channels of a token, number of layers that `features` gives at this stride)."""
+
+    def add_adapter(self, model: nn.Module, rank: int, alpha: float, seed: int) -> None:
+        """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""

@@ -1,0 +1,29 @@
+"""Features of a frozen teacher: the tokens after some of its blocks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Features:
+    """tokens: [B, N, C] per layer, for the discriminator; velocities: [B, C, T, H, W] per layer, the same tokens seen
+    through the network's own output head, for feature matching; grid: how the N tokens lie, (T, h, w)."""
+
+    tokens: list[Tensor]
+    velocities: list[Tensor]
+    grid: tuple[int, int, int]
+
+
+@contextmanager
+def recorded(modules: Sequence[nn.Module]) -> Iterator[list]:
+    """The outputs of these modules, in the order of their calls, while the context is open."""
+    outputs: list = []
+    handles = [module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,81 @@
+"""Wan 2.1 (diffusers' WanTransformer3DModel)."""
+
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..config import BackboneConfig
+from .adapter import add_adapter
+from .features import Features, recorded
+
+_WAN_1_3B = {
+    "num_attention_heads": 12,
+    "attention_head_dim": 128,
+    "ffn_dim": 8960,
+    "num_layers": 30,
+}
+_WAN = {
+    "patch_size": (1, 2, 2),
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+}
+_ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
+_REPLACED = (
+    "condition_embedder.time_embedder",
+    "condition_embedder.time_proj",
+    "condition_embedder.text_embedder",
+    "proj_out",
+)
+
+
+class WanBackbone:
+    """Builds the network and calls it in the trainer's terms: sigma in 0..1 in, velocity out."""
+
+    def __init__(self, config: BackboneConfig):
+        self.config, self.family = config, config.family
+
+    def build(self, seed: int) -> nn.Module:
+        """A network with random weights that depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return WanTransformer3DModel(**{**_WAN, **_WAN_1_3B, **self.config.architecture})
+
+    @staticmethod
+    def velocity(model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        """Velocity [B, C, T, H, W] at x [B, C, T, H, W], sigma [B] in 0..1, text [B, L, D]. Timestep = 1000 sigma."""
+        return model(x, 1000.0 * sigma, encoder_hidden_states=text, return_dict=False)[0]
+
+    def features(self, model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor, stride: int) -> Features:
+        """The tokens after blocks 0, stride, 2 stride, ..., raw and seen through the network's output head."""
+        with recorded([model.condition_embedder]) as embeddings, recorded(model.blocks[::stride]) as tokens:
+            self.velocity(model, x, sigma, text)
+        time_embedding = embeddings[0][0]
+        frames, height, width = x.shape[2:]
+        p_t, p_h, p_w = model.config.patch_size
+        grid = (frames // p_t, height // p_h, width // p_w)
+        return Features(tokens, [_head(model, each, time_embedding, grid) for each in tokens], grid)
+
+    @staticmethod
+    def feature_shape(model: nn.Module, stride: int) -> tuple[int, int]:
+        """(channels of a token, number of layers that `features` gives at this stride)."""
+        return model.proj_out.in_features, len(model.blocks[::stride])
+
+    @staticmethod
+    def add_adapter(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
+        """Low-rank adapters on all attention projections; time and text embedder and output projection are replaced."""
+        add_adapter(model, _ADAPTED, _REPLACED, rank, alpha, seed)
+
+
+def _head(model: nn.Module, tokens: Tensor, time_embedding: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    """Tokens [B, N, C] of any layer through the output head to a velocity [B, C, T, H, W]."""
+    shift, scale = (model.scale_shift_table + time_embedding.unsqueeze(1)).chunk(2, dim=1)
+    patches = model.proj_out((model.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
+    (t, h, w), (p, q, r) = grid, model.config.patch_size
+    return rearrange(patches, "b (t h w) (p q r c) -> b c (t p) (h q) (w r)", t=t, h=h, w=w, p=p, q=q, r=r)

@@ -1,0 +1,73 @@
+"""Checkpoints: one safetensors file per training state, written whole or not at all.
+
+Nested state dicts are flattened to ``a/b/c`` tensor names; everything that is no tensor travels as JSON in the header.
+"""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+_SEPARATOR = "/"
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a nested dict of tensors and plain values to path.
+
+    The file is replaced only once the new one is complete on disk: a kill or a full disk leaves the old one.
+    Raises OSError with the path where the disk refuses.
+    """
+    tensors: dict[str, Tensor] = {}
+    skeleton = json.dumps(_take_tensors(state, "", tensors))
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        save_file(tensors, partial, metadata={"state": skeleton})
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f"Could not save {path} ({error}). The former file, if any, is untouched.") from error
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what save_state wrote. Raises OSError where the file is missing or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            skeleton = json.loads(file.metadata()["state"])
+            return _give_tensors(skeleton, file.get_tensor)
+    except Exception as error:
+        raise OSError(f"Could not read the checkpoint {path}: {error}") from error
+
+
+def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"__tensor__": name}
+    if isinstance(value, dict):
+        # JSON keys are strings, optimizer state is keyed by integers: keep keys and values as pairs
+        return {"__dict__": [[k, _take_tensors(v, f"{name}{_SEPARATOR}{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_take_tensors(v, f"{name}{_SEPARATOR}{i}", tensors) for i, v in enumerate(value)]
+    return value
+
+
+def _give_tensors(value: Any, get: Any) -> Any:
+    if isinstance(value, dict):
+        if "__tensor__" in value:
+            return get(value["__tensor__"])
+        return {k: _give_tensors(v, get) for k, v in value["__dict__"]}
+    return [_give_tensors(v, get) for v in value] if isinstance(value, list) else value
+
+
+def random_generator(seed: int, iteration: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of one iteration. All randomness is a function of (seed, iteration): resuming needs no RNG state."""
+    return torch.Generator(device).manual_seed(seed * 1_000_003 + iteration)

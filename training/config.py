@@ -1,0 +1,190 @@
+"""The configuration: dataclasses, a YAML file, and dotted overrides.
+
+A configuration file names the backbone, the data and one entry per stage; ``stage=semantic`` picks the stage to run.
+Unknown keys are errors that name the nearest known key.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key and what to write instead."""
+
+
+@dataclass(kw_only=True)
+class BackboneConfig:
+    """Which backbone adapter, and where its weights come from.
+
+    weights: a file in ComfyUI layout, or none to start from random weights.
+    architecture: arguments of the backbone's own class.
+    """
+
+    name: str = "wan"
+    family: str = "wan"
+    weights: str | None = None
+    architecture: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Which data set, its batch size, and how often a caption is dropped (to learn guidance)."""
+
+    name: str = "shapes"
+    batch_size: int = 16
+    text_dropout: float = 0.1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """adamw, or muon (matrices of the blocks by Muon, everything else by AdamW).
+
+    schedule: constant or cosine, after a linear warm-up of `warmup` iterations.
+    """
+
+    name: str = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.001
+    warmup: int = 0
+    schedule: str = "constant"
+    grad_clip: float = 1.0
+
+
+@dataclass(kw_only=True)
+class StageConfig:
+    """One stage: a method with its own options, its optimizer, and how long it runs."""
+
+    method: str
+    iterations: int
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decay: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)  # overrides of the data section for this stage
+
+
+@dataclass(kw_only=True)
+class Config:
+    """A whole run. Every stage writes into `output/<stage>`."""
+
+    output: str
+    seed: int = 0
+    stage: str = ""
+    device: str = "auto"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    checkpoint_every: int = 500
+    validate_every: int = 500
+    log_every: int = 20
+
+    def selected(self) -> StageConfig:
+        """The stage to run. Raises ConfigError where none of that name exists."""
+        if self.stage not in self.stages:
+            raise ConfigError(f"stage={self.stage!r} is not in this configuration; it has: {', '.join(self.stages)}.")
+        return self.stages[self.stage]
+
+
+def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+    """Read a YAML file and apply overrides such as ``stages.semantic.optimizer.lr=1e-5``. Raises ConfigError."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings.")
+    for override in overrides:
+        _override(values, override)
+    return build(Config, values)
+
+
+def build(cls: type, values: Any, where: str = "") -> Any:
+    """A dataclass of type cls from plain values, checked key by key and type by type. Raises ConfigError."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where or 'the configuration'} must be a mapping, not {values!r}.")
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"Unknown key {_join(where, key)!r}.{_nearest(key, hints)}")
+    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
+    if missing:
+        raise ConfigError(f"{where or 'the configuration'} needs {', '.join(missing)}.")
+    return cls(**{key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()})
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML; loading it gives an equal Config."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin is types.UnionType:
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} must be a mapping, not {value!r}.")
+        return {key: _convert(arguments[1], item, _join(where, key)) for key, item in value.items()}
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where} must be a list, not {value!r}.")
+        return origin(_convert(arguments[0], item, where) for item in value)
+    return _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, str | int) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-5 as a string
+        except ValueError:
+            pass
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{where} must be of type {hint.__name__}, not {value!r}.")
+    return value
+
+
+def _override(values: dict, override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{override!r} is no override; write it as key.subkey=value.")
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{override!r}: {parent!r} is a single value and has no keys below it.")
+    values[last] = yaml.safe_load(text)
+
+
+def _nearest(key: str, known: typing.Iterable[str]) -> str:
+    matches = difflib.get_close_matches(str(key), list(known), 1, 0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else f" Known keys: {', '.join(known)}."
+
+
+def _required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else str(key)

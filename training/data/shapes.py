@@ -1,0 +1,45 @@
+"""The Shapes world as an endless data set: every iteration renders new clips."""
+
+import torch
+from torch import Tensor
+
+from dcm_core.shapes import autoencoder
+from dcm_core.shapes.captions import ALL_ATTRIBUTES, encode_text
+from dcm_core.shapes.render import FRAMES, SIZE, render_clips
+
+from ..checkpoint import random_generator
+from ..config import ConfigError, DataConfig
+from .batch import Batch
+
+_STREAM = 0x5A  # keeps these draws apart from the methods' noise of the same iteration
+
+
+class ShapesData:
+    latent_shape = (
+        autoencoder.CHANNELS,
+        FRAMES // autoencoder.TIME_FACTOR,
+        SIZE // autoencoder.SPACE_FACTOR,
+        SIZE // autoencoder.SPACE_FACTOR,
+    )
+
+    def __init__(self, config: DataConfig, seed: int):
+        if config.options:
+            raise ConfigError(f"data.options: the Shapes data set has no option {', '.join(config.options)}.")
+        if config.batch_size < 1:
+            raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
+        self.config, self.seed = config, seed
+
+    def batch(self, iteration: int) -> Batch:
+        """Clips of random attributes, encoded, with their captions."""
+        generator = random_generator(self.seed ^ _STREAM << 16, iteration)
+        count = self.config.batch_size
+        chosen = torch.randint(len(ALL_ATTRIBUTES), (count,), generator=generator).tolist()
+        attributes = [ALL_ATTRIBUTES[i] for i in chosen]
+        latents = autoencoder.encode(render_clips(attributes, generator))
+        dropped = torch.rand(count, generator=generator) < self.config.text_dropout
+        captions = ["" if drop else each.caption() for each, drop in zip(attributes, dropped, strict=True)]
+        return Batch(latents, encode_text(captions))
+
+    def null_text(self, count: int) -> Tensor:
+        """The unconditional text [count, L, D]."""
+        return encode_text([""] * count)

@@ -1,0 +1,84 @@
+"""What every training method shares."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones import Backbone
+from ..checkpoint import random_generator
+from ..config import Config, StageConfig
+from ..data import Batch, Data
+from ..optim import Learner
+
+LossMap = dict[str, Tensor]
+_STREAM = 0xA5  # keeps a method's noise apart from the data's draws of the same iteration
+
+
+class Method(ABC):
+    """One training objective over a backbone.
+
+    A subclass builds its roles (student, teacher, target, discriminator), names in `learners` those that are trained,
+    and computes their losses. State that must survive a resume is what `state` returns.
+    """
+
+    def __init__(self, config: Config, stage: StageConfig, backbone: Backbone, data: Data, device: torch.device):
+        self.config, self.stage, self.backbone, self.data, self.device = config, stage, backbone, data, device
+        self.student = self.build_student().to(device)
+        self.learners = {"student": Learner(self.student, stage.optimizer)}
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What is trained of the student, by name."""
+        return self.learners["student"].parameters
+
+    @abstractmethod
+    def build_student(self) -> nn.Module:
+        """The network to train, with requires_grad set on what is trained."""
+
+    @abstractmethod
+    def turns(self, batch: Batch, generator: torch.Generator) -> Iterator[tuple[str, LossMap]]:
+        """Yields (learner, its loss map) in the order of training; the sum of a map is minimised.
+
+        A learner's step is done before the next turn is computed.
+        """
+
+    def step(self, iteration: int) -> dict[str, float]:
+        """One iteration: a batch, and a step of every learner. Returns losses and gradient norms as numbers."""
+        generator = random_generator(self.config.seed ^ _STREAM << 16, iteration, self.device)
+        batch = self.data.batch(iteration).to(self.device)
+        metrics: dict[str, float] = {}
+        for name, losses in self.turns(batch, generator):
+            norm = self.learners[name].minimise(sum(losses.values()), iteration, self.stage.iterations)
+            metrics |= {loss: float(value.detach()) for loss, value in losses.items()}
+            metrics["grad_norm" if name == "student" else f"grad_norm_{name}"] = norm
+        return metrics
+
+    def state(self) -> dict[str, Any]:
+        """Everything a resume needs."""
+        weights = {name: {k: p.data for k, p in each.parameters.items()} for name, each in self.learners.items()}
+        return weights | {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers()]}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
+        for name, learner in self.learners.items():
+            for key, p in learner.parameters.items():
+                p.data.copy_(state[name][key])
+        for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [optimizer for learner in self.learners.values() for optimizer in learner.optimizers]
+
+
+def noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """x_sigma = sigma * noise + (1 - sigma) * latents, with latents and noise [B, C, T, H, W] and sigma [B]."""
+    sigma = sigma.view(-1, 1, 1, 1, 1)
+    return sigma * noise + (1 - sigma) * latents
+
+
+def drawn_like(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of the shape of latents."""
+    return torch.randn(latents.shape, generator=generator, device=latents.device)

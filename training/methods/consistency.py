@@ -1,0 +1,95 @@
+"""Consistency distillation along the teacher's trajectory: what the experts and the baselines share.
+
+The noise grid is cut into spans of neighbouring indices. Inside a span the student learns to jump from any sigma
+straight to the span's end point; one Euler step of the guided teacher, and the target network's jump from where that
+step arrives, say where the jump should end (DCM, arXiv 2506.03123; consistency models, arXiv 2303.01469).
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dcm_core.losses import pseudo_huber
+from dcm_core.sampling import guided
+from dcm_core.schedule import NoiseGrid
+
+from ..config import build
+from ..data import Batch
+from .base import LossMap, Method, drawn_like, noised
+from .target import Target
+
+Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, T, H, W], sigma [B]) -> velocity [B, C, T, H, W]
+
+
+@dataclass(frozen=True)
+class Jumps:
+    """Where the student lands and where it should, both [B, C, T, H, W] at the noise level `end` [B].
+
+    interval [B]: how far each sample jumped, sigma - end.
+    """
+
+    prediction: Tensor
+    target: Tensor
+    interval: Tensor
+    end: Tensor
+
+    def per_interval(self) -> tuple[Tensor, Tensor]:
+        """(prediction, target) in units of velocity, each sample divided by its interval.
+
+        Plain latents differ by the interval times a velocity, so a loss on them fades with 1 - sigma_kappa (and the
+        squared temporal coherence much faster than the Huber term). Divided, every jump weighs the same.
+        """
+        interval = _column(self.interval)
+        return self.prediction / interval, self.target / interval
+
+
+@dataclass(kw_only=True)
+class ConsistencyOptions:
+    """guidance: scale of the teacher's classifier-free guidance, v_uncond + guidance * (v_cond - v_uncond); 1 is none.
+    huber_c: where the pseudo-Huber loss turns from a parabola into the absolute value.
+    per_interval: compare velocities, not latents, so that the losses do not fade with the length of the span.
+    target_ema: decay of an averaged target network; none means the student itself, without gradient.
+    """
+
+    guidance: float = 6.0
+    huber_c: float = 0.001
+    per_interval: bool = False
+    target_ema: float | None = None
+
+
+def jump(x: Tensor, velocity: Tensor, sigma: Tensor, end: Tensor) -> Tensor:
+    """The Euler step x + (end - sigma) * velocity, x [B, C, T, H, W], sigma and end [B]."""
+    return x + _column(end - sigma) * velocity
+
+
+def consistency(
+    x: Tensor, index: Tensor, start: Tensor, grid: NoiseGrid, student: Velocity, target: Velocity, teacher: Velocity
+) -> Jumps:
+    """One consistency pair per sample.
+
+    x [B, C, T, H, W] at the noise levels grid.sigma(index), index [B]; start [B] is the first index of each sample's
+    span, so that its end point is grid.previous(start). Only the student's call carries gradient.
+    """
+    sigma, previous, end = (s.to(x) for s in (grid.sigma(index), grid.previous(index), grid.previous(start)))
+    prediction = jump(x, student(x, sigma), sigma, end)
+    with torch.no_grad():
+        arrived = jump(x, teacher(x, sigma), sigma, previous)
+        landed = jump(arrived, target(arrived, previous), previous, end)
+        # At the first index of a span the teacher has arrived: its step itself is the target, sample by sample.
+        landed = torch.where(_column(index == start), arrived, landed)
+    return Jumps(prediction, landed, sigma - end, end)
+
+
+def draw_indices(span: range, count: int, generator: torch.Generator) -> Tensor:
+    """[count] indices, each uniform in span. One stratum per sample: less variance between batches."""
+    device = generator.device
+    strata = torch.randperm(count, generator=generator, device=device)
+    u = (strata + torch.rand(count, generator=generator, device=device)) / count
+    return span.start + (u * len(span)).long().clamp(max=len(span) - 1)
+
+
+def _column(per_sample: Tensor) -> Tensor:
+    return per_sample.view(-1, 1, 1, 1, 1)

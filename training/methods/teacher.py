@@ -1,0 +1,36 @@
+"""Flow matching: trains the teacher from nothing. Only the Shapes world needs it; real teachers are downloaded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..config import build
+from ..data import Batch
+from .base import LossMap, Method, drawn_like, noised
+
+
+@dataclass(kw_only=True)
+class TeacherOptions:
+    """shift: training noise levels are sigma = shift * u / (1 + (shift - 1) * u) with u uniform in 0..1."""
+
+    shift: float = 3.0
+
+
+class Teacher(Method):
+    """Minimises |v(x_sigma, sigma, text) - (noise - latents)|^2."""
+
+    def build_student(self) -> nn.Module:
+        self.options = build(TeacherOptions, self.stage.options, "options")
+        return self.backbone.build(self.config.seed)
+
+    def turns(self, batch: Batch, generator: torch.Generator) -> Iterator[tuple[str, LossMap]]:
+        noise = drawn_like(batch.latents, generator)
+        # one stratum per sample: the same distribution with less variance between batches
+        count = len(noise)
+        u = torch.arange(count, device=self.device) + torch.rand(count, generator=generator, device=self.device)
+        u = u / count
+        sigma = self.options.shift * u / (1 + (self.options.shift - 1) * u)
+        velocity = self.backbone.velocity(self.student, noised(batch.latents, noise, sigma), sigma, batch.text)
+        yield "student", {"flow": (velocity - (noise - batch.latents)).square().mean()}

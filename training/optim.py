@@ -1,0 +1,69 @@
+"""Optimizers, their learning-rate schedules, and the learners that own them."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import ConfigError, OptimizerConfig
+
+
+class Learner:
+    """The trained parameters of one network with their optimizers: the student, or a discriminator."""
+
+    def __init__(self, network: nn.Module, config: OptimizerConfig):
+        self.config = config
+        self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.optimizers = build_optimizers(self.parameters, config)
+
+    def minimise(self, loss: Tensor, iteration: int, iterations: int) -> float:
+        """One optimizer step. Returns the gradient norm before clipping.
+
+        Raises FloatingPointError, with the weights as they were, where the gradient is not finite.
+        """
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip))
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"The gradient at iteration {iteration} is not finite (loss {float(loss)}). The weights and the last "
+                "checkpoint are sound; lower optimizer.lr or optimizer.grad_clip and run the command again."
+            )
+        rate = learning_rate(self.config, iteration, iterations)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def build_optimizers(named: dict[str, nn.Parameter], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """The optimizers of a set of named parameters. Raises ConfigError for an unknown name."""
+    if config.name == "adamw":
+        return [_adamw(list(named.values()), config)]
+    if config.name == "muon":
+        matrices = {name: p for name, p in named.items() if p.ndim == 2 and "blocks." in name}
+        others = [p for name, p in named.items() if name not in matrices]
+        muon = torch.optim.Muon(
+            list(matrices.values()),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            adjust_lr_fn="match_rms_adamw",  # one learning rate then suits both optimizers
+        )
+        return [muon, _adamw(others, config)]
+    raise ConfigError(f"optimizer.name={config.name!r} is unknown; use adamw or muon.")
+
+
+def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> float:
+    """The learning rate of an iteration counted from 0. Raises ConfigError for an unknown schedule."""
+    warm = min(1.0, (iteration + 1) / (config.warmup + 1))
+    if config.schedule == "constant":
+        return config.lr * warm
+    if config.schedule == "cosine":
+        return config.lr * warm * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
+    raise ConfigError(f"optimizer.schedule={config.schedule!r} is unknown; use constant or cosine.")
