@@ -1,0 +1,30 @@
+"""The trained files that the repository ships: the teacher in ComfyUI layout, and its two experts."""
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+
+def teacher() -> Path:
+    """The 50-step teacher, a whole backbone."""
+    return _shipped("teacher.safetensors")
+
+
+def semantic() -> Path:
+    """The semantic expert: a full difference to the teacher."""
+    return _shipped("semantic.safetensors")
+
+
+def detail() -> Path:
+    """The detail expert: low-rank pairs and replaced layers over teacher + semantic expert."""
+    return _shipped("detail.safetensors")
+
+
+def _shipped(name: str) -> Path:
+    path = _FOLDER / name
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing, so the Shapes world cannot run. Install the pack again, or train the file with "
+            "training/configs/shapes.yaml."
+        )
+    return path
