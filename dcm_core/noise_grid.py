@@ -48,11 +48,10 @@ def real_number(name: str, value: float) -> float:
 
 @dataclass(frozen=True)
 class NoiseGrid:
-    """``points`` noise levels in ascending order, ``S[i] = sigma((i + 1) / points)``: the last one is pure
-    noise.
+    """``points`` noise levels in ascending order, ``S[i] = sigma((i + 1) / points)``; the last is pure noise.
 
-    Raises ValueError for a shift outside 0.01..100, fewer than 2 or more than 999 points, and a prediction
-    other than "flow".
+    Raises ValueError for a shift outside 0.01..100, points outside 2..999, and a prediction other than
+    "flow".
     """
 
     shift: float = 17.0

@@ -1,8 +1,7 @@
 """Which expert acts at which noise level, and the noise levels of an N-step run (DCM, arXiv 2506.03123).
 
-One grid and one boundary ``kappa`` give the training range of each expert, the end point of each
-consistency function, the switch while sampling, and the sigmas of a run. No other file computes or stores a
-boundary.
+One grid and one boundary ``kappa`` give the training range of each expert, the end point of each consistency
+function, the switch while sampling, and the sigmas of a run. No other file computes or stores a boundary.
 """
 
 from __future__ import annotations
@@ -37,12 +36,14 @@ Expert = Literal["semantic", "detail"]
 class ExpertSchedule:
     """A noise grid and the boundary between the two experts on it.
 
-    ``kappa_index``: the grid point, 0..points-2, where the semantic expert ends and the detail expert
-    begins. ``rule``: "aligned" switches at the midpoint between kappa and the next higher grid point, so
-    that no rounding of kappa hands its step to the wrong expert; the semantic expert lands exactly on
-    kappa, as it was trained to. "official" switches as released weights were published: the detail expert
-    acts iff ``1000 * sigma < official_switch_timestep``, and ``official_sigmas`` holds the published lists
-    by number of steps, without the final 0.
+    * ``kappa_index``: the grid point, 0..points-2, where the semantic expert ends and the detail one begins.
+    * ``rule`` "aligned": switch at the midpoint between kappa and the next higher grid point, so that no
+      rounding of kappa hands its step to the wrong expert. The semantic expert lands exactly on kappa, as it
+      was trained to.
+    * ``rule`` "official": run released weights as they were published. The detail expert acts iff
+      ``1000 * sigma < official_switch_timestep``; ``official_sigmas`` holds the published lists by number of
+      steps, without the final 0.
+
     Raises ValueError for a boundary that leaves an expert nothing to do.
     """
 
@@ -55,19 +56,16 @@ class ExpertSchedule:
     def __post_init__(self) -> None:
         last = self.grid.points - 1
         if not 0 <= whole_number("kappa_index", self.kappa_index) < last:
+            at_noise = self.kappa_index == last
             why = (
-                "is sigma 1: a cut there leaves the semantic expert no step"
-                if self.kappa_index == last
-                else "is off the grid"
+                "is sigma 1, a cut that leaves the semantic expert no step" if at_noise else "is off the grid"
             )
             raise ValueError(
                 f"kappa_index {self.kappa_index} {why}. Choose 0 to {last - 1}, which is a sigma from "
                 f"{self.grid.sigma(0):.4f} to {self.grid.sigma(last - 1):.4f}."
             )
         lists = {
-            whole_number("steps of official_sigmas", steps): tuple(
-                real_number("sigma", value) for value in values
-            )
+            whole_number("number of steps", steps): tuple(real_number("sigma", value) for value in values)
             for steps, values in self.official_sigmas.items()
         }
         object.__setattr__(self, "official_sigmas", lists)
@@ -108,10 +106,9 @@ class ExpertSchedule:
         return (self.kappa_sigma + self.grid.sigma(self.kappa_index + 1)) / 2
 
     def is_detail(self, sigma: Tensor | float) -> Tensor:
-        """Per sample: does the detail expert act at this sigma? Bool tensor of the shape of ``sigma``, on
-        its device."""
-        # In float32, as the network is told: bfloat16 would round the switch, float64 would see 0.982f as
-        # below 982/1000.
+        """Does the detail expert act, per sample? Bool tensor of the shape and on the device of ``sigma``."""
+        # In float32, as the network is told: bfloat16 would round the switch, and float64 would see the
+        # float32 nearest to 0.982 as below 982 / 1000.
         sigma = torch.as_tensor(sigma).to(torch.float32)
         if self.official_switch_timestep is not None:
             return sigma * 1000 < self.official_switch_timestep
@@ -127,13 +124,11 @@ class ExpertSchedule:
         return self.kappa_sigma if _is_semantic(expert) else self.grid.sigma_min
 
     def with_kappa(self, kappa: int | float) -> ExpertSchedule:
-        """The same grid with another boundary: an int is a grid index, a float a sigma (its nearest grid
-        point is taken).
+        """The same grid with another boundary: an int is a grid index, a float a sigma close to one.
 
-        A boundary of one's own is not the published one any more, so that a change switches by the
-        "aligned" rule.
+        A boundary of one's own is no longer the published one, so a change switches by the "aligned" rule.
         """
-        index = self.grid.nearest(kappa) if isinstance(kappa, float) else whole_number("kappa", kappa)
+        index = self.grid.nearest(kappa) if isinstance(kappa, float) else whole_number("kappa_index", kappa)
         return self if index == self.kappa_index else ExpertSchedule(self.grid, index)
 
     # --- the sigmas of a run --------------------------------------------------------------
@@ -142,19 +137,20 @@ class ExpertSchedule:
         """Noise levels of an N-step run: float32 [steps + 1], falling, ends with 0.
 
         The experts share the steps evenly, the odd one going to the detail expert, or as ``semantic_steps``
-        says; neither gets more than it has grid points, and one step alone is the semantic expert's. Each
-        expert's steps lie uniformly in grid index, ties nearer to kappa. Under the "official" rule a
-        published list is returned as it is.
+        says. Neither gets more than it has grid points; one step alone is the semantic expert's. Each
+        expert's steps lie uniformly in grid index, ties nearer to kappa. By the "official" rule a published
+        list is returned as it is.
 
-        ``denoise`` below 1 starts at the grid point nearest to ``u = denoise``, the noise level at which
-        the backbone's own solver has this fraction of its steps left, and spends all ``steps`` below it.
-        The semantic expert keeps the pace of a whole run (at least one step if the run starts in its part),
-        the detail expert gets the rest. The last part of a longer list, which the host takes for its own
-        schedules, would jump: half of a DCM list is kappa, far above ``u = 0.5``, and every denoise above
-        0.8 would give the same 4 steps.
+        ``denoise`` below 1 starts at the grid point nearest to ``u = denoise``, the noise level at which the
+        backbone's own solver has this fraction of its steps left, and spends all ``steps`` below it. The
+        semantic expert keeps the pace of a whole run (at least one step if the run starts in its part), the
+        detail expert gets the rest. Taking the last part of a longer list, as hosts do with their own
+        schedules, would jump: the middle of a DCM list is kappa, far above ``u = 0.5``, and any denoise above
+        0.8 would change nothing at 4 steps.
 
         Raises ValueError for a request that cannot be met, saying what to change.
         """
+        whole_number("steps", steps)
         if not 0 < real_number("denoise", denoise) <= 1:
             raise ValueError(f"denoise is {denoise}: use a number above 0, up to 1.")
         first = max(0, round(denoise * self.grid.points) - 1)
@@ -193,8 +189,7 @@ class ExpertSchedule:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ExpertSchedule:
-        """The schedule of an expert file's header. Raises ValueError naming a missing, unreadable or wrong
-        field."""
+        """The schedule of an expert file's header. Raises ValueError naming a missing or wrong field."""
         return read_schedule(cls, metadata)
 
 
@@ -214,8 +209,7 @@ def _part(name: str, starts: list[float]) -> str:
     return " ".join([name, "1 step" if len(starts) == 1 else f"{len(starts)} steps", *shown])
 
 
-# Boundary constants of the known backbones; those of Wan 2.1 and HunyuanVideo come from the released DCM
-# weights.
+# Boundaries of the known backbones; those of Wan 2.1 and HunyuanVideo belong to the released DCM weights.
 SCHEDULES: dict[str, ExpertSchedule] = {
     "wan": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=34),
     "hunyuan_video": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=37),
@@ -230,8 +224,10 @@ _PUBLISHED: dict[str, tuple[float, dict[int, tuple[float, ...]]]] = {
 
 
 def preset(family: str, rule: str = "aligned") -> ExpertSchedule:
-    """The schedule of a backbone family. Raises ValueError for an unknown family, and for one without
-    released weights."""
+    """The schedule of a backbone family, by either rule.
+
+    Raises ValueError for an unknown family or rule, and for "official" where no weights were published.
+    """
     if family not in SCHEDULES:
         raise ValueError(f"family {family!r} has no schedule: known are {', '.join(SCHEDULES)}.")
     if rule != "official":

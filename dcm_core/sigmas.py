@@ -26,7 +26,7 @@ def check_sigmas(sigmas: Tensor | Sequence[float]) -> Tensor:
         )
     values = sigmas.tolist()
     for position, value in enumerate(values):
-        # Written so that NaN fails too. At some shifts the host's float32 table ends a rounding error above
+        # Written so that NaN fails too; at some shifts the host's float32 table ends a rounding error above
         # 1.
         if not 0 <= value <= 1 + 1e-6:
             raise ValueError(
@@ -48,8 +48,7 @@ def step_window(sigmas: Tensor | Sequence[float], start_step: int = 0, end_step:
 
     ``end_step`` None or beyond the last step means to the end, as in the host's advanced sampler. An end
     before the last step leaves noise in the result; the run that continues from it starts at that number.
-    Raises ValueError if no step is left: ``end_step=0`` would cut at the first sigma, where nothing is
-    denoised yet.
+    Raises ValueError if no step is left; ``end_step=0`` would be a cut at sigma 1, where all is noise yet.
     """
     sigmas = check_sigmas(sigmas)
     steps = len(sigmas) - 1

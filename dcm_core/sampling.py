@@ -1,0 +1,137 @@
+"""Few-step sampling outside ComfyUI: Euler over given sigmas, with the expert that each noise level asks for.
+
+A *velocity model* here is any ``model(x, sigma, *conditions) -> velocity`` with latents ``x`` [B, C, T, H, W]
+(any shape with a leading batch works), ``sigma`` [B] in 0..1 and a velocity like ``x`` that estimates ``noise
+- x0``. The conditions are the model's own: tensors with the batch first, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .schedule import ExpertSchedule
+from .sigmas import check_sigmas
+
+VelocityModel = Callable[..., Tensor]
+# step number from 0, x after the step, and the model's estimate of the clean latents, both like x
+Callback = Callable[[int, Tensor, Tensor], None]
+
+
+@torch.no_grad()
+def euler(
+    model: VelocityModel, x: Tensor, sigmas: Tensor | Sequence[float], callback: Callback | None = None
+) -> Tensor:
+    """Follow ``dx / dsigma = velocity`` from ``sigmas[0]`` to ``sigmas[-1]``, one Euler step per pair.
+
+    ``x``: latents at ``sigmas[0]`` (pure noise at 1). The state is kept in float32 or better, whatever the
+    dtype of ``x`` and of the velocities, because half precision would round the small steps near sigma 1
+    away; the result has that dtype. ``callback(step, x, x0)`` is called after every step.
+    Raises ValueError for sigmas no sampler can run on, FloatingPointError when a velocity is not finite.
+    """
+    if not x.is_floating_point():
+        raise ValueError(f"latents must be floating-point, got {x.dtype}.")
+    levels = check_sigmas(sigmas).tolist()
+    steps = len(levels) - 1
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    for step, (sigma, following) in enumerate(zip(levels, levels[1:], strict=False)):
+        try:
+            velocity = model(x, x.new_full((x.shape[0],), sigma))
+            check_finite(velocity, "model", sigma)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"step {step + 1} of {steps}: {error}") from None
+        if velocity.shape != x.shape:
+            raise ValueError(f"the model returned {list(velocity.shape)} for latents {list(x.shape)}.")
+        velocity = velocity.to(x.dtype)
+        clean = x - sigma * velocity
+        x = x + (following - sigma) * velocity
+        if callback is not None:
+            callback(step, x, clean)
+    return x
+
+
+def with_experts(semantic: VelocityModel, detail: VelocityModel, schedule: ExpertSchedule) -> VelocityModel:
+    """A velocity model that lets the expert act that ``schedule`` names for each sample's sigma.
+
+    A batch of mixed noise levels is split and each expert runs on its own part, with its part of the
+    conditions.
+    Raises FloatingPointError naming the expert when its velocity is not finite, TypeError for a condition
+    that cannot be split.
+    """
+
+    def run(
+        expert: VelocityModel, name: str, x: Tensor, sigma: Tensor, conditions: tuple[Any, ...]
+    ) -> Tensor:
+        velocity = expert(x, sigma, *conditions)
+        check_finite(velocity, f"{name} expert", sigma)
+        return velocity
+
+    def model(x: Tensor, sigma: Tensor, *conditions: Any) -> Tensor:
+        is_detail = schedule.is_detail(sigma)
+        if is_detail.all():
+            return run(detail, "detail", x, sigma, conditions)
+        if not is_detail.any():
+            return run(semantic, "semantic", x, sigma, conditions)
+        velocity = torch.empty_like(x)
+        for expert, name, rows in ((semantic, "semantic", ~is_detail), (detail, "detail", is_detail)):
+            part = tuple(_rows(condition, rows) for condition in conditions)
+            velocity[rows] = run(expert, name, x[rows], sigma[rows], part).to(velocity.dtype)
+        return velocity
+
+    return model
+
+
+def guided(model: VelocityModel, cond: Any, uncond: Any, scale: float) -> VelocityModel:
+    """Classifier-free guidance: ``v = v_uncond + scale * (v_cond - v_uncond)``.
+
+    ``cond`` and ``uncond`` are the conditions of the two calls. Scale 1 asks the network once, without
+    ``uncond``.
+    """
+
+    def guided_model(x: Tensor, sigma: Tensor) -> Tensor:
+        conditional = model(x, sigma, cond)
+        if scale == 1:
+            return conditional
+        unconditional = model(x, sigma, uncond)
+        return unconditional + scale * (conditional - unconditional)
+
+    return guided_model
+
+
+def check_finite(velocity: Tensor, source: str, sigma: Tensor | float) -> None:
+    """Raise FloatingPointError instead of ending in a black video: NaN or Inf in a velocity [B, ...].
+
+    ``sigma``: one for all, or [B]; the message names ``source`` and the noise level of the first sample at
+    fault.
+    """
+    finite = torch.isfinite(velocity)
+    if finite.all():
+        return
+    nan = int(torch.isnan(velocity).sum())
+    inf = int((~finite).sum()) - nan
+    if isinstance(sigma, Tensor):
+        faulty = (~finite).flatten(1).any(dim=1).to(sigma.device)
+        sigma = float(sigma[faulty][0])
+    raise FloatingPointError(
+        f"the {source} returned {nan} NaN and {inf} Inf in {velocity.numel()} values at sigma {sigma:.4f}. "
+        "Likely causes: float16 overflow (use bfloat16 or float32), an expert made for another backbone, or "
+        "an expert strength far from 1."
+    )
+
+
+def _rows(condition: Any, rows: Tensor) -> Any:
+    if condition is None:
+        return None
+    if isinstance(condition, Tensor) and condition.ndim and condition.shape[0] == len(rows):
+        return condition[rows.to(condition.device)]
+    what = (
+        f"a tensor of shape {list(condition.shape)}"
+        if isinstance(condition, Tensor)
+        else type(condition).__name__
+    )
+    raise TypeError(
+        f"a batch of {len(rows)} with mixed noise levels cannot split a condition that is {what}."
+    )
