@@ -1,0 +1,163 @@
+"""The self-describing expert file: one safetensors file that holds an expert and says what it is.
+
+The tensors are named as in ComfyUI LoRA files (``tensor_names``), the metadata is ``ExpertMetadata`` plus
+
+* ``dcm.layers``      how many layers and bare Parameters the file changes,
+* ``dcm.parameters``  which names are bare Parameters, comma-separated,
+* ``dcm.digest``      SHA-256 of the metadata and tensors, so that no damage goes unnoticed.
+"""
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .expert import Expert, ExpertFileError, ExpertMetadata
+from .files import atomic_write
+from .fingerprint import content_digest
+from .safetensors_header import Header, TensorInfo, read_header
+from .tensor_names import from_tensors, shortened, to_tensors
+
+_DTYPES = ("F32", "F16", "BF16")
+_BOOKKEEPING = ("dcm.layers", "dcm.parameters", "dcm.digest")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be told without reading the tensors: metadata, the dtype and shape of each key, and bytes on
+    disk."""
+
+    metadata: ExpertMetadata
+    tensors: dict[str, TensorInfo]
+    size: int
+
+
+def save_expert(path: str | os.PathLike, expert: Expert) -> None:
+    """Write an expert in one step: a former file at ``path`` is replaced whole or stays as it was.
+
+    Raises ExpertFileError for an expert that no loader would take (no layer, NaN or Inf, an unsuitable
+    dtype), and OSError with the remedy when the folder is not writable or the disk is full.
+    """
+    tensors = _independent(to_tensors(expert))
+    if not tensors:
+        raise ExpertFileError("the expert changes no layer: nothing to save")
+    wrong = [f"{key} ({tensor.dtype})" for key, tensor in tensors.items() if tensor.dtype not in _SAVED]
+    if wrong:
+        raise ExpertFileError(
+            f"only float32, float16 and bfloat16 tensors can be saved, not {shortened(wrong)}"
+        )
+    _refuse_non_finite(tensors)
+    header = expert.metadata.to_header()
+    header["dcm.layers"] = str(len(expert.layers) + len(expert.parameters))
+    header["dcm.parameters"] = ",".join(expert.parameters)
+    header["dcm.digest"] = content_digest(header, tensors)
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+
+
+def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
+    """Read an expert file into memory of its own (the file may be replaced afterwards, on Windows too).
+
+    ``verify=False`` skips the digest, for a file that was changed on purpose and is to be saved again.
+    Raises ExpertFileError for whatever is not one whole expert of a known format, and FileNotFoundError.
+    """
+    path = Path(path)
+    header, metadata = _read_header(path)
+    wrong = [f"{key} ({info.dtype})" for key, info in header.tensors.items() if info.dtype not in _DTYPES]
+    if wrong:
+        raise ExpertFileError(f"{path} has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {key: file.get_tensor(key).clone() for key in header.tensors}
+    except SafetensorError as error:
+        raise ExpertFileError(f"{path} is damaged ({error}). Download or export it again.") from error
+    try:
+        expert = _assemble(header, metadata, tensors)
+        _refuse_non_finite(tensors)
+    except ExpertFileError as error:
+        raise ExpertFileError(f"{path}: {error}") from error
+    if verify and header.metadata.get("dcm.digest") != content_digest(header.metadata, tensors):
+        raise ExpertFileError(
+            f"{path}: the content does not match dcm.digest, so the file was damaged or changed after it "
+            "was written. Download or export it again."
+        )
+    return expert
+
+
+def inspect(path: str | os.PathLike) -> Inspection:
+    """Metadata and tensor list of an expert file, without reading its tensors. Raises as ``load_expert``."""
+    header, metadata = _read_header(Path(path))
+    return Inspection(metadata, header.tensors, os.path.getsize(path))
+
+
+_SAVED = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _read_header(path: Path) -> tuple[Header, ExpertMetadata]:
+    header = read_header(path)
+    if not any(key.startswith("dcm.") for key in header.metadata):
+        raise ExpertFileError(
+            f"{path} has no dcm.* metadata: it is an ordinary LoRA or model file. Load it with a LoRA loader "
+            "(LoraLoaderModelOnly) or a model loader."
+        )
+    known = {key: value for key, value in header.metadata.items() if key not in _BOOKKEEPING}
+    try:
+        return header, ExpertMetadata.from_header(known)
+    except ExpertFileError as error:
+        raise ExpertFileError(f"{path}: {error}") from error
+
+
+def _assemble(header: Header, metadata: ExpertMetadata, tensors: dict[str, Tensor]) -> Expert:
+    names = [name for name in header.metadata.get("dcm.parameters", "").split(",") if name]
+    layers, parameters = from_tensors(tensors, names)
+    counted, promised = len(layers) + len(parameters), header.metadata.get("dcm.layers", "")
+    if str(counted) != promised:
+        lost = _gaps(list(layers) + list(parameters))
+        hint = f" Probably missing: {shortened(lost)}." if lost else ""
+        raise ExpertFileError(
+            f"dcm.layers promises {promised or 'no number of'} layers, the file has {counted}.{hint} "
+            "Download or export it again."
+        )
+    return Expert(metadata, layers, parameters)
+
+
+def _gaps(names: list[str]) -> list[str]:
+    """Names that a series like ``blocks.<i>.self_attn.q`` lacks for a block that other series have."""
+    series: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for name in names:
+        parts = name.split(".")
+        number = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+        # A number at the end counts modules of a small sequence (time_embedding.0), not blocks.
+        if number is not None and number + 1 < len(parts):
+            series[".".join(parts[:number]), ".".join(parts[number + 1 :])].add(int(parts[number]))
+    blocks: dict[str, set[int]] = defaultdict(set)
+    for (stem, _), numbers in series.items():
+        blocks[stem] |= numbers
+    return [f"{stem}.{i}.{rest}" for (stem, rest), has in series.items() for i in sorted(blocks[stem] - has)]
+
+
+def _refuse_non_finite(tensors: dict[str, Tensor]) -> None:
+    wrong = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if wrong:
+        raise ExpertFileError(
+            f"NaN or Inf in {shortened(wrong)}: training diverged or a cast overflowed. Use an earlier "
+            "checkpoint, or export in float32 or bfloat16."
+        )
+
+
+def _independent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors that share no storage, as safetensors demands."""
+    taken: set[int] = set()
+    independent = {}
+    for key, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.untyped_storage().data_ptr() in taken:
+            tensor = tensor.clone()
+        taken.add(tensor.untyped_storage().data_ptr())
+        independent[key] = tensor
+    return independent

@@ -1,0 +1,125 @@
+"""Reading a safetensors header strictly, with a useful word about files that are something else.
+
+The layout is public: 8 bytes little-endian header length, that many bytes of JSON, then the tensors. The
+library reads it too, but takes the last of two equal keys without a word and says little about a wrong or
+cut file.
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .expert import ExpertFileError
+
+_MAX_HEADER = 100_000_000
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+          "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+_OTHERS = (
+    (
+        b"PK\x03\x04",
+        "a zip archive (a PyTorch .pt/.ckpt file, perhaps)",
+        "pickles can run code and are not read",
+    ),
+    (b"\x80", "a Python pickle (.pt/.ckpt)", "pickles can run code and are not read"),
+    (b"GGUF", "a GGUF file", "experts are safetensors files; a GGUF backbone goes into a model loader"),
+    (b"version https://git-lfs", "a Git LFS pointer", "fetch the real file with 'git lfs pull'"),
+    (b"<", "a web page", "the download went wrong: load the file again from its 'download' link"),
+)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    metadata: dict[str, str]
+    tensors: dict[str, TensorInfo]
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """The metadata and the dtype and shape of each tensor, without reading the tensors.
+
+    Raises ExpertFileError for anything that is not one whole, unambiguous safetensors file,
+    FileNotFoundError for a missing one, and whatever OSError the system gives for one it may not read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ExpertFileError(f"{path} is a folder: choose the .safetensors file in it")
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(64)
+        _reject_other_formats(path, start)
+        if len(start) < 8:
+            raise _broken(path, f"it is only {size} bytes long")
+        length = int.from_bytes(start[:8], "little")
+        if length > _MAX_HEADER:
+            raise _broken(path, "it does not begin like a safetensors file")
+        if 8 + length > size:
+            raise _broken(
+                path, f"it ends inside its header ({size} bytes, the header alone needs {8 + length})"
+            )
+        file.seek(8)
+        text = file.read(length)
+    entries = _parse(path, text)
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _broken(path, "its metadata is not a table of strings")
+    tensors, end = {}, 0
+    for name, entry in entries.items():
+        tensors[name], stop = _tensor(path, name, entry)
+        end = max(end, stop)
+    if 8 + length + end > size:
+        raise _broken(path, f"it is cut off ({size} bytes of {8 + length + end})")
+    return Header(metadata, tensors)
+
+
+def _reject_other_formats(path: Path, start: bytes) -> None:
+    # A header length may begin with any of these bytes by chance, so a JSON brace in its place decides.
+    if start[8:9] == b"{":
+        return
+    for magic, what, remedy in _OTHERS:
+        if start.lstrip().startswith(magic):
+            raise ExpertFileError(f"{path} is {what}, not a safetensors expert: {remedy}")
+
+
+def _parse(path: Path, text: bytes) -> dict:
+    def unique(pairs: list[tuple[str, object]]) -> dict:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            doubled = sorted({name for name in names if names.count(name) > 1})
+            raise ExpertFileError(f"{path} names a key twice: {', '.join(doubled)}. Export the expert again.")
+        return table
+
+    try:
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except ExpertFileError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise _broken(path, "its header is not readable") from error
+    if not isinstance(entries, dict):
+        raise _broken(path, "its header is not a table")
+    return entries
+
+
+def _tensor(path: Path, name: str, entry: object) -> tuple[TensorInfo, int]:
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+        count = math.prod(shape)
+    except (TypeError, KeyError, ValueError) as error:
+        raise _broken(path, f"the entry of {name} is not readable") from error
+    if not whole or not isinstance(dtype, str):
+        raise _broken(path, f"the entry of {name} is not readable")
+    if dtype in _BYTES and count * _BYTES[dtype] != stop - start:
+        raise _broken(path, f"the entry of {name} contradicts itself")
+    return TensorInfo(dtype, tuple(shape)), stop
+
+
+def _broken(path: Path, why: str) -> ExpertFileError:
+    return ExpertFileError(f"{path} is not a whole safetensors file: {why}. Download or export it again.")

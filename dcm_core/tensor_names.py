@@ -1,0 +1,130 @@
+"""The key of each tensor in an expert file: ComfyUI's own LoRA naming, so that stock loaders understand it
+too.
+
+``diffusion_model.<layer>.lora_A.weight`` / ``.lora_B.weight`` / ``.alpha`` are a low-rank pair,
+``diffusion_model.<layer>.diff`` / ``.diff_b`` the difference of a weight and a bias, and
+``diffusion_model.<name>.diff`` the difference of a bare Parameter (Wan's ``blocks.0.modulation``).
+"""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from .expert import Difference, Expert, ExpertFileError, LowRank
+
+PREFIX = "diffusion_model."
+
+# What is written first; the second spelling of a low-rank pair is read too.
+_SUFFIXES = {
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".alpha": "alpha",
+    ".diff": "weight",
+    ".diff_b": "bias",
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+}
+
+
+def to_tensors(expert: Expert) -> dict[str, Tensor]:
+    """The tensors of an expert under their file keys; ``alpha`` becomes a 0-dimensional float32 tensor."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in expert.layers.items():
+        key = PREFIX + name
+        if isinstance(layer, LowRank):
+            tensors[f"{key}.lora_A.weight"] = layer.down
+            tensors[f"{key}.lora_B.weight"] = layer.up
+            tensors[f"{key}.alpha"] = torch.tensor(float(layer.alpha))
+            continue
+        if layer.weight is not None:
+            tensors[f"{key}.diff"] = layer.weight
+        if layer.bias is not None:
+            tensors[f"{key}.diff_b"] = layer.bias
+    for name, difference in expert.parameters.items():
+        if name in expert.layers:
+            raise ExpertFileError(f"{name} is both a layer and a bare Parameter: it can be only one")
+        tensors[f"{PREFIX}{name}.diff"] = difference
+    return tensors
+
+
+def from_tensors(
+    tensors: Mapping[str, Tensor], parameters: Collection[str]
+) -> tuple[dict[str, LowRank | Difference], dict[str, Tensor]]:
+    """Sort file tensors into layers and bare Parameters (those named in ``parameters``), in the order given.
+
+    Raises ExpertFileError that names every key which is unknown, doubled, or lacks its partner.
+    """
+    parts, unknown = _by_layer(tensors)
+    if unknown:
+        raise ExpertFileError(
+            f"keys that are no part of an expert: {shortened(unknown)}. Expected {PREFIX}<layer> followed by "
+            "one of " + ", ".join(_SUFFIXES)
+        )
+    layers: dict[str, LowRank | Difference] = {}
+    bare: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        if name in parameters:
+            if set(part) != {"weight"}:
+                raise ExpertFileError(f"the bare Parameter {name} needs one .diff tensor and nothing else")
+            bare[name] = part["weight"]
+            continue
+        try:
+            layers[name] = _layer(part)
+        except ExpertFileError as error:
+            raise ExpertFileError(f"{name}: {error}") from None
+    lost = sorted(set(parameters) - set(bare))
+    if lost:
+        raise ExpertFileError(
+            f"missing differences of bare Parameters: {shortened(lost)}. Export the expert again."
+        )
+    return layers, bare
+
+
+def shortened(names: Collection[str], limit: int = 8) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    unknown = []
+    for key, tensor in tensors.items():
+        suffix = next((suffix for suffix in _SUFFIXES if key.endswith(suffix)), None)
+        name = key.removeprefix(PREFIX).removesuffix(suffix or "")
+        if suffix is None or not key.startswith(PREFIX) or not name:
+            unknown.append(key)
+            continue
+        part = parts.setdefault(name, {})
+        if _SUFFIXES[suffix] in part:
+            raise ExpertFileError(
+                f"{name} has its {_SUFFIXES[suffix]} tensor twice, in two spellings: keep one of them"
+            )
+        part[_SUFFIXES[suffix]] = tensor
+    return parts, unknown
+
+
+def _layer(part: dict[str, Tensor]) -> LowRank | Difference:
+    low_rank, difference = part.keys() & {"down", "up", "alpha"}, part.keys() & {"weight", "bias"}
+    if low_rank and "weight" in difference:
+        raise ExpertFileError(
+            "it has both a low-rank pair and a difference of the same weight; loaders would keep one of them "
+            "without a word. Merge them when exporting."
+        )
+    if low_rank and difference:
+        raise ExpertFileError(
+            "it has both a low-rank pair and a difference of its bias. Export it as one difference."
+        )
+    if difference:
+        return Difference(part.get("weight"), part.get("bias"))
+    if missing := {"down", "up"} - low_rank:
+        raise ExpertFileError(
+            f"a low-rank pair without its {' and '.join(sorted(missing))} tensor. Export it again."
+        )
+    alpha = part.get("alpha")
+    if alpha is not None and alpha.numel() != 1:
+        raise ExpertFileError(f"alpha must be a single number, got shape {list(alpha.shape)}")
+    # Loaders take a scale of 1 where there is no alpha.
+    return LowRank(part["down"], part["up"], part["down"].shape[0] if alpha is None else float(alpha))
