@@ -1,0 +1,49 @@
+"""pytest fixtures: what asks for `host` runs once per ComfyUI; a server lives for the whole session."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .client import Client
+from .hosts import Host, find_hosts
+from .server import HostServer
+
+NO_HOST = "no ComfyUI found: set COMFYUI_PATH and run `make hosts`"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "host" in metafunc.fixturenames:
+        params = [pytest.param(host, id=host.version) for host in find_hosts()]
+        params = params or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=NO_HOST))]
+        metafunc.parametrize("host", params, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def host(request: pytest.FixtureRequest) -> Host:
+    if request.param.python is None:
+        pytest.skip(f"{request.param.folder} has no environment yet: run `make hosts`")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def server(host: Host, tmp_path_factory: pytest.TempPathFactory):
+    """A running server with this pack; one per host and session."""
+    server = HostServer(host, tmp_path_factory.mktemp("comfy"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(server: HostServer) -> Client:
+    return Client(server.address)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(host: Host, server: HostServer) -> dict[str, str]:
+    """Tiny random backbones and experts in the server's model folders: what each is -> its file name."""
+    done = host.run("-m", "harness.tiny", str(server.models))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

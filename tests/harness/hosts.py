@@ -1,0 +1,58 @@
+"""Which ComfyUI the tests use, and with which Python: the same answers as `make hosts` gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
+
+
+def _load_script():
+    spec = importlib.util.spec_from_file_location("dcm_hosts_script", ROOT / "scripts" / "hosts.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+_script = _load_script()
+
+
+@dataclass(frozen=True)
+class Host:
+    """One ComfyUI: its folder, its version, and the Python that runs it (None before `make hosts`)."""
+
+    folder: Path
+    version: str
+    python: Path | None
+
+    def run(self, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+        """Runs the host's Python with the host and the test helpers importable; its output is captured."""
+        return subprocess.run(
+            [str(self.python), *arguments],
+            env=host_environment() | {"PYTHONPATH": f"{self.folder}{os.pathsep}{TESTS}"} | environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+
+def find_hosts() -> list[Host]:
+    folders = _script.find_hosts()
+    return [Host(folder, _script.host_version(folder), _script.host_python(folder)) for folder in folders]
+
+
+def host_environment() -> dict[str, str]:
+    """One thread, since tiny networks are slower on more, and no questions to outside."""
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }

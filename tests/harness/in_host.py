@@ -1,0 +1,37 @@
+"""Inside the host's own Python: the host without its server, and this pack as the host would load it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from types import ModuleType
+
+from .hosts import ROOT
+
+PACK = "dcm_pack"
+
+
+def prepare() -> None:
+    """Makes `import comfy` work on a machine without an accelerator; call it before any import of the host.
+
+    The host reads its options while it is imported, from its own command line parser.
+    """
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    comfy.cli_args.args.base_directory = os.environ.get("DCM_TEST_BASE")
+
+
+def load_pack() -> ModuleType:
+    """This repository as a package called `dcm_pack`, so that `import dcm_pack.nodes` works.
+
+    The host loads packs under a name made from their path; plain `import nodes` would be the host's own file.
+    """
+    if PACK not in sys.modules:
+        entry = ROOT / "__init__.py"
+        spec = importlib.util.spec_from_file_location(PACK, entry, submodule_search_locations=[str(ROOT)])
+        sys.modules[PACK] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[PACK])
+    return sys.modules[PACK]

@@ -1,0 +1,127 @@
+"""Tiny random backbones and experts for the host, written with the host's own model classes.
+
+    <host python> -m harness.tiny MODELS_FOLDER
+
+prints one JSON line: what each file is -> its name in diffusion_models/ or dcm/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from . import in_host
+
+in_host.prepare()
+
+import comfy.ops  # noqa: E402  (the host reads its options while it is imported)
+import torch  # noqa: E402
+from comfy.ldm.hunyuan_video.model import HunyuanVideo, HunyuanVideoParams  # noqa: E402
+from comfy.ldm.wan.model import WanModel  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+RANK = 4
+# What the published detail experts change: low-rank attention, and these layers whole.
+ATTENTION = {
+    "wan": (".self_attn.", ".cross_attn."),
+    "hunyuan_video": ("_attn.qkv", "_attn.proj", ".linear1", ".linear2", ".self_attn.qkv", ".self_attn.proj"),
+}
+REPLACED = {
+    "wan": ("time_embedding.", "time_projection."),
+    "hunyuan_video": ("time_in.", "vector_in.", "guidance_in.", "final_layer.adaLN_modulation."),
+}
+
+
+def wan(dim: int = 256, blocks: int = 2) -> nn.Module:
+    """A Wan 2.1 text-to-video network; the host detects dim // 128 heads."""
+    sizes = {"dim": dim, "ffn_dim": 2 * dim, "num_heads": dim // 128, "num_layers": blocks}
+    return WanModel(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+
+
+def hunyuan_video(context: int = 256) -> nn.Module:
+    """A HunyuanVideo network of 1 double and 2 single blocks, for text vectors of `context` channels."""
+    sizes = {
+        "in_channels": 16,
+        "out_channels": 16,
+        "vec_in_dim": 768,
+        "context_in_dim": context,
+        "hidden_size": 128,
+        "mlp_ratio": 4.0,
+        "num_heads": 1,
+        "depth": 1,
+        "depth_single_blocks": 2,
+        "axes_dim": [16, 56, 56],
+        "theta": 256,
+        "patch_size": [1, 2, 2],
+        "qkv_bias": True,
+        "guidance_embed": True,
+    }
+    known = [field.name for field in dataclasses.fields(HunyuanVideoParams)]
+    sizes |= {
+        name: False for name in known if name not in sizes
+    }  # later versions of the model, all switched off
+    return HunyuanVideo(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+
+
+def randomise(network: nn.Module, seed: int) -> nn.Module:
+    """Weights of a size that keeps activations near 1, so that every layer matters to the output."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name and parameter.ndim == 1 and not name.endswith("bias"):
+            parameter.data = 1 + 0.1 * noise
+        elif parameter.ndim == 1:
+            parameter.data = 0.1 * noise
+        else:
+            parameter.data = noise / parameter[0].numel() ** 0.5
+    return network
+
+
+def random_expert(network: nn.Module, family: str, kind: str, seed: int, strength: float = 0.3):
+    """An expert over `network`: low-rank attention, whole differences of the time layers."""
+    from dcm_pack.dcm_core.expert_file import Difference, Expert, ExpertMetadata, LowRank
+    from dcm_pack.dcm_core.schedule import SCHEDULES
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator) * strength / shape[-1] ** 0.5
+
+    layers = {}
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Linear):
+            continue
+        rows, columns = module.weight.shape
+        if name.startswith(REPLACED[family]):
+            layers[name] = Difference(normal(rows, columns), normal(rows))
+        elif any(part in f"{name}." for part in ATTENTION[family]):
+            layers[name] = LowRank(normal(RANK, columns), normal(rows, RANK) / strength, float(RANK))
+    schedule = SCHEDULES[family]
+    names = {"expert": kind, "family": family, "backbone": f"tiny_{family}", "schedule": schedule}
+    return Expert(ExpertMetadata(**names, guidance=6.0, rank=RANK, alpha=float(RANK)), layers)
+
+
+def write_all(models: Path) -> dict[str, str]:
+    in_host.load_pack()
+    from dcm_pack.dcm_core.expert_file import save_expert
+
+    names = {}
+    for seed, (family, make) in enumerate({"wan": wan, "hunyuan_video": hunyuan_video}.items()):
+        network = randomise(make(), seed)
+        names[family] = f"tiny_{family}.safetensors"
+        folder = models / "diffusion_models"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(network.state_dict(), folder / names[family])
+        for number, kind in enumerate(("semantic", "detail")):
+            names[f"{family}_{kind}"] = f"tiny_{family}_{kind}.safetensors"
+            (models / "dcm").mkdir(exist_ok=True)
+            expert = random_expert(network, family, kind, seed=10 * seed + number)
+            save_expert(models / "dcm" / names[f"{family}_{kind}"], expert)
+    return names
+
+
+if __name__ == "__main__":
+    print(json.dumps(write_all(Path(sys.argv[1]))))

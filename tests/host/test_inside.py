@@ -1,0 +1,75 @@
+"""Runs the tests of inside/ with the host's own Python, all in one process per host, each reported here."""
+
+from __future__ import annotations
+
+import ast
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from harness.hosts import Host
+
+INSIDE = Path(__file__).parent / "inside"
+
+
+def inside_tests() -> list[str]:
+    """`file.py::function` of every test function, found without importing files that need the host."""
+    names = []
+    for file in sorted(INSIDE.glob("test_*.py")):
+        functions = [
+            node.name for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)
+        ]
+        names += [f"{file.name}::{name}" for name in functions if name.startswith("test_")]
+    return names
+
+
+@pytest.fixture(scope="session")
+def outcomes(
+    host: Host, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list]:
+    """Runs what this session has selected. `file.py::function` -> the outcome of each of its variants."""
+    chosen = [
+        item.callspec.params
+        for item in request.session.items
+        if "inside_test" in getattr(item, "fixturenames", [])
+    ]
+    wanted = sorted({params["inside_test"] for params in chosen if params["host"] == host})
+    folder = tmp_path_factory.mktemp("inside")
+    for name in ("models", "custom_nodes", "input", "output", "user"):
+        (folder / "base" / name).mkdir(parents=True)
+    report = folder / "report.xml"
+    done = host.run(
+        *(
+            "-m",
+            "pytest",
+            "-c",
+            str(INSIDE / "pytest.ini"),
+            "--rootdir",
+            str(INSIDE),
+            "--confcutdir",
+            str(INSIDE),
+        ),
+        *("--junitxml", str(report), *(str(INSIDE / name) for name in wanted)),
+        timeout=1200,
+        DCM_TEST_BASE=str(folder / "base"),
+    )
+    assert report.exists(), done.stdout + done.stderr
+    found: dict[str, list] = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname').split('.')[-1]}.py::{case.get('name').split('[')[0]}"
+        found.setdefault(name, []).append(case)
+    if not found or any(case.find("error") is not None for cases in found.values() for case in cases):
+        found["output"] = [done.stdout + done.stderr]
+    return found
+
+
+@pytest.mark.parametrize("inside_test", inside_tests())
+def test_inside(inside_test: str, outcomes: dict[str, list]) -> None:
+    cases = outcomes.get(inside_test)
+    assert cases, f"{inside_test} did not run:\n{outcomes.get('output', [''])[0][-4000:]}"
+    bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    told = [f"{case.get('name')}\n{(case.findtext('failure') or case.findtext('error'))}" for case in bad]
+    assert not bad, "\n\n".join(told)
+    skipped = [case.find("skipped") for case in cases]
+    if all(mark is not None for mark in skipped):
+        pytest.skip(skipped[0].get("message"))
