@@ -1,0 +1,1 @@
+"""Measuring a backbone and its experts."""
