@@ -14,13 +14,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .expert import Expert, ExpertFileError, ExpertMetadata
 from .files import atomic_write
 from .fingerprint import content_digest
-from .safetensors_header import Header, TensorInfo, read_header
+from .safetensors_format import Header, TensorInfo, read_header, write_tensors
 from .tensor_names import from_tensors, shortened, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
@@ -43,7 +42,7 @@ def save_expert(path: str | os.PathLike, expert: Expert) -> None:
     Raises ExpertFileError for an expert that no loader would take (no layer, NaN or Inf, an unsuitable
     dtype), and OSError with the remedy when the folder is not writable or the disk is full.
     """
-    tensors = _independent(to_tensors(expert))
+    tensors = to_tensors(expert)
     if not tensors:
         raise ExpertFileError("the expert changes no layer: nothing to save")
     wrong = [f"{key} ({tensor.dtype})" for key, tensor in tensors.items() if tensor.dtype not in _SAVED]
@@ -56,8 +55,8 @@ def save_expert(path: str | os.PathLike, expert: Expert) -> None:
     header["dcm.layers"] = str(len(expert.layers) + len(expert.parameters))
     header["dcm.parameters"] = ",".join(expert.parameters)
     header["dcm.digest"] = content_digest(header, tensors)
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+    with atomic_write(path) as file:
+        write_tensors(file, tensors, header)
 
 
 def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
@@ -148,16 +147,3 @@ def _refuse_non_finite(tensors: dict[str, Tensor]) -> None:
             f"NaN or Inf in {shortened(wrong)}: training diverged or a cast overflowed. Use an earlier "
             "checkpoint, or export in float32 or bfloat16."
         )
-
-
-def _independent(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous CPU tensors that share no storage, as safetensors demands."""
-    taken: set[int] = set()
-    independent = {}
-    for key, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        if tensor.untyped_storage().data_ptr() in taken:
-            tensor = tensor.clone()
-        taken.add(tensor.untyped_storage().data_ptr())
-        independent[key] = tensor
-    return independent

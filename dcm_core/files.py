@@ -2,64 +2,49 @@
 
 import errno
 import os
-import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from safetensors import SafetensorError
+_UNWRITABLE = "the folder or file is not writable: change its permissions or choose another folder"
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "your disk quota is used up: free some space or choose another folder",
+    errno.EFBIG: "the file would be larger than this system allows: choose another folder",
+    errno.EACCES: _UNWRITABLE,
+    errno.EPERM: _UNWRITABLE,
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOENT: "its folder does not exist: create it first",
+    errno.ENOTDIR: "its folder is a file: choose another folder",
+    errno.EISDIR: "a folder of that name is in the way: choose another name",
+}
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on success it replaces ``path`` in one step.
+def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Yield a binary file that takes the place of ``path`` in one step when the block ends without an error.
 
-    The block writes the whole file and closes it. Whatever it raises, the temporary file is removed and a
-    former ``path`` stays as it was. The new file gets the mode the umask asks for (safetensors alone writes
-    0600). Raises an OSError that names ``path`` and the remedy when the folder is missing or not writable
-    or the disk is full.
+    Whatever the block raises, a former ``path`` stays as it was and nothing is left beside it. The file
+    gets the mode the umask asks for. Raises an OSError of the fitting kind that names ``path`` and the
+    remedy.
     """
     path = Path(path)
+    # In the same folder, since only within one file system a rename is one step.
     temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        # Made here, not by the block: an unwritable folder is noticed before the work, and the mode is the
-        # umask's.
-        mode = _touch(temporary)
-        yield temporary
-        os.chmod(temporary, mode)
-        _flush(temporary)
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise _explained(error, path) from error
+    except OSError as error:
+        kept = "; the former file is unchanged" if path.is_file() else ""
+        remedy = _REMEDIES.get(error.errno, error.strerror or str(error))
+        raise OSError(
+            error.errno or errno.EIO, f"could not write the file, {remedy}{kept}", str(path)
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _touch(path: Path) -> int:
-    with open(path, "xb") as file:
-        return os.fstat(file.fileno()).st_mode & 0o777
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _explained(error: Exception, path: Path) -> OSError:
-    number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"os error (\d+)", str(error))):
-        number = int(found.group(1))
-    remedy = {
-        errno.ENOSPC: "the disk is full: free some space or choose another folder",
-        errno.EDQUOT: "your disk quota is used up: free some space or choose another folder",
-        errno.EFBIG: "the file would be larger than this system allows: choose another folder",
-        errno.EACCES: "the folder or file is not writable: change its permissions or choose another folder",
-        errno.EPERM: "the folder or file is not writable: change its permissions or choose another folder",
-        errno.EROFS: "the file system is read-only: choose another folder",
-        errno.ENOENT: f"the folder {path.parent} does not exist: create it first",
-        errno.ENOTDIR: f"{path.parent} is not a folder",
-        errno.EISDIR: "a folder of that name is in the way",
-    }.get(number, str(error))
-    kept = "; the former file is unchanged" if path.is_file() else ""
-    return OSError(number or errno.EIO, f"could not write the file, {remedy}{kept}", str(path))
+        with suppress(OSError):
+            temporary.unlink()

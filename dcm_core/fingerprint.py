@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .safetensors_format import tensor_bytes
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -79,5 +81,4 @@ def _norm_digest(norms: Mapping[str, Tensor]) -> str:
 def _update(digest, named: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in named:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        # A 0-dimensional tensor has no byte view, hence the flattening.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor_bytes(tensor))

@@ -1,21 +1,28 @@
-"""Reading a safetensors header strictly, with a useful word about files that are something else.
+"""Reading a safetensors header strictly, and writing a file whose bytes depend on its content alone.
 
 The layout is public: 8 bytes little-endian header length, that many bytes of JSON, then the tensors. The
-library reads it too, but takes the last of two equal keys without a word and says little about a wrong or
-cut file.
+library reads and writes it too, but takes the last of two equal keys without a word, says little about a
+wrong or cut file, and writes the metadata in a random order, so that two exports of one expert would
+differ.
 """
 
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
 
 from .expert import ExpertFileError
 
 _MAX_HEADER = 100_000_000
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
           "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+_WRITTEN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _OTHERS = (
     (
         b"PK\x03\x04",
@@ -76,6 +83,32 @@ def read_header(path: str | os.PathLike) -> Header:
     if 8 + length + end > size:
         raise _broken(path, f"it is cut off ({size} bytes of {8 + length + end})")
     return Header(metadata, tensors)
+
+
+def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a whole safetensors file; equal content gives equal bytes. float32, float16 and bfloat16 only."""
+    # Wide elements first, so that every tensor is aligned to its element size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header: dict[str, dict] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _WRITTEN[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in ordered:
+        file.write(tensor_bytes(tensor))
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The elements of a tensor in row order, without a copy where it is contiguous on the CPU."""
+    # A 0-dimensional tensor has no byte view, hence the flattening.
+    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _reject_other_formats(path: Path, start: bytes) -> None:
