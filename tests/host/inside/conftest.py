@@ -1,36 +1,19 @@
-"""These tests run inside ComfyUI's own Python process: started from its folder, by its interpreter.
-
-    cd ComfyUI && .venv/bin/python -m pytest <this folder>
-
-Elsewhere nothing is collected.
-"""
-
-import importlib.util
-import os
-import sys
-from pathlib import Path
+"""These tests run inside ComfyUI's own Python, started by ../test_inside.py; the pack is there as `dcm_pack`."""
 
 import pytest
+from harness import in_host
 
-PACK = Path(__file__).parents[3]
+in_host.prepare()
 
-# The pack's own `nodes` must not be found where the host's is meant.
-sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or ".") != str(PACK)]
-if importlib.util.find_spec("folder_paths") is None:
-    collect_ignore_glob = ["test_*.py"]
-else:
-    import comfy.cli_args
+import torch  # noqa: E402  (the host reads its options while it is imported)
+import utils.install_util  # noqa: E402, F401  (as in the host's main.py: importing its nodes first would hide this package)
 
-    comfy.cli_args.args.cpu = True
-    specification = importlib.util.spec_from_file_location("dcm_pack", PACK / "__init__.py")
-    sys.modules["dcm_pack"] = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(sys.modules["dcm_pack"])
+in_host.load_pack()
 
 
 @pytest.fixture(autouse=True)
-def as_the_host_runs_nodes():
-    import torch
-
-    torch.set_num_threads(1)  # sums in one order, so that equal means equal
+def like_the_host():
+    """Nodes run in inference mode; one thread sums in one order, so that equal can mean equal."""
+    torch.set_num_threads(1)
     with torch.inference_mode():
         yield

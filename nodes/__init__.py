@@ -1,0 +1,17 @@
+"""The ComfyUI nodes. Everything that imports the host is in this package."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import folders
+from .apply_experts import DCMApplyExperts
+from .load_backbone import DCMLoadBackbone
+from .load_expert import DCMLoadExpert
+from .sampler import DCMKSampler
+from .shapes import DCMShapes
+from .sigmas import DCMSigmas
+
+
+class DCMExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        folders.register()  # not in on_load, which 0.3.64 does not call
+        return [DCMLoadBackbone, DCMLoadExpert, DCMApplyExperts, DCMSigmas, DCMKSampler, DCMShapes]

@@ -1,0 +1,38 @@
+"""What the pack has to know about a MODEL: its family, its network, and what an expert is checked against."""
+
+import comfy.model_base
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..dcm_core.fingerprint import norm_tensors
+from ..dcm_core.schedule import SCHEDULES
+from .shapes_host import ShapesLatents
+
+PREFIX = "diffusion_model."
+_CLASSES = {comfy.model_base.WAN21: "wan", comfy.model_base.HunyuanVideo: "hunyuan_video"}
+
+
+def family_of(model: ModelPatcher) -> str:
+    """The backbone family in DCM's terms. Raises ValueError for a model that no expert exists for."""
+    if isinstance(model.get_model_object("latent_format"), ShapesLatents):
+        return "shapes"
+    for model_class, family in _CLASSES.items():
+        if isinstance(model.model, model_class):
+            return family
+    raise ValueError(
+        f"This MODEL is of the class {type(model.model).__name__}, and DCM has experts for {', '.join(SCHEDULES)} "
+        "only. Load a Wan or HunyuanVideo backbone, or use DCM Shapes World."
+    )
+
+
+def network_of(model: ModelPatcher) -> nn.Module:
+    """The network itself, also where a node has put a compiled one in its place."""
+    network = model.get_model_object("diffusion_model")
+    return getattr(network, "_orig_mod", network)
+
+
+def norms_of(model: ModelPatcher) -> dict[str, Tensor]:
+    """The norm weights of the backbone as it was loaded, whatever is patched onto the shared network just now."""
+    norms = norm_tensors(network_of(model).state_dict())
+    backups = {name: model.backup.get(PREFIX + name) for name in norms}
+    return {name: backups[name].weight if backups[name] else tensor for name, tensor in norms.items()}

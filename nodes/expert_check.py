@@ -1,0 +1,40 @@
+"""Do these experts fit this MODEL and each other? Errors before anything is patched, doubts as warnings."""
+
+from comfy.model_patcher import ModelPatcher
+
+from ..dcm_core.check import check
+from ..dcm_core.expert import Expert
+from ..dcm_core.fingerprint import logical_shapes
+from .backbones import family_of, network_of, norms_of
+
+
+def check_experts(model: ModelPatcher, detail: Expert, semantic: Expert | None) -> list[str]:
+    """What is doubtful about this combination, one sentence each.
+
+    Raises ExpertFileError with every missing, unexpected or wrongly shaped tensor, and ValueError for an expert at the
+    wrong input.
+    """
+    for expert, kind in ((detail, "detail"), (semantic, "semantic")):
+        if expert is not None and expert.metadata.expert != kind:
+            raise ValueError(
+                f"A {expert.metadata.expert} expert is connected to {kind}_expert: connect it to "
+                f"{expert.metadata.expert}_expert, and a {kind} expert here."
+            )
+    backbone = logical_shapes(network_of(model)), norms_of(model), family_of(model)
+    report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
+    report.raise_if_wrong()
+    warnings = [f"detail expert: {warning}" for warning in report.warnings]
+    if semantic is None:
+        return [
+            *warnings,
+            "no semantic expert is connected: the MODEL itself takes the steps above the switch.",
+        ]
+    report = check(semantic, *backbone)
+    report.raise_if_wrong()
+    warnings += [f"semantic expert: {warning}" for warning in report.warnings]
+    if semantic.metadata.schedule != detail.metadata.schedule:
+        warnings.append(
+            f"the experts were trained for different schedules (kappa {semantic.metadata.schedule.kappa_sigma:.4f} and "
+            f"{detail.metadata.schedule.kappa_sigma:.4f}); the detail expert's is used."
+        )
+    return warnings

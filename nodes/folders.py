@@ -1,0 +1,53 @@
+"""Where expert files are found: models/dcm, and models/loras, since an expert is a LoRA file too."""
+
+import contextlib
+import os
+
+import folder_paths
+
+FOLDER = "dcm"
+EXTENSIONS = {".safetensors"}
+
+
+def register() -> None:
+    """Make models/dcm known to the host, beside any folder that extra_model_paths.yaml gives the same name."""
+    default = os.path.join(folder_paths.models_dir, FOLDER)
+    paths, _ = folder_paths.folder_names_and_paths.get(FOLDER, ([], EXTENSIONS))
+    paths = list(paths) if default in paths else [*paths, default]
+    folder_paths.folder_names_and_paths[FOLDER] = (paths, EXTENSIONS)
+    with contextlib.suppress(OSError):  # a read-only models folder costs only the empty folder
+        os.makedirs(default, exist_ok=True)
+
+
+def expert_names() -> list[str]:
+    """Names to choose from, those in models/dcm first; a name in both folders is listed once."""
+    loras = [
+        name for name in folder_paths.get_filename_list("loras") if os.path.splitext(name)[1] in EXTENSIONS
+    ]
+    return list(dict.fromkeys([*folder_paths.get_filename_list(FOLDER), *loras]))
+
+
+def expert_path(name: str) -> str:
+    """The file of that name, models/dcm before models/loras. Raises FileNotFoundError naming both folders."""
+    path = folder_paths.get_full_path(FOLDER, name) or folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise FileNotFoundError(
+            f"There is no expert file {name!r} in models/{FOLDER} or models/loras. Put the .safetensors file there, "
+            "press R in the page to refresh the list, and choose it again."
+        )
+    return path
+
+
+def backbone_names() -> list[str]:
+    return folder_paths.get_filename_list("diffusion_models")
+
+
+def backbone_path(name: str) -> str:
+    """The file of that name in models/diffusion_models. Raises FileNotFoundError naming the folder."""
+    path = folder_paths.get_full_path("diffusion_models", name)
+    if path is None:
+        raise FileNotFoundError(
+            f"There is no file {name!r} in models/diffusion_models. Put the backbone there, press R in the page to "
+            "refresh the list, and choose it again."
+        )
+    return path

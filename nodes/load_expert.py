@@ -1,0 +1,46 @@
+"""DCMLoadExpert: an expert file to a DCM_EXPERT."""
+
+import os
+
+from comfy_api.latest import io
+
+from ..dcm_core.expert_file import load_expert
+from .folders import expert_names, expert_path
+from .say import say
+from .types import DcmExpert
+
+
+class DCMLoadExpert(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DCMLoadExpert",
+            display_name="DCM Load Expert",
+            category="DCM",
+            description="Loads a semantic or a detail expert. The file says itself which it is and how to sample it.",
+            inputs=[
+                io.Combo.Input(
+                    "expert_name",
+                    options=expert_names(),
+                    tooltip="A .safetensors file in models/dcm or models/loras; for a name in both, the former.",
+                ),
+            ],
+            outputs=[DcmExpert.Output(display_name="expert", tooltip="For DCM Apply Experts.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, expert_name: str) -> str:
+        """Run again when the file was written again: while training, one name is exported many times."""
+        status = os.stat(expert_path(expert_name))
+        return f"{status.st_mtime_ns}-{status.st_size}"
+
+    @classmethod
+    def execute(cls, expert_name: str) -> io.NodeOutput:
+        expert = load_expert(expert_path(expert_name))
+        made = expert.metadata
+        say(
+            cls,
+            f"{made.expert} expert for {made.backbone} ({made.family}), kappa {made.schedule.kappa_sigma:.4f}",
+        )
+        return io.NodeOutput(expert)

@@ -1,0 +1,75 @@
+"""One sample() call with the host's own machinery: its noise, its samplers, its masks, its previews."""
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..dcm_core.schedule import ExpertSchedule
+
+# What an empty latent of newer hosts says about the VAE it is meant for.
+_EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+
+
+class ExpertGuider(comfy.samplers.CFGGuider):
+    """The host's guider, with a cfg of its own for the steps of each expert."""
+
+    def __init__(self, model: ModelPatcher, schedule: ExpertSchedule, semantic_cfg: float, detail_cfg: float):
+        super().__init__(model)
+        self.schedule, self.cfgs = schedule, {False: semantic_cfg, True: detail_cfg}
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
+        self.set_cfg(self.cfgs[bool(self.schedule.is_detail(timestep).all())])
+        return super().predict_noise(x, timestep, model_options, seed)
+
+
+def sample(
+    guider: ExpertGuider, sampler_name: str, sigmas: Tensor, latent: dict, seed: int, add_noise: bool = True
+) -> dict:
+    """A LATENT sampled from `latent` down `sigmas` [N + 1], exactly as the stock sampler nodes would.
+
+    Raises ValueError for a latent that does not fit the MODEL, and for a result that is not finite.
+    """
+    model = guider.model_patcher
+    start = fitting_latent(model, latent)
+    if add_noise:
+        noise = comfy.sample.prepare_noise(start, seed, latent.get("batch_index"))
+    else:
+        noise = torch.zeros_like(start, device="cpu")
+    samples = guider.sample(
+        noise,
+        start,
+        comfy.samplers.sampler_object(sampler_name),
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+    if not torch.isfinite(samples).all():
+        raise ValueError(f"The sampler {sampler_name} made NaN or Inf of finite network outputs: use euler.")
+    kept = {key: value for key, value in latent.items() if key not in _EMPTY_LATENT_RATIOS}
+    return {**kept, "samples": samples.to(comfy.model_management.intermediate_device())}
+
+
+def fitting_latent(model: ModelPatcher, latent: dict) -> Tensor:
+    """The latent's samples [B, C, T, H, W]; an empty one of another kind is made to fit, as every stock node does.
+
+    Raises ValueError telling the shape the MODEL needs.
+    """
+    ratios = {key: latent[key] for key in _EMPTY_LATENT_RATIOS if key in latent}
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **ratios)
+    wanted = model.get_model_object("latent_format")
+    if samples.ndim != wanted.latent_dimensions + 2 or samples.shape[1] != wanted.latent_channels:
+        raise ValueError(
+            f"The LATENT has the shape {list(latent['samples'].shape)}, but this MODEL takes [batch, "
+            f"{wanted.latent_channels}, frames, height, width]. Make an empty one with EmptyHunyuanLatentVideo (for "
+            "Shapes: with DCM Shapes World), or encode a video with the VAE of this MODEL."
+        )
+    if not torch.isfinite(samples).all():
+        raise ValueError("The LATENT holds NaN or Inf: look at the node that made it.")
+    return samples

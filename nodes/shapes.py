@@ -1,0 +1,44 @@
+"""DCMShapes: the embedded world, so that a first workflow needs no download."""
+
+from comfy_api.latest import io
+
+from ..dcm_core.expert_file import load_expert
+from ..dcm_core.shapes import weights
+from .shapes_host import ShapesClip, ShapesVae, empty_latent, load_backbone
+from .types import DcmExpert
+
+
+class DCMShapes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DCMShapes",
+            display_name="DCM Shapes World",
+            category="DCM",
+            description="A complete small text-to-video world that comes with this pack: clips of 16 frames in which a "
+            "textured shape moves. Prompts read 'a red striped circle moving left fast'.",
+            inputs=[
+                io.Int.Input(
+                    "batch_size", default=1, min=1, max=64, tooltip="How many clips the latent holds."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The teacher: 50 steps and cfg 2, or 4 steps with the experts."),
+                DcmExpert.Output(display_name="semantic_expert", tooltip="For DCM Apply Experts."),
+                DcmExpert.Output(display_name="detail_expert", tooltip="For DCM Apply Experts."),
+                io.Clip.Output(tooltip="Knows the words of the Shapes captions and no others."),
+                io.Vae.Output(tooltip="The fixed linear autoencoder of this world."),
+                io.Latent.Output(tooltip="Empty, of the size this world is made for."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, batch_size: int) -> io.NodeOutput:
+        return io.NodeOutput(
+            load_backbone(str(weights.teacher())),
+            load_expert(weights.semantic()),
+            load_expert(weights.detail()),
+            ShapesClip(),
+            ShapesVae(),
+            empty_latent(batch_size),
+        )

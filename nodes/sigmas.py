@@ -1,0 +1,72 @@
+"""DCMSigmas: the noise levels of a run, as SIGMAS, as a line and as a picture."""
+
+from comfy_api.latest import io
+
+from ..dcm_core.plot import plot_schedule
+from ..dcm_core.schedule import preset as family_preset
+from .backbones import family_of
+from .experts import applied_to, schedule_of
+from .say import say
+
+
+class DCMSigmas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DCMSigmas",
+            display_name="DCM Sigmas",
+            category="DCM",
+            description="The noise levels that the experts were trained for, for any sampler that takes SIGMAS. "
+            "They do not depend on the shift of the MODEL.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="From DCM Apply Experts; a plain backbone gets its family's noise levels.",
+                ),
+                io.Int.Input("steps", default=4, min=1, max=50, tooltip="Shared evenly between the experts."),
+                io.Combo.Input(
+                    "preset",
+                    options=["experts", "aligned", "official"],
+                    default="experts",
+                    optional=True,
+                    tooltip="experts: as the expert file says. aligned: the semantic expert ends exactly on kappa. "
+                    "official: the published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps).",
+                ),
+                io.Int.Input(
+                    "semantic_steps",
+                    default=0,
+                    min=0,
+                    max=49,
+                    optional=True,
+                    tooltip="Steps of the semantic expert; 0 shares the steps evenly.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Below 1 starts at a lower noise level, to change a given video instead of making one.",
+                ),
+            ],
+            outputs=[
+                io.Sigmas.Output(tooltip="For DCM KSampler, SamplerCustom or SamplerCustomAdvanced."),
+                io.String.Output(display_name="info", tooltip="Which expert takes which steps."),
+                io.Image.Output(
+                    display_name="plot", tooltip="The noise levels over the steps, with the switch."
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, steps, preset="experts", semantic_steps=0, denoise=1.0) -> io.NodeOutput:
+        own = schedule_of(model)
+        asked = own if preset == "experts" else family_preset(family_of(model), preset)
+        sigmas = asked.sigmas(steps, semantic_steps or None, denoise)
+        acting = (
+            own if applied_to(model) else asked
+        )  # who runs is up to the MODEL's experts, whatever list they are given
+        info = say(cls, acting.describe(sigmas))
+        return io.NodeOutput(sigmas, info, plot_schedule(acting, sigmas).unsqueeze(0))

@@ -1,0 +1,5 @@
+"""The pack's own link type."""
+
+from comfy_api.latest import io
+
+DcmExpert = io.Custom("DCM_EXPERT")
