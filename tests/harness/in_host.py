@@ -19,6 +19,7 @@ def prepare() -> None:
     The host reads its options while it is imported, from its own command line parser.
     """
     import comfy.cli_args
+    import utils.extra_config  # noqa: F401  the host's own `utils`, before its nodes.py puts comfy/ in front of it
 
     comfy.cli_args.args.cpu = True
     comfy.cli_args.args.base_directory = os.environ.get("DCM_TEST_BASE")
