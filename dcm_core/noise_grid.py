@@ -24,12 +24,13 @@ U_MIN = 0.001
 
 def shift_sigma(u: Number, shift: float) -> Number:
     """Noise level of the unshifted time ``u`` in 0..1."""
-    return shift * u / (1 + (shift - 1) * u)
+    # Written so that pure noise comes out as exactly 1 at every shift.
+    return shift * u / (shift * u + (1 - u))
 
 
 def unshift_sigma(sigma: Number, shift: float) -> Number:
     """Inverse of :func:`shift_sigma`."""
-    return sigma / (shift - (shift - 1) * sigma)
+    return sigma / (sigma + shift * (1 - sigma))
 
 
 def whole_number(name: str, value: int) -> int:
