@@ -64,11 +64,10 @@ def parts(one: Expert) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def same_meaning(one: Expert, other: Expert) -> bool:
-    """Equal metadata but for the fields that are mere labels, and bit-equal tensors under equal keys."""
+    """Equal dcm.* metadata (other fields are mere labels), and bit-equal tensors under equal keys."""
     left, right = to_tensors(one), to_tensors(other)
-    labels = ("modelspec.",)
     headers = [
-        {key: value for key, value in each.metadata.to_header().items() if not key.startswith(labels)}
+        {key: value for key, value in each.metadata.to_header().items() if key.startswith("dcm.")}
         for each in (one, other)
     ]
     return (

@@ -59,10 +59,8 @@ def hunyuan_video(context: int = 256) -> nn.Module:
         "qkv_bias": True,
         "guidance_embed": True,
     }
-    known = [field.name for field in dataclasses.fields(HunyuanVideoParams)]
-    sizes |= {
-        name: False for name in known if name not in sizes
-    }  # later versions of the model, all switched off
+    for field in dataclasses.fields(HunyuanVideoParams):  # parts of later versions of the model stay off
+        sizes.setdefault(field.name, False if field.type in (bool, "bool") else None)
     return HunyuanVideo(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
 
 
@@ -82,7 +80,7 @@ def randomise(network: nn.Module, seed: int) -> nn.Module:
 
 def random_expert(network: nn.Module, family: str, kind: str, seed: int, strength: float = 0.3):
     """An expert over `network`: low-rank attention, whole differences of the time layers."""
-    from dcm_pack.dcm_core.expert_file import Difference, Expert, ExpertMetadata, LowRank
+    from dcm_pack.dcm_core.expert import Difference, Expert, ExpertMetadata, LowRank
     from dcm_pack.dcm_core.schedule import SCHEDULES
 
     generator = torch.Generator().manual_seed(seed)
