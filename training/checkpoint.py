@@ -3,16 +3,16 @@
 Nested state dicts are flattened to ``a/b/c`` tensor names; everything that is no tensor travels as JSON in the header.
 """
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from dcm_core.files import atomic_write
+from dcm_core.safetensors_format import write_tensors
 
 _SEPARATOR = "/"
 
@@ -21,21 +21,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a nested dict of tensors and plain values to path.
 
     The file is replaced only once the new one is complete on disk: a kill or a full disk leaves the old one.
-    Raises OSError with the path where the disk refuses.
+    Raises OSError with the path and the remedy where the disk refuses.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_take_tensors(state, "", tensors))
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(tensors, partial, metadata={"state": skeleton})
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(f"Could not save {path} ({error}). The former file, if any, is untouched.") from error
+    with atomic_write(path) as file:
+        write_tensors(file, tensors, {"state": skeleton})
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -50,7 +41,7 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = value.detach()
         return {"__tensor__": name}
     if isinstance(value, dict):
         # JSON keys are strings, optimizer state is keyed by integers: keep keys and values as pairs

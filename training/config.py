@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from dcm_core.schedule import ExpertSchedule, NoiseGrid, preset
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says which key and what to write instead."""
@@ -24,13 +26,25 @@ class BackboneConfig:
     """Which backbone adapter, and where its weights come from.
 
     weights: a file in ComfyUI layout, or none to start from random weights.
+    title: what exported files call the backbone; none means the family's name.
     architecture: arguments of the backbone's own class.
     """
 
     name: str = "wan"
     family: str = "wan"
+    title: str = ""
     weights: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """The noise grid and kappa; what is not given comes from the preset of backbone.family."""
+
+    rule: str = "aligned"
+    shift: float | None = None
+    points: int | None = None
+    kappa_index: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -81,16 +95,40 @@ class Config:
     device: str = "auto"
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     stages: dict[str, StageConfig] = field(default_factory=dict)
     checkpoint_every: int = 500
     validate_every: int = 500
     log_every: int = 20
+    export_dtype: str = "float32"
 
     def selected(self) -> StageConfig:
         """The stage to run. Raises ConfigError where none of that name exists."""
         if self.stage not in self.stages:
             raise ConfigError(f"stage={self.stage!r} is not in this configuration; it has: {', '.join(self.stages)}.")
         return self.stages[self.stage]
+
+    def of_stage(self, name: str) -> "Config":
+        """This configuration with that stage selected."""
+        return dataclasses.replace(self, stage=name)
+
+    def stage_data(self) -> DataConfig:
+        """The data section with the selected stage's overrides."""
+        values = _plain(dataclasses.asdict(self.data)) | self.selected().data
+        return build(DataConfig, values, f"stages.{self.stage}.data")
+
+    def expert_schedule(self) -> ExpertSchedule:
+        """The grid and kappa of this run. Raises ConfigError."""
+        wanted = self.schedule
+        try:
+            known = preset(self.backbone.family, wanted.rule)
+            if wanted.shift is wanted.points is wanted.kappa_index is None:
+                return known
+            grid = NoiseGrid(wanted.shift or known.grid.shift, wanted.points or known.grid.points)
+            kappa = known.kappa_index if wanted.kappa_index is None else wanted.kappa_index
+            return ExpertSchedule(grid, kappa)
+        except ValueError as error:
+            raise ConfigError(f"schedule: {error}") from None
 
 
 def load_config(path: str | Path, overrides: list[str] = ()) -> Config:

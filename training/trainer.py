@@ -2,14 +2,23 @@
 
 from pathlib import Path
 
-from .callbacks import Callback
+import torch
+
+from dcm_core.files import atomic_write
+
+from .backbones import build_backbone
+from .callbacks import Callback, build_callbacks
 from .checkpoint import load_state, save_state
-from .config import Config
-from .methods import Method
+from .config import Config, ConfigError, to_yaml
+from .data import build_data
+from .methods import Method, find_method
 
 
 class Trainer:
-    """Runs the selected stage of a configuration, from its last checkpoint where there is one."""
+    """Runs the selected stage of a configuration, from its last checkpoint where there is one.
+
+    Everything is written into `<output>/<stage>`.
+    """
 
     def __init__(self, config: Config, method: Method, callbacks: list[Callback]):
         self.config, self.stage, self.method, self.callbacks = config, config.selected(), method, callbacks
@@ -17,10 +26,23 @@ class Trainer:
         self.checkpoint = self.folder / "checkpoint.safetensors"
         self.iteration = 0
 
+    def describe(self) -> str:
+        """One line: stage, method, how much is trained, where it runs and where the results go."""
+        count = sum(p.numel() for p in self.method.trainable.values())
+        return (
+            f"stage {self.config.stage}: {self.stage.method}, {count / 1e6:.2f} M trained parameters, "
+            f"{self.stage.iterations} iterations of {self.method.data.batch_size} on {self.method.device}, "
+            f"into {self.folder}"
+        )
+
     def run(self) -> None:
-        """Train to the configured number of iterations."""
+        """Train to the configured number of iterations. Raises OSError, before training, for an unwritable output."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.folder / "config.yaml") as file:
+            file.write(to_yaml(self.config).encode())
         if self.checkpoint.exists():
             self.load()
+        print(self.describe() + (f", continued from iteration {self.iteration}" if self.iteration else ""))
         for callback in self.callbacks:
             callback.start(self)
         while self.iteration < self.stage.iterations:
@@ -43,9 +65,33 @@ class Trainer:
         save_state(self.checkpoint, state)
 
     def load(self) -> None:
-        """Continue from the checkpoint."""
+        """Continue from the checkpoint. Raises ConfigError where it belongs to another configuration."""
         state = load_state(self.checkpoint)
+        try:
+            self.method.load(state["method"])
+            for callback in self.callbacks:
+                callback.load(state["callbacks"].get(type(callback).__name__, {}))
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{self.checkpoint} was written with another configuration ({error}). "
+                "Use the configuration saved beside it, another output, or delete it to start again."
+            ) from None
         self.iteration = state["iteration"]
-        self.method.load(state["method"])
-        for callback in self.callbacks:
-            callback.load(state["callbacks"].get(type(callback).__name__, {}))
+
+
+def build_trainer(config: Config) -> Trainer:
+    """Everything that the selected stage of a configuration needs. Raises ConfigError."""
+    stage = config.selected()
+    device = _device(config.device)
+    data = build_data(config.stage_data(), config.seed)
+    method = find_method(stage.method)(config, stage, build_backbone(config.backbone), data, device)
+    return Trainer(config, method, build_callbacks(config))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device={name!r} is unknown; use auto, cpu or cuda.") from None

@@ -5,36 +5,46 @@ from collections.abc import Sequence
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
+
+from dcm_core.expert import Difference, LowRank
 
 from ..config import ConfigError
 
 
 def add_adapter(
-    model: nn.Module, targets: Sequence[str], replaced: Sequence[str], rank: int, alpha: float, seed: int
+    model: nn.Module, low_rank: Sequence[str], replaced: Sequence[str], rank: int, alpha: float, seed: int
 ) -> None:
-    """Freeze model, give the linears `targets` (name endings) a low-rank adapter, and set `replaced` trainable.
+    """Freeze model, give the linears named in `low_rank` an adapter, and set those in `replaced` trainable.
 
-    The network's output stays what it was: the second factor starts at zero, the replaced layers at their own values.
-    Raises ConfigError where a name matches nothing.
+    The output stays what it was: an adapter's second factor starts at zero, a replaced layer at its own values.
+    Raises ConfigError for a rank below 1.
     """
     if rank < 1:
-        raise ConfigError(f"rank={rank} must be at least 1.")
+        raise ConfigError(f"options.rank={rank} must be at least 1.")
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
-            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets)), model)
-        except ValueError as error:
-            raise ConfigError(f"The adapter's targets {', '.join(targets)} match no layer: {error}") from error
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(low_rank)), model)
     for name in replaced:
         model.get_submodule(name).requires_grad_(True)
 
 
-def low_rank_factors(model: nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """(down [r, in], up [out, r]) of every adapted layer, by the layer's name in the network without adapters."""
-    return {
-        name: (layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach())
+def adapter_layers(model: nn.Module, replaced: Sequence[str], base: nn.Module) -> dict[str, LowRank | Difference]:
+    """What `add_adapter` made trainable, by diffusers module name; replaced layers as difference to base."""
+    layers: dict[str, LowRank | Difference] = {
+        name: LowRank(_weight(layer.lora_A), _weight(layer.lora_B), layer.lora_alpha[_ADAPTER])
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
     }
+    for name in replaced:
+        mine, theirs = model.get_submodule(name), base.get_submodule(name)
+        layers[name] = Difference((mine.weight - theirs.weight).detach(), (mine.bias - theirs.bias).detach())
+    return layers
+
+
+_ADAPTER = "default"  # peft's name of the only adapter
+
+
+def _weight(factors: nn.ModuleDict) -> Tensor:
+    return factors[_ADAPTER].weight.detach()

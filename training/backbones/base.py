@@ -5,6 +5,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from dcm_core.expert import Difference, Expert, LowRank
+
 from .features import Features
 
 
@@ -30,3 +32,12 @@ class Backbone(Protocol):
 
     def add_adapter(self, model: nn.Module, rank: int, alpha: float, seed: int) -> None:
         """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""
+
+    def adapter_layers(self, model: nn.Module, base: nn.Module) -> dict[str, LowRank | Difference]:
+        """What `add_adapter` made trainable, by ComfyUI module name; replaced layers as difference to base."""
+
+    def apply(self, model: nn.Module, expert: Expert) -> None:
+        """Add an expert to the weights of a network without adapters. Raises ConfigError where it does not fit."""
+
+    def comfy_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights of a network without adapters, under ComfyUI's names."""

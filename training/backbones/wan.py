@@ -7,8 +7,12 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
+from dcm_core.expert import Difference, Expert, LowRank
+from dcm_core.keymaps import keymap
+
 from ..config import BackboneConfig
-from .adapter import add_adapter
+from . import exchange
+from .adapter import adapter_layers, add_adapter
 from .features import Features, recorded
 
 _WAN_1_3B = {
@@ -26,26 +30,25 @@ _WAN = {
     "cross_attn_norm": True,
     "qk_norm": "rms_norm_across_heads",
 }
-_ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")
-_REPLACED = (
-    "condition_embedder.time_embedder",
-    "condition_embedder.time_proj",
-    "condition_embedder.text_embedder",
-    "proj_out",
-)
 
 
 class WanBackbone:
     """Builds the network and calls it in the trainer's terms: sigma in 0..1 in, velocity out."""
 
     def __init__(self, config: BackboneConfig):
-        self.config, self.family = config, config.family
+        self.config, self.family, self.keymap = config, config.family, keymap(config.family)
 
     def build(self, seed: int) -> nn.Module:
         """A network with random weights that depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return WanTransformer3DModel(**{**_WAN, **_WAN_1_3B, **self.config.architecture})
+
+    def load(self, path: str | Path) -> nn.Module:
+        """A network with the weights of a file in ComfyUI layout. Raises ConfigError where they do not fit."""
+        model = self.build(seed=0)
+        exchange.load_backbone(model, path, self.keymap)
+        return model
 
     @staticmethod
     def velocity(model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
@@ -67,10 +70,27 @@ class WanBackbone:
         """(channels of a token, number of layers that `features` gives at this stride)."""
         return model.proj_out.in_features, len(model.blocks[::stride])
 
-    @staticmethod
-    def add_adapter(model: nn.Module, rank: int, alpha: float, seed: int) -> None:
-        """Low-rank adapters on all attention projections; time and text embedder and output projection are replaced."""
-        add_adapter(model, _ADAPTED, _REPLACED, rank, alpha, seed)
+    def add_adapter(self, model: nn.Module, rank: int, alpha: float, seed: int) -> None:
+        """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""
+        add_adapter(model, *self._detail_layers(model), rank, alpha, seed)
+
+    def adapter_layers(self, model: nn.Module, base: nn.Module) -> dict[str, LowRank | Difference]:
+        """What `add_adapter` made trainable, by ComfyUI module name; replaced layers as difference to base."""
+        _, replaced = self._detail_layers(base)
+        layers = adapter_layers(model, replaced, base)
+        return {self.keymap.module_to_comfy(name): layer for name, layer in layers.items()}
+
+    def apply(self, model: nn.Module, expert: Expert) -> None:
+        """Add an expert to the weights of a network without adapters. Raises ConfigError where it does not fit."""
+        exchange.apply_expert(model, expert, self.keymap)
+
+    def comfy_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights of a network without adapters, under ComfyUI's names."""
+        return exchange.comfy_state(model, self.keymap)
+
+    def _detail_layers(self, model: nn.Module) -> tuple[list[str], list[str]]:
+        low_rank, replaced = self.keymap.detail_layers(self.comfy_state(model))
+        return [self.keymap.module_to_diffusers(n) for n in low_rank], [self.keymap.module_to_diffusers(n) for n in replaced]
 
 
 def _head(model: nn.Module, tokens: Tensor, time_embedding: Tensor, grid: tuple[int, int, int]) -> Tensor:

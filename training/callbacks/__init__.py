@@ -1,7 +1,20 @@
 """Callbacks: what happens around the iterations. Each is one small file."""
 
+from ..config import Config
 from .base import Callback
 from .ema import ExponentialAverage
+from .export import Export
 from .log import Log
 
-__all__ = ["Callback", "ExponentialAverage", "Log"]
+
+def build_callbacks(config: Config) -> list[Callback]:
+    """The callbacks of the selected stage, in the order of their calls."""
+    decay = config.selected().ema_decay
+    return [
+        Log(config.log_every),
+        *([ExponentialAverage(decay)] if decay is not None else []),
+        Export(),
+    ]
+
+
+__all__ = ["Callback", "ExponentialAverage", "build_callbacks"]

@@ -1,7 +1,7 @@
 """Exponential moving average of the trained weights."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +37,14 @@ class ExponentialAverage(Callback):
         finally:
             for name, p in trainer.method.trainable.items():
                 p.data = kept[name]
+
+    @staticmethod
+    def of(trainer) -> AbstractContextManager[None]:
+        """The context of the trainer's averaged weights; without an average, its weights as they are."""
+        for callback in trainer.callbacks:
+            if isinstance(callback, ExponentialAverage):
+                return callback.applied(trainer)
+        return nullcontext()
 
     def state(self) -> dict[str, Any]:
         return {"average": self.average}

@@ -13,6 +13,7 @@ class Data(Protocol):
     """What a method needs of a data set."""
 
     latent_shape: tuple[int, ...]
+    batch_size: int
 
     def batch(self, iteration: int) -> Batch: ...
 

@@ -27,12 +27,12 @@ class ShapesData:
             raise ConfigError(f"data.options: the Shapes data set has no option {', '.join(config.options)}.")
         if config.batch_size < 1:
             raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
-        self.config, self.seed = config, seed
+        self.config, self.seed, self.batch_size = config, seed, config.batch_size
 
     def batch(self, iteration: int) -> Batch:
         """Clips of random attributes, encoded, with their captions."""
         generator = random_generator(self.seed ^ _STREAM << 16, iteration)
-        count = self.config.batch_size
+        count = self.batch_size
         chosen = torch.randint(len(ALL_ATTRIBUTES), (count,), generator=generator).tolist()
         attributes = [ALL_ATTRIBUTES[i] for i in chosen]
         latents = autoencoder.encode(render_clips(attributes, generator))

@@ -1,10 +1,20 @@
 """Training methods: one file each. A method owns its losses and its roles and returns a loss map."""
 
 from ..config import ConfigError
-from .base import Method, Roles
+from .base import Method
+from .detail import Detail
+from .lcm import LCM
+from .pcm import PCM
+from .semantic import Semantic
 from .teacher import Teacher
 
-METHODS: dict[str, type[Method]] = {"teacher": Teacher}
+METHODS: dict[str, type[Method]] = {
+    "teacher": Teacher,
+    "semantic": Semantic,
+    "detail": Detail,
+    "lcm": LCM,
+    "pcm": PCM,
+}
 
 
 def find_method(name: str) -> type[Method]:
@@ -14,4 +24,4 @@ def find_method(name: str) -> type[Method]:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "Roles", "find_method"]
+__all__ = ["METHODS", "Method", "find_method"]

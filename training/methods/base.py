@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Method(ABC):
         """The network to train, with requires_grad set on what is trained."""
 
     @abstractmethod
-    def turns(self, batch: Batch, generator: torch.Generator) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
         """Yields (learner, its loss map) in the order of training; the sum of a map is minimised.
 
         A learner's step is done before the next turn is computed.
@@ -50,11 +51,15 @@ class Method(ABC):
         generator = random_generator(self.config.seed ^ _STREAM << 16, iteration, self.device)
         batch = self.data.batch(iteration).to(self.device)
         metrics: dict[str, float] = {}
-        for name, losses in self.turns(batch, generator):
+        for name, losses in self.turns(batch, generator, iteration):
             norm = self.learners[name].minimise(sum(losses.values()), iteration, self.stage.iterations)
             metrics |= {loss: float(value.detach()) for loss, value in losses.items()}
             metrics["grad_norm" if name == "student" else f"grad_norm_{name}"] = norm
         return metrics
+
+    @abstractmethod
+    def export(self, path: Path) -> None:
+        """Write what was trained as a safetensors file for ComfyUI."""
 
     def state(self) -> dict[str, Any]:
         """Everything a resume needs."""

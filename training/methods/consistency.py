@@ -1,25 +1,17 @@
-"""Consistency distillation along the teacher's trajectory: what the experts and the baselines share.
+"""Consistency pairs along the teacher's trajectory: the mathematics that the experts and the baselines share.
 
 The noise grid is cut into spans of neighbouring indices. Inside a span the student learns to jump from any sigma
-straight to the span's end point; one Euler step of the guided teacher, and the target network's jump from where that
-step arrives, say where the jump should end (DCM, arXiv 2506.03123; consistency models, arXiv 2303.01469).
+straight to the span's end point. Where it should land is told by one Euler step of the teacher and the target
+network's jump from there (DCM, arXiv 2506.03123; consistency models, arXiv 2303.01469).
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dcm_core.losses import pseudo_huber
-from dcm_core.sampling import guided
 from dcm_core.schedule import NoiseGrid
-
-from ..config import build
-from ..data import Batch
-from .base import LossMap, Method, drawn_like, noised
-from .target import Target
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, T, H, W], sigma [B]) -> velocity [B, C, T, H, W]
 
@@ -36,28 +28,14 @@ class Jumps:
     interval: Tensor
     end: Tensor
 
-    def per_interval(self) -> tuple[Tensor, Tensor]:
-        """(prediction, target) in units of velocity, each sample divided by its interval.
+    def per_interval(self) -> "Jumps":
+        """The same in units of velocity: each sample divided by its interval.
 
-        Plain latents differ by the interval times a velocity, so a loss on them fades with 1 - sigma_kappa (and the
-        squared temporal coherence much faster than the Huber term). Divided, every jump weighs the same.
+        Latents differ by the interval times a velocity, so a loss on them fades with the length of the span (at
+        1 - sigma_kappa the squared temporal coherence vanishes beside the Huber term). Divided, all weigh the same.
         """
         interval = _column(self.interval)
-        return self.prediction / interval, self.target / interval
-
-
-@dataclass(kw_only=True)
-class ConsistencyOptions:
-    """guidance: scale of the teacher's classifier-free guidance, v_uncond + guidance * (v_cond - v_uncond); 1 is none.
-    huber_c: where the pseudo-Huber loss turns from a parabola into the absolute value.
-    per_interval: compare velocities, not latents, so that the losses do not fade with the length of the span.
-    target_ema: decay of an averaged target network; none means the student itself, without gradient.
-    """
-
-    guidance: float = 6.0
-    huber_c: float = 0.001
-    per_interval: bool = False
-    target_ema: float | None = None
+        return Jumps(self.prediction / interval, self.target / interval, self.interval, self.end)
 
 
 def jump(x: Tensor, velocity: Tensor, sigma: Tensor, end: Tensor) -> Tensor:
@@ -70,10 +48,10 @@ def consistency(
 ) -> Jumps:
     """One consistency pair per sample.
 
-    x [B, C, T, H, W] at the noise levels grid.sigma(index), index [B]; start [B] is the first index of each sample's
-    span, so that its end point is grid.previous(start). Only the student's call carries gradient.
+    x [B, C, T, H, W] at the noise levels grid.sigma(index), index [B]; start [B] is the first index of each
+    sample's span, whose end point is grid.previous(start). Only the student's call carries gradient.
     """
-    sigma, previous, end = (s.to(x) for s in (grid.sigma(index), grid.previous(index), grid.previous(start)))
+    sigma, previous, end = (levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start)))
     prediction = jump(x, student(x, sigma), sigma, end)
     with torch.no_grad():
         arrived = jump(x, teacher(x, sigma), sigma, previous)

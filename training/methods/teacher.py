@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..config import build
 from ..data import Batch
+from ..export import export_backbone
 from .base import LossMap, Method, drawn_like, noised
 
 
@@ -25,7 +27,7 @@ class Teacher(Method):
         self.options = build(TeacherOptions, self.stage.options, "options")
         return self.backbone.build(self.config.seed)
 
-    def turns(self, batch: Batch, generator: torch.Generator) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
         noise = drawn_like(batch.latents, generator)
         # one stratum per sample: the same distribution with less variance between batches
         count = len(noise)
@@ -34,3 +36,6 @@ class Teacher(Method):
         sigma = self.options.shift * u / (1 + (self.options.shift - 1) * u)
         velocity = self.backbone.velocity(self.student, noised(batch.latents, noise, sigma), sigma, batch.text)
         yield "student", {"flow": (velocity - (noise - batch.latents)).square().mean()}
+
+    def export(self, path: Path) -> None:
+        export_backbone(path, self.config, self.backbone.comfy_state(self.student))

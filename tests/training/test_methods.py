@@ -1,0 +1,220 @@
+"""One step of every method, and what must hold exactly whatever the weights are."""
+
+import pytest
+import torch
+
+from dcm_core.expert_file import load_expert
+from training.checkpoint import random_generator
+from training.methods.consistency import consistency, draw_indices
+from training.methods.detail import renoised
+from training.methods.pcm import phases
+
+# Losses of the first iteration on tiny networks with fixed seeds, float32 on a CPU. Another machine or torch version
+# may sum in another order: TOLERANCE is relative and far above that, far below any change of an equation.
+TOLERANCE = 2e-3
+GOLDEN = {
+    "teacher": {"flow": 2.41672, "grad_norm": 1.13834},
+    "semantic": {"consistency": 0.0104395, "temporal": 0.000172755, "grad_norm": 0.106784},
+    "detail": {
+        "consistency": 0.0571828,
+        "adversarial": 0.412729,
+        "matching": 0.00154776,
+        "grad_norm": 0.503123,
+        "discriminator": 2.01095,
+        "grad_norm_discriminator": 0.213633,
+    },
+    "lcm": {"consistency": 0.0604868, "grad_norm": 0.449005},
+    "pcm": {"consistency": 0.0287452, "grad_norm": 0.164335},
+}
+
+
+@pytest.mark.parametrize("method", GOLDEN)
+def test_first_step_golden(trainer, method):
+    metrics = trainer(method).method.step(0)
+    assert set(metrics) == set(GOLDEN[method])
+    for name, value in GOLDEN[method].items():
+        assert metrics[name] == pytest.approx(value, rel=TOLERANCE), name
+
+
+def batch_and_noise(method):
+    return method.data.batch(0), random_generator(1, 0)
+
+
+def test_target_at_the_boundary_is_the_teachers_step_sample_by_sample(trainer):
+    """In a batch of mixed indices exactly the samples on a span's first index have the teacher's x_prev as target."""
+    method = trainer("semantic").method
+    batch, generator = batch_and_noise(method)
+    first = method.schedule.training_range("semantic").start
+    index = torch.tensor([first + 3, first, method.schedule.grid.points - 1, first])
+    x = torch.randn(batch.latents.shape, generator=generator)
+    teacher = method.guided_teacher(batch.text)
+
+    def poisoned(x, sigma):  # shows that the target network's answer cannot leak into a boundary sample
+        return torch.full_like(x, 1e6)
+
+    student = method.network(method.student, batch.text)
+    jumps = consistency(x, index, torch.full_like(index, first), method.schedule.grid, student, poisoned, teacher)
+    sigma, previous = method.schedule.grid.sigma(index), method.schedule.grid.previous(index)
+    with torch.no_grad():
+        arrived = x + (previous - sigma).view(-1, 1, 1, 1, 1) * teacher(x, sigma)
+    equal = [torch.equal(one, other) for one, other in zip(jumps.target, arrived, strict=True)]
+    assert equal == [False, True, False, True]
+    assert jumps.end.tolist() == [pytest.approx(method.schedule.end_sigma("semantic"))] * 4
+
+
+def test_prediction_and_target_follow_the_equations(trainer):
+    """x_end = x + (end - sigma) v, written out with numbers in place of networks."""
+    method = trainer("semantic").method
+    grid = method.schedule.grid
+    x = torch.zeros(2, 1, 1, 1, 1)
+    index, start = torch.tensor([40, 31]), torch.tensor([30, 30])
+    jumps = consistency(x, index, start, grid, lambda x, s: 2 + 0 * x, lambda x, s: x + 5, lambda x, s: 3 + 0 * x)
+    for row, i in enumerate(index.tolist()):
+        sigma, previous, end = grid.sigma(i), grid.previous(i), grid.previous(30)
+        arrived = (previous - sigma) * 3
+        assert jumps.prediction[row].item() == pytest.approx((end - sigma) * 2, rel=1e-5)
+        assert jumps.target[row].item() == pytest.approx(arrived + (end - previous) * (arrived + 5), rel=1e-5)
+    velocities = jumps.per_interval()
+    assert velocities.prediction.flatten().tolist() == pytest.approx([-2, -2], rel=1e-4)
+
+
+def test_the_teacher_is_guided(trainer):
+    method = trainer("semantic", {"guidance": 4.0}).method
+    batch, generator = batch_and_noise(method)
+    x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.full((4,), 0.9)
+    with torch.no_grad():
+        cond = method.backbone.velocity(method.teacher, x, sigma, batch.text)
+        uncond = method.backbone.velocity(method.teacher, x, sigma, method.data.null_text(4))
+        torch.testing.assert_close(method.guided_teacher(batch.text)(x, sigma), uncond + 4 * (cond - uncond))
+
+
+def test_detail_equals_semantic_at_initialisation(trainer):
+    method = trainer("detail").method
+    batch, generator = batch_and_noise(method)
+    x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.tensor([0.1, 0.4, 0.7, 0.8])
+    semantic = method._semantic()
+    with torch.no_grad():
+        velocity = method.backbone.velocity(semantic, x, sigma, batch.text)
+        assert torch.equal(method.backbone.velocity(method.student, x, sigma, batch.text), velocity)
+        teacher = method.backbone.velocity(method.teacher, x, sigma, batch.text)
+    assert (velocity - teacher).abs().max() > 1e-3, "the semantic expert must differ, or this shows nothing"
+
+
+@pytest.mark.parametrize("stage", ["semantic", "detail"])
+def test_frozen_weights_stay_bit_identical(trainer, stage):
+    method = trainer(stage).method
+    trained = {id(p) for learner in method.learners.values() for p in learner.parameters.values()}
+    networks = {"student": method.student, "teacher": method.teacher}
+    before = {(role, name): p.detach().clone() for role, net in networks.items() for name, p in net.named_parameters()}
+    for iteration in range(3):
+        method.step(iteration)
+    for role, network in networks.items():
+        for name, p in network.named_parameters():
+            assert torch.equal(p, before[role, name]) == (id(p) not in trained), (role, name)
+
+
+def test_the_detail_adapter_trains_what_the_key_map_lists(trainer):
+    names = set(trainer("detail").method.trainable)
+    assert {name for name in names if ".lora_" not in name} == {
+        f"{layer}.{kind}"
+        for layer in (
+            "condition_embedder.time_embedder.linear_1",
+            "condition_embedder.time_embedder.linear_2",
+            "condition_embedder.time_proj",
+            "condition_embedder.text_embedder.linear_1",
+            "condition_embedder.text_embedder.linear_2",
+            "proj_out",
+        )
+        for kind in ("weight", "bias")
+    }
+    assert sum(".lora_" in name for name in names) == 3 * 2 * 4 * 2  # layers, attentions, projections, factors
+
+
+def test_target_average_follows_the_student(trainer):
+    method = trainer("semantic", {"target_ema": 0.75}).method
+    start = {name: p.detach().clone() for name, p in method.trainable.items()}
+    method.step(0)
+    for name, p in method.target.named_parameters():
+        torch.testing.assert_close(p, 0.75 * start[name] + 0.25 * method.trainable[name])
+        assert not p.requires_grad
+
+
+def test_short_clips_have_no_temporal_loss_and_say_so(trainer, caplog):
+    method = trainer("semantic", {"tc_lag": 4}).method
+    assert "temporal coherence loss (tc_lag=4) is always 0" in caplog.text
+    assert method.step(0)["temporal"] == 0
+    assert trainer("semantic", {"tc_lag": 3}).method.step(0)["temporal"] > 0
+
+
+def test_per_interval_lifts_the_temporal_loss_to_the_size_of_the_consistency_loss(trainer):
+    plain, divided = (trainer("semantic", {"per_interval": each}).method.step(0) for each in (False, True))
+    assert divided["temporal"] / divided["consistency"] > 5 * plain["temporal"] / plain["consistency"]
+
+
+@pytest.mark.parametrize("real", ["target", "data"])
+def test_the_adversary_learns_from_data_only(trainer, real):
+    """With the student's own target as real, fake and real are near identical and the loss stays at its chance value 2."""
+    method = trainer("detail", {"real": real}, data={"batch_size": 8}).method
+    losses = [method.step(iteration)["discriminator"] for iteration in range(12)]
+    assert (sum(losses[-3:]) / 3 < 1.95) == (real == "data")
+
+
+def test_without_adversarial_weights_there_is_no_adversary(trainer):
+    method = trainer("detail", {"adversarial": 0.0, "matching": 0.0}).method
+    assert set(method.step(0)) == {"consistency", "grad_norm"}
+    late = trainer("detail", {"adversarial_start": 1}).method
+    assert "adversarial" not in late.step(0)
+    assert "adversarial" in late.step(1)
+
+
+def test_renoising_reaches_the_level_and_keeps_what_is_there():
+    clean, first, second = (torch.randn(2, 1, 2, 8, 8, dtype=torch.float64) for _ in range(3))
+    sigma, higher = torch.tensor([0.1, 0.2]), torch.tensor([0.5, 0.2])
+    column = (-1, 1, 1, 1, 1)
+    x = sigma.view(column) * first + (1 - sigma).view(column) * clean
+    result = renoised(x, second, sigma, higher)
+    torch.testing.assert_close(result[1], x[1])  # no extra noise
+    weight = (1 - 0.5) / (1 - 0.1)
+    torch.testing.assert_close(
+        result[0], 0.5 * clean[0] + weight * 0.1 * first[0] + 0.4 / 0.9 * second[0], rtol=1e-6, atol=1e-6
+    )
+
+
+def test_indices_stay_in_their_span_and_reach_all_of_it():
+    drawn = torch.cat([draw_indices(range(30, 50), 7, random_generator(0, i)) for i in range(200)])
+    assert drawn.unique().tolist() == list(range(30, 50))
+    counts = torch.bincount(drawn - 30).float() / len(drawn)
+    assert (counts - 1 / 20).abs().max() < 0.02
+
+
+def test_phases_cover_the_grid_once():
+    assert phases(50, 4) == [range(0, 12), range(12, 25), range(25, 37), range(37, 50)]
+    assert phases(50, 1) == [range(50)]
+
+
+def test_exported_experts_rebuild_the_students(trainer, tmp_path):
+    """Teacher + semantic file = the trained network; + detail file = the adapted one."""
+    semantic = trainer("semantic", iterations=1)
+    semantic.run()
+    file = tmp_path / "semantic" / "semantic.safetensors"
+    method = semantic.method
+    rebuilt = method.backbone.load(method.teacher_file)
+    method.backbone.apply(rebuilt, load_expert(file))
+    batch, generator = batch_and_noise(method)
+    x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.full((4,), 0.9)
+    with torch.no_grad():
+        expected = method.backbone.velocity(method.student, x, sigma, batch.text)
+        torch.testing.assert_close(method.backbone.velocity(rebuilt, x, sigma, batch.text), expected)
+
+    detail = trainer("detail", {"semantic": str(file)}, iterations=2)
+    detail.run()
+    expert = load_expert(tmp_path / "detail" / "detail.safetensors")
+    assert expert.metadata.base_fingerprint == load_expert(file).metadata.fingerprint
+    assert (expert.metadata.rank, expert.metadata.alpha, expert.metadata.guidance) == (4, 8.0, 6.0)
+    assert expert.metadata.schedule == detail.method.schedule
+    with torch.no_grad():
+        before = method.backbone.velocity(rebuilt, x, sigma, batch.text)
+        method.backbone.apply(rebuilt, expert)
+        expected = method.backbone.velocity(detail.method.student, x, sigma, batch.text)
+        torch.testing.assert_close(method.backbone.velocity(rebuilt, x, sigma, batch.text), expected)
+    assert (before - expected).abs().max() > 1e-2, "the detail expert must have learned something, or this shows nothing"

@@ -1,0 +1,52 @@
+"""Phased consistency, a baseline: one network, several spans of the grid (PCM, arXiv 2405.18407, consistency part)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dcm_core.losses import pseudo_huber
+
+from ..config import ConfigError
+from ..data import Batch
+from ..export import export_backbone
+from .base import LossMap
+from .distillation import Distillation, DistillationOptions
+
+
+@dataclass(kw_only=True)
+class PCMOptions(DistillationOptions):
+    """phases: the grid is cut into this many spans of equal numbers of points."""
+
+    phases: int = 4
+
+
+class PCM(Distillation):
+    """Minimises L_consistency over the whole grid; every jump ends where its phase ends."""
+
+    Options = PCMOptions
+
+    def build_student(self) -> nn.Module:
+        return self.backbone.load(self.teacher_file)
+
+    def spans(self) -> list[range]:
+        return phases(self.schedule.grid.points, self.options.phases)
+
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+        jumps = self.pairs(batch, generator)
+        if self.options.per_interval:
+            jumps = jumps.per_interval()
+        yield "student", {"consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c)}
+
+    def export(self, path: Path) -> None:
+        export_backbone(path, self.config, self.backbone.comfy_state(self.student))
+
+
+def phases(points: int, count: int) -> list[range]:
+    """The grid's indices 0..points-1 in `count` spans, ascending, as equal as whole numbers allow."""
+    if not 1 <= count <= points:
+        raise ConfigError(f"options.phases={count} must be between 1 and the {points} points of the grid.")
+    edges = [points * edge // count for edge in range(count + 1)]
+    return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]

@@ -1,0 +1,60 @@
+"""The semantic expert: layout and motion, from pure noise down to kappa (DCM, arXiv 2506.03123, stage 1)."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dcm_core.losses import pseudo_huber, temporal_coherence
+
+from ..data import Batch
+from ..export import export_semantic
+from .base import LossMap
+from .distillation import Distillation, DistillationOptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class SemanticOptions(DistillationOptions):
+    """tc_weight, tc_lag: weight of the temporal coherence loss, and its gap in latent frames."""
+
+    tc_weight: float = 1.0
+    tc_lag: int = 3
+
+
+class Semantic(Distillation):
+    """Minimises L_consistency + tc_weight * L_TC on the grid above kappa; every jump ends at kappa."""
+
+    Options = SemanticOptions
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        frames = self.data.latent_shape[1]
+        if frames <= self.options.tc_lag:
+            logger.warning(
+                "The clips have %d latent frames, so the temporal coherence loss (tc_lag=%d) is always 0. "
+                "Use longer clips or a smaller tc_lag.", frames, self.options.tc_lag,
+            )  # fmt: skip
+
+    def build_student(self) -> nn.Module:
+        return self.backbone.load(self.teacher_file)
+
+    def spans(self) -> list[range]:
+        return [self.schedule.training_range("semantic")]
+
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+        jumps = self.pairs(batch, generator)
+        if self.options.per_interval:
+            jumps = jumps.per_interval()
+        coherence = temporal_coherence(jumps.prediction, jumps.target, self.options.tc_lag)
+        yield "student", {
+            "consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c),
+            "temporal": self.options.tc_weight * coherence,
+        }
+
+    def export(self, path: Path) -> None:
+        export_semantic(path, self)
