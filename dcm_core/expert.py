@@ -202,7 +202,7 @@ class Expert:
 def check_format(version: str) -> None:
     """Accept this format's major version with any minor one. Raises ExpertFileError for a newer major or no
     version."""
-    match = re.fullmatch(r"(\d{1,9})\.(\d{1,9})", version)
+    match = re.fullmatch(r"([0-9]{1,9})\.[0-9]{1,9}", version)
     if match is None:
         raise ExpertFileError(f"dcm.format is {version!r}, but must look like {FORMAT!r}")
     if int(match[1]) > int(FORMAT.split(".")[0]):

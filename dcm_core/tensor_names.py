@@ -61,6 +61,8 @@ def from_tensors(
             f"keys that are no part of an expert: {shortened(unknown)}. Expected {PREFIX}<layer> followed by "
             "one of " + ", ".join(_SUFFIXES)
         )
+    if empty := [key for key, tensor in tensors.items() if not tensor.numel()]:
+        raise ExpertFileError(f"tensors without elements: {shortened(empty)}. Export the expert again.")
     layers: dict[str, LowRank | Difference] = {}
     bare: dict[str, Tensor] = {}
     for name, part in parts.items():
@@ -93,8 +95,9 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor
     unknown = []
     for key, tensor in tensors.items():
         suffix = next((suffix for suffix in _SUFFIXES if key.endswith(suffix)), None)
-        name = key.removeprefix(PREFIX).removesuffix(suffix or "")
-        if suffix is None or not key.startswith(PREFIX) or not name:
+        stem = key.removesuffix(suffix or "")
+        name = stem.removeprefix(PREFIX)
+        if suffix is None or not name or name == stem:
             unknown.append(key)
             continue
         part = parts.setdefault(name, {})
