@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .captions import COLOURS, SHAPES, SPEEDS, TEXTURES, Attributes
-from .render import HEADING, PIXELS_PER_FRAME, RGB, brightness, coverage, pixel_grid
+from .render import HEADING, PIXELS_PER_FRAME, RGB, TEXTURE_PERIOD, brightness, coverage, pixel_grid
 
 NOTHING = "none"
 _MINIMUM_MATCH = 0.6  # correlation with the best template below which there is no shape to speak of
 _MINIMUM_SPEED = 0.1  # pixels a frame below which a clip stands still
-_OFFSETS = torch.cartesian_prod(*[torch.linspace(-0.8, 0.8, 5)] * 2)
+_OFFSETS = torch.cartesian_prod(*[torch.linspace(-0.8, 0.8, 5)] * 2)  # of an outline from its centroid
+_PHASES = torch.cartesian_prod(*[torch.arange(0, TEXTURE_PERIOD, TEXTURE_PERIOD / 6)] * 2)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def read_clip(clip: Tensor) -> Reading:
 
     centres = _centroids(weight)
     velocity, jitter = _straight_line(centres)
-    shape, texture, match, sharpness = _best_template(saturation, centres)
+    shape, centres = _best_shape(weight, centres)
+    texture, match, sharpness = _best_texture(shape, saturation, centres)
     seen = match >= _MINIMUM_MATCH
     attributes = Attributes(
         colour=_colour(rgb, saturation) if seen else NOTHING,
@@ -83,30 +85,43 @@ def _straight_line(centres: Tensor) -> tuple[Tensor, float]:
     return velocity, float(residual.square().sum(-1).mean().sqrt())
 
 
-def _best_template(saturation: Tensor, centres: Tensor) -> tuple[str, str, float, float]:
-    """(shape, texture, correlation, sharpness) of the template that fits the saturation [T, H, W] best."""
-    best = ("", "", -1.0, 0.0)
-    x, y = pixel_grid(centres[:, None] + _OFFSETS, saturation.shape[-1])  # [T, offsets, H, W]
+def _best_shape(mask: Tensor, centres: Tensor) -> tuple[str, Tensor]:
+    """The shape whose outline fits a mask [T, H, W] best, and its centres [T, 2]."""
+    best = ("", centres, -1.0)
+    x, y = pixel_grid(centres[:, None] + _OFFSETS, mask.shape[-1])  # [T, offsets, H, W]
     for shape in SHAPES:
-        mask = coverage(shape, x, y)
-        for texture in TEXTURES:
-            template = mask * brightness(texture, x, y)
-            correlation = _correlation(template, saturation[:, None])
-            offset = int(correlation.argmax())
-            if correlation[offset] > best[2]:
-                fitted = template[:, offset]
-                scale = (fitted * saturation).sum() / fitted.square().sum()
-                sharpness = _gradient_energy(saturation) / _gradient_energy(fitted * scale)
-                best = (shape, texture, float(correlation[offset]), float(sharpness))
+        fit = _correlation(coverage(shape, x, y), mask[:, None]).mean(0)
+        offset = int(fit.argmax())
+        if fit[offset] > best[2]:
+            best = (shape, centres + _OFFSETS[offset], float(fit[offset]))
+    return best[:2]
+
+
+def _best_texture(shape: str, saturation: Tensor, centres: Tensor) -> tuple[str, float, float]:
+    """(texture, correlation, sharpness) of the template that fits the saturation [T, H, W] best.
+
+    The texture may lie anywhere on the shape, frame by frame: its kind is asked for, not its phase.
+    """
+    best = ("", -1.0, 0.0)
+    mask = coverage(shape, *pixel_grid(centres, saturation.shape[-1]))[:, None]
+    x, y = pixel_grid(centres[:, None] + _PHASES, saturation.shape[-1])  # [T, phases, H, W]
+    for texture in TEXTURES:
+        template = mask * brightness(texture, x, y)
+        fit, phase = _correlation(template, saturation[:, None]).max(1)
+        if fit.mean() > best[1]:
+            fitted = template[torch.arange(len(phase)), phase]
+            scale = (fitted * saturation).sum() / fitted.square().sum()
+            sharpness = _gradient_energy(saturation) / _gradient_energy(fitted * scale)
+            best = (texture, float(fit.mean()), float(sharpness))
     return best
 
 
 def _correlation(template: Tensor, picture: Tensor) -> Tensor:
-    """Pearson correlation over time and space of [T, N, H, W] with [T, 1, H, W], [N]."""
-    template = template - template.mean((0, 2, 3), keepdim=True)
-    picture = picture - picture.mean()
-    product = (template * picture).sum((0, 2, 3))
-    return product / (template.square().sum((0, 2, 3)) * picture.square().sum()).sqrt().clamp(min=1e-9)
+    """Pearson correlation over space of [T, N, H, W] with [T, 1, H, W], [T, N]."""
+    template = template - template.mean((2, 3), keepdim=True)
+    picture = picture - picture.mean((2, 3), keepdim=True)
+    product = (template * picture).sum((2, 3))
+    return product / (template.square().sum((2, 3)) * picture.square().sum((2, 3))).sqrt().clamp(min=1e-9)
 
 
 def _gradient_energy(picture: Tensor) -> Tensor:

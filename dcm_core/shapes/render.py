@@ -23,6 +23,7 @@ RGB = {
 HEADING = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 PIXELS_PER_FRAME = {"slowly": 0.3, "fast": 0.8}
 RADIUS = 5.5  # no part of a shape is further than this from its centre
+TEXTURE_PERIOD = 5.0  # pixels
 _EDGE = 0.35  # softness of the outline in pixels
 _DARK = 0.35  # brightness of the dark part of a texture
 
@@ -44,9 +45,9 @@ def brightness(texture: str, x: Tensor, y: Tensor) -> Tensor:
     if texture == "plain":
         return torch.ones_like(x)
     if texture == "striped":  # diagonal, so that stripes move with every direction
-        wave = torch.sin(2 * math.pi * (x + y) / 5.0)
+        wave = torch.sin(2 * math.pi * (x + y) / TEXTURE_PERIOD)
     elif texture == "dotted":
-        wave = torch.cos(2 * math.pi * x / 5.0) + torch.cos(2 * math.pi * y / 5.0) - 0.3
+        wave = torch.cos(2 * math.pi * x / TEXTURE_PERIOD) + torch.cos(2 * math.pi * y / TEXTURE_PERIOD) - 0.3
     else:
         raise ValueError(f"Unknown texture {texture!r}.")
     return _DARK + (1 - _DARK) * torch.sigmoid(4 * wave)
