@@ -1,5 +1,4 @@
-"""Running a detail expert beside a frozen backbone: layer outputs get the expert's term, weights are never
-touched.
+"""Running a detail expert beside a frozen backbone: outputs get the expert's term, weights are never touched.
 
 For the time of one model call each target layer gets a ``forward`` of its own on the instance, which calls
 whatever forward was there before (the class's, or another extension's) and adds to its output. The base
@@ -64,8 +63,7 @@ class Sidecar(nn.Module):
 
 
 class _LayerTerm(nn.Module):
-    """What the expert adds to one layer's output. A leaf with Parameters of its own: hosts move and count
-    leaves."""
+    """What the expert adds to one layer's output. Hosts move and count leaves, so each is one."""
 
     def __init__(self, name: str, shapes: dict[str, tuple[int, ...]], **tensors: Tensor | None):
         super().__init__()
@@ -77,8 +75,8 @@ class _LayerTerm(nn.Module):
         self.casts: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def target(self, model: nn.Module) -> nn.Module:
-        """The Linear layer this term belongs to. Only its sizes are read: its weight may be packed or
-        elsewhere."""
+        """The Linear layer this term belongs to. Its weight may be packed or elsewhere: only sizes are
+        read."""
         try:
             module = model.get_submodule(self.name)
             sizes = {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
@@ -89,8 +87,7 @@ class _LayerTerm(nn.Module):
         return module
 
     def cast(self, key: str, x: Tensor) -> Tensor | None:
-        """A tensor in the device and dtype of the activation ``x``; a copy made for that is kept for the
-        next call."""
+        """A tensor in the device and dtype of the activation ``x``; a copy made for that is kept."""
         tensor = getattr(self, key)
         if tensor is None or (tensor.device == x.device and tensor.dtype == x.dtype):
             return tensor
@@ -131,8 +128,7 @@ class _DifferenceTerm(_LayerTerm):
 
 
 class _ParameterTerm(nn.Module):
-    """The difference of a bare Parameter: one that is no layer's weight, so that there is no forward to add
-    to."""
+    """The difference of a bare Parameter, which no layer's forward could add."""
 
     def __init__(self, name: str, difference: Tensor):
         super().__init__()
@@ -158,12 +154,15 @@ class _ParameterTerm(nn.Module):
         return owner, name
 
     def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
-        """``base`` plus the difference, in the dtype and on the device of ``base``; summed in float32 (fp8
-        cannot)."""
+        """``base`` plus the difference, on the device of ``base`` and in its dtype.
+
+        A base in a one-byte storage format gives float32: hosts cast it when it is used, and rounding the sum
+        to fp8 would lose most of the difference.
+        """
+        dtype = base.dtype if base.dtype.itemsize > 1 else torch.float32
         difference = self.difference.to(base.device, torch.float32) * strength
-        return nn.Parameter(
-            (base.detach().to(torch.float32) + difference).to(base.dtype), requires_grad=False
-        )
+        total = base.detach().to(torch.float32) + difference
+        return nn.Parameter(total.to(dtype), requires_grad=False)
 
 
 def _forward_with(

@@ -92,8 +92,8 @@ class KeyMap:
     def _translate(self, name: str, table: dict[str, str], side: str) -> str:
         # Only a number between dots is a block's: time_embedding.0.weight stands in the table as it is.
         number = None
-        translated = table.get(name)
-        if translated is None and (match := re.search(r"\.(0|[1-9]\d*)\.", name)):
+        translated = None if "{" in name else table.get(name)
+        if translated is None and (match := re.search(r"\.(0|[1-9][0-9]*)\.", name)):
             number = match[1]
             translated = table.get(f"{name[: match.start(1)]}{{i}}{name[match.end(1) :]}")
         if translated is None:

@@ -48,7 +48,8 @@ def test_the_mode_is_what_the_umask_asks_for(tmp_path, umask):
 
 
 @pytest.mark.parametrize(
-    ("number", "word"), [(errno.ENOSPC, "disk is full"), (errno.EACCES, "not writable"), (errno.EROFS, "read-only")]
+    ("number", "word"),
+    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "not writable"), (errno.EROFS, "read-only")],
 )
 def test_a_refusing_disk_is_explained(tmp_path, monkeypatch, number, word):
     path = tmp_path / "x.bin"
@@ -110,7 +111,10 @@ def test_an_expert_too_large_for_the_disk_leaves_the_former_expert(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")])}
     path = tmp_path / "e.safetensors"
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(path)], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", textwrap.dedent(code), str(path)],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     assert "larger than this system allows" in done.stdout and "former file is unchanged" in done.stdout
