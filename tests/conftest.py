@@ -3,6 +3,7 @@
 from harness.fixtures import (  # noqa: F401
     checkpoints,
     client,
+    dropped,
     host,
     pytest_generate_tests,
     server,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from .browser import drop_workflows, missing
 from .client import Client
 from .hosts import Host, find_hosts
 from .server import HostServer
+from .workflows import WORKFLOWS
 
 NO_HOST = "no ComfyUI found: set COMFYUI_PATH and run `make hosts`"
 
@@ -47,3 +51,17 @@ def checkpoints(host: Host, server: HostServer) -> dict[str, str]:
     done = host.run("-m", "harness.tiny", str(server.models))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def dropped(
+    server: HostServer, checkpoints: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict:
+    """Every shipped workflow dropped on the real page, Shapes also run there; see `drop_workflows`."""
+    lacks = missing()
+    if lacks:
+        pytest.skip(f"no browser to test with: missing {', '.join(lacks)}")
+    folder = os.environ.get("DCM_SCREENSHOTS")
+    folder = Path(folder, server.host.version) if folder else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return drop_workflows(server.address, WORKFLOWS, run=["shapes"], screenshots=folder)

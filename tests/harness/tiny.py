@@ -35,7 +35,7 @@ REPLACED = {
 }
 
 
-def wan(dim: int = 256, blocks: int = 2) -> nn.Module:
+def wan(dim: int = 128, blocks: int = 2) -> nn.Module:
     """A Wan 2.1 text-to-video network; the host detects dim // 128 heads."""
     sizes = {"dim": dim, "ffn_dim": 2 * dim, "num_heads": dim // 128, "num_layers": blocks}
     return WanModel(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)

@@ -1,0 +1,112 @@
+// Drives the host's real page in a headless Chromium.
+//
+//   node page.mjs '{"address": "127.0.0.1:8188", "browser": "/usr/bin/chromium",
+//                   "files": ["shapes.json"], "run": ["shapes"], "screenshots": "folder"}'
+//
+// Drops each file on the canvas as a user would and notes the node types the page does not know, what it
+// complains about, and the prompt it would send. For those named in "run" it presses the queue button and
+// waits for the end. Leaves one picture per file and prints one line of JSON: name -> what was seen.
+
+import { chromium } from "playwright-core";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", // nothing outside is asked
+];
+const PAGE_MS = 60_000;
+const RUN_MS = 120_000;
+
+async function openPage(context, address) {
+  const page = await context.newPage();
+  page.setDefaultTimeout(PAGE_MS);
+  await page.goto(`http://${address}/`);
+  await page.waitForFunction(() => window.app?.graph && window.app.canvas);
+  await page.waitForTimeout(1500); // the first-run dialog opens a moment later
+  await page.keyboard.press("Escape");
+  await page.evaluate(() => {
+    window.heard = [];
+    for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
+      window.app.api.addEventListener(kind, (event) => window.heard.push([kind, event.detail]));
+  });
+  return page;
+}
+
+async function drop(page, file) {
+  const text = readFileSync(file, "utf8");
+  await page.evaluate(() => window.app.graph.clear());
+  await page.evaluate(
+    ([text, name]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([text], name, { type: "application/json" }));
+      const canvas = document.querySelector("#graph-canvas");
+      for (const kind of ["dragenter", "dragover", "drop"])
+        canvas.dispatchEvent(new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true }));
+    },
+    [text, path.basename(file)],
+  );
+  const expected = JSON.parse(text).nodes.length;
+  await page.waitForFunction((count) => window.app.graph.nodes.length === count, expected);
+  await page.waitForTimeout(500);
+}
+
+const inspect = (page) =>
+  page.evaluate(async () => {
+    const known = window.LiteGraph.registered_node_types;
+    const types = window.app.graph.nodes.map((node) => node.type);
+    const { output } = await window.app.graphToPrompt();
+    return {
+      missing: types.filter((type) => !(type in known)),
+      types,
+      alerts: [...document.querySelectorAll(".p-toast-message, .p-dialog")].map((box) => box.innerText),
+      prompt: output,
+    };
+  });
+
+async function run(page) {
+  await page.evaluate(() => (window.heard.length = 0));
+  await page.click('[data-testid="queue-button"]');
+  try {
+    await page.waitForFunction(() => window.heard.length > 0, null, { timeout: RUN_MS });
+  } catch {
+    return [["no end in sight", await page.evaluate(() => window.app.lastNodeErrors)]];
+  }
+  await page.waitForTimeout(2000); // pictures and the video arrive after the event
+  return page.evaluate(() => window.heard);
+}
+
+async function main() {
+  const job = JSON.parse(process.argv[2]);
+  const profile = mkdtempSync(path.join(tmpdir(), "dcm-browser-"));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: job.browser,
+    headless: true,
+    args: FLAGS,
+    viewport: { width: 2560, height: 1280 }, // zoomed out further, the page leaves the text away
+  });
+  try {
+    const page = await openPage(context, job.address);
+    const seen = {};
+    for (const file of job.files) {
+      const name = path.basename(file, ".json");
+      await drop(page, file);
+      seen[name] = await inspect(page);
+      if (job.run.includes(name)) seen[name].heard = await run(page);
+      await page.screenshot({ path: path.join(job.screenshots, `${name}.png`) });
+    }
+    console.log(JSON.stringify(seen));
+  } finally {
+    await context.close();
+    rmSync(profile, { recursive: true, force: true });
+  }
+}
+
+await main();

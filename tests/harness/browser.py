@@ -1,0 +1,45 @@
+"""The host's page in a headless Chromium, driven by tests/browser/page.mjs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+from .hosts import ROOT, TESTS
+
+
+def _load_script():
+    spec = importlib.util.spec_from_file_location("dcm_browser_script", ROOT / "scripts" / "browser.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+_script = _load_script()
+
+
+def missing() -> list[str]:
+    """What the browser tests lack on this machine."""
+    return _script.missing()
+
+
+def drop_workflows(address: str, files: list[Path], run: list[str], screenshots: Path) -> dict[str, dict]:
+    """Drops each file on the page and presses Run for those named in `run`.
+
+    file stem -> `missing` (unknown node types), `types`, `alerts` (what the page complained about), `prompt` (API
+    format) and for those that ran `heard` (their last events). Screenshots go to `screenshots`.
+    """
+    job = {
+        "address": address,
+        "browser": _script.find_chromium(),
+        "files": [str(file) for file in files],
+        "run": run,
+        "screenshots": str(screenshots),
+    }
+    command = [shutil.which("node"), str(TESTS / "browser" / "page.mjs"), json.dumps(job)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
