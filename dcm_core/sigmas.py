@@ -52,7 +52,7 @@ def step_window(sigmas: Tensor | Sequence[float], start_step: int = 0, end_step:
     """
     sigmas = check_sigmas(sigmas)
     steps = len(sigmas) - 1
-    end = steps if end_step is None else min(end_step, steps)
+    end = steps if end_step is None else end_step
     if not 0 <= start_step < steps:
         raise ValueError(
             f"start_step is {start_step}, but this run has {steps} step(s): use 0 to {steps - 1}."

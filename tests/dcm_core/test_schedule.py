@@ -47,6 +47,17 @@ class TestBoundary:
     def test_every_spelling_of_kappa_is_a_detail_step(self, schedule, sigma):
         assert schedule.is_detail(torch.tensor([sigma], dtype=torch.float32)).all()
 
+    def test_aligned_switch_is_the_midpoint_to_the_next_grid_point(self):
+        assert HY.switch_sigma == pytest.approx((0.981763 + 0.983680) / 2, abs=1e-6)
+        assert WAN.switch_sigma == pytest.approx((0.975410 + 0.977636) / 2, abs=1e-6)
+
+    def test_no_dtype_moves_the_switch(self):
+        above = torch.tensor(0.984375, dtype=torch.bfloat16)  # what bfloat16 would round the switch to
+        assert not HY.is_detail(above)
+        official = torch.tensor(0.982)
+        assert not OFFICIAL["hunyuan_video"].is_detail(official)
+        assert not OFFICIAL["hunyuan_video"].is_detail(official.double())
+
     def test_the_hosts_kappa_lies_above_the_exact_one(self):
         host_kappa = host_sigmas(17.0)[759]
         assert host_kappa.item() > HY.kappa_sigma  # so that a comparison with kappa itself may fail

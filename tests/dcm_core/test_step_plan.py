@@ -8,7 +8,7 @@ from harness.schedules import EVERY, HY, OFFICIAL, WAN, schedules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcm_core.schedule import check_sigmas
+from dcm_core.schedule import check_sigmas, shift_sigma
 
 
 class TestSigmas:
@@ -145,6 +145,11 @@ class TestDenoise:
             denoise: HY.split(HY.sigmas(8, denoise=denoise)) for denoise in (1.0, 0.94, 0.88, 0.82, 0.76, 0.5)
         }
         assert splits == {1.0: (4, 4), 0.94: (3, 5), 0.88: (2, 6), 0.82: (1, 7), 0.76: (0, 8), 0.5: (0, 8)}
+
+    @pytest.mark.parametrize("denoise", [0.9, 0.5])
+    def test_a_published_list_is_for_whole_runs(self, denoise):
+        sigmas = OFFICIAL["wan"].sigmas(6, denoise=denoise)
+        assert sigmas[0].item() == pytest.approx(shift_sigma(denoise, 17.0))
 
     def test_four_steps_notice_a_denoise_close_to_one(self):
         assert HY.sigmas(4, denoise=0.9)[0] < HY.sigmas(4, denoise=0.95)[0] < 1
