@@ -45,7 +45,9 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"__tensor__": name}
     if isinstance(value, dict):
         # JSON keys are strings, optimizer state is keyed by integers: keep keys and values as pairs
-        return {"__dict__": [[k, _take_tensors(v, f"{name}{_SEPARATOR}{k}", tensors)] for k, v in value.items()]}
+        return {
+            "__dict__": [[k, _take_tensors(v, f"{name}{_SEPARATOR}{k}", tensors)] for k, v in value.items()]
+        }
     if isinstance(value, list | tuple):
         return [_take_tensors(v, f"{name}{_SEPARATOR}{i}", tensors) for i, v in enumerate(value)]
     return value
@@ -60,5 +62,5 @@ def _give_tensors(value: Any, get: Any) -> Any:
 
 
 def random_generator(seed: int, iteration: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one iteration. All randomness is a function of (seed, iteration): resuming needs no RNG state."""
+    """The generator of one iteration: randomness depends on (seed, iteration) alone, a resume needs no RNG state."""
     return torch.Generator(device).manual_seed(seed * 1_000_003 + iteration)

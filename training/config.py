@@ -74,6 +74,20 @@ class OptimizerConfig:
 
 
 @dataclass(kw_only=True)
+class ValidationConfig:
+    """Clips sampled while training: every so many iterations (0 is never), of these prompts, from this seed's noise.
+
+    steps: of a few-step method; the teacher always takes every point of the grid.
+    """
+
+    every: int = 0
+    prompts: list[str] = field(default_factory=list)
+    steps: int = 4
+    seed: int = 0
+    frames_per_second: float = 16.0
+
+
+@dataclass(kw_only=True)
 class StageConfig:
     """One stage: a method with its own options, its optimizer, and how long it runs."""
 
@@ -97,15 +111,17 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     stages: dict[str, StageConfig] = field(default_factory=dict)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    compile: bool = False  # torch.compile for the networks: minutes to start, then about a third faster
     checkpoint_every: int = 500
-    validate_every: int = 500
     log_every: int = 20
     export_dtype: str = "float32"
 
     def selected(self) -> StageConfig:
         """The stage to run. Raises ConfigError where none of that name exists."""
         if self.stage not in self.stages:
-            raise ConfigError(f"stage={self.stage!r} is not in this configuration; it has: {', '.join(self.stages)}.")
+            known = ", ".join(self.stages) or "none"
+            raise ConfigError(f"stage={self.stage!r} is not in this configuration; it has: {known}.")
         return self.stages[self.stage]
 
     def of_stage(self, name: str) -> "Config":

@@ -60,7 +60,8 @@ def backbone_fingerprint(family: str, state: Mapping[str, Tensor]) -> str:
 def trained_with(config: Config) -> str:
     """One line that says how a file was made."""
     stage = config.selected()
-    return f"DCM for ComfyUI: stage {config.stage}, method {stage.method}, {stage.iterations} iterations, seed {config.seed}"
+    how = f"method {stage.method}, {stage.iterations} iterations of {config.stage_data().batch_size}"
+    return f"DCM for ComfyUI: stage {config.stage}, {how}, seed {config.seed}"
 
 
 def _metadata(method: "Distillation", expert: str, base_fingerprint: str) -> ExpertMetadata:

@@ -1,7 +1,6 @@
 """Optimizers, their learning-rate schedules, and the learners that own them."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn

@@ -55,6 +55,11 @@ class Trainer:
         for callback in self.callbacks:
             callback.finish(self)
 
+    def report(self, iteration: int, values: dict[str, float]) -> None:
+        """Hand values to every callback that keeps them."""
+        for callback in self.callbacks:
+            callback.report(self, iteration, values)
+
     def save(self) -> None:
         """Write the checkpoint; the former one survives until the new one is complete."""
         state = {
@@ -85,6 +90,8 @@ def build_trainer(config: Config) -> Trainer:
     device = _device(config.device)
     data = build_data(config.stage_data(), config.seed)
     method = find_method(stage.method)(config, stage, build_backbone(config.backbone), data, device)
+    if config.compile:
+        method.compile()
     return Trainer(config, method, build_callbacks(config))
 
 

@@ -53,7 +53,9 @@ def test_target_at_the_boundary_is_the_teachers_step_sample_by_sample(trainer):
         return torch.full_like(x, 1e6)
 
     student = method.network(method.student, batch.text)
-    jumps = consistency(x, index, torch.full_like(index, first), method.schedule.grid, student, poisoned, teacher)
+    jumps = consistency(
+        x, index, torch.full_like(index, first), method.schedule.grid, student, poisoned, teacher
+    )
     sigma, previous = method.schedule.grid.sigma(index), method.schedule.grid.previous(index)
     with torch.no_grad():
         arrived = x + (previous - sigma).view(-1, 1, 1, 1, 1) * teacher(x, sigma)
@@ -68,7 +70,9 @@ def test_prediction_and_target_follow_the_equations(trainer):
     grid = method.schedule.grid
     x = torch.zeros(2, 1, 1, 1, 1)
     index, start = torch.tensor([40, 31]), torch.tensor([30, 30])
-    jumps = consistency(x, index, start, grid, lambda x, s: 2 + 0 * x, lambda x, s: x + 5, lambda x, s: 3 + 0 * x)
+    jumps = consistency(
+        x, index, start, grid, lambda x, s: 2 + 0 * x, lambda x, s: x + 5, lambda x, s: 3 + 0 * x
+    )
     for row, i in enumerate(index.tolist()):
         sigma, previous, end = grid.sigma(i), grid.previous(i), grid.previous(30)
         arrived = (previous - sigma) * 3
@@ -84,7 +88,7 @@ def test_the_teacher_is_guided(trainer):
     x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.full((4,), 0.9)
     with torch.no_grad():
         cond = method.backbone.velocity(method.teacher, x, sigma, batch.text)
-        uncond = method.backbone.velocity(method.teacher, x, sigma, method.data.null_text(4))
+        uncond = method.backbone.velocity(method.teacher, x, sigma, method.data.text([""] * 4))
         torch.testing.assert_close(method.guided_teacher(batch.text)(x, sigma), uncond + 4 * (cond - uncond))
 
 
@@ -105,7 +109,11 @@ def test_frozen_weights_stay_bit_identical(trainer, stage):
     method = trainer(stage).method
     trained = {id(p) for learner in method.learners.values() for p in learner.parameters.values()}
     networks = {"student": method.student, "teacher": method.teacher}
-    before = {(role, name): p.detach().clone() for role, net in networks.items() for name, p in net.named_parameters()}
+    before = {
+        (role, name): p.detach().clone()
+        for role, net in networks.items()
+        for name, p in net.named_parameters()
+    }
     for iteration in range(3):
         method.step(iteration)
     for role, network in networks.items():
@@ -127,7 +135,9 @@ def test_the_detail_adapter_trains_what_the_key_map_lists(trainer):
         )
         for kind in ("weight", "bias")
     }
-    assert sum(".lora_" in name for name in names) == 3 * 2 * 4 * 2  # layers, attentions, projections, factors
+    assert (
+        sum(".lora_" in name for name in names) == 3 * 2 * 4 * 2
+    )  # layers, attentions, projections, factors
 
 
 def test_target_average_follows_the_student(trainer):
@@ -153,7 +163,7 @@ def test_per_interval_lifts_the_temporal_loss_to_the_size_of_the_consistency_los
 
 @pytest.mark.parametrize("real", ["target", "data"])
 def test_the_adversary_learns_from_data_only(trainer, real):
-    """With the student's own target as real, fake and real are near identical and the loss stays at its chance value 2."""
+    """With the student's own target as real, fake and real are near identical: the loss stays at chance, 2."""
     method = trainer("detail", {"real": real}, data={"batch_size": 8}).method
     losses = [method.step(iteration)["discriminator"] for iteration in range(12)]
     assert (sum(losses[-3:]) / 3 < 1.95) == (real == "data")
@@ -217,4 +227,6 @@ def test_exported_experts_rebuild_the_students(trainer, tmp_path):
         method.backbone.apply(rebuilt, expert)
         expected = method.backbone.velocity(detail.method.student, x, sigma, batch.text)
         torch.testing.assert_close(method.backbone.velocity(rebuilt, x, sigma, batch.text), expected)
-    assert (before - expected).abs().max() > 1e-2, "the detail expert must have learned something, or this shows nothing"
+    assert (before - expected).abs().max() > 1e-2, (
+        "the detail expert must have learned something, or this shows nothing"
+    )

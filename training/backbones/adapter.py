@@ -30,7 +30,9 @@ def add_adapter(
         model.get_submodule(name).requires_grad_(True)
 
 
-def adapter_layers(model: nn.Module, replaced: Sequence[str], base: nn.Module) -> dict[str, LowRank | Difference]:
+def adapter_layers(
+    model: nn.Module, replaced: Sequence[str], base: nn.Module
+) -> dict[str, LowRank | Difference]:
     """What `add_adapter` made trainable, by diffusers module name; replaced layers as difference to base."""
     layers: dict[str, LowRank | Difference] = {
         name: LowRank(_weight(layer.lora_A), _weight(layer.lora_B), layer.lora_alpha[_ADAPTER])

@@ -32,7 +32,9 @@ def load_backbone(model: nn.Module, path: str | Path, keymap: KeyMap) -> None:
         raise ConfigError(f"{path} does not fit backbone.architecture: {error}") from None
 
 
-def save_backbone(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
+def save_backbone(
+    path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]
+) -> None:
     """Write a whole backbone, given under ComfyUI's names, as a file for `diffusion_models`."""
     tensors = {name: tensor.to("cpu", dtype) for name, tensor in state.items()}
     with atomic_write(path) as file:
@@ -48,7 +50,9 @@ def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
             parameter = parameters[keymap.to_diffusers(name)]
             parameter.add_(delta.to(parameter).view_as(parameter))
         except (KeyError, RuntimeError, UnknownKeyError) as error:
-            raise ConfigError(f"The {expert.metadata.expert} expert does not fit this backbone at {name}: {error}") from None
+            raise ConfigError(
+                f"The {expert.metadata.expert} expert does not fit this backbone at {name}: {error}"
+            ) from None
 
 
 def full_difference(state: State, base: State) -> tuple[dict[str, Difference], State]:

@@ -58,7 +58,8 @@ class WanBackbone:
     def features(self, model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor, stride: int) -> Features:
         """The tokens after blocks 0, stride, 2 stride, ..., raw and seen through the network's output head."""
         with recorded([model.condition_embedder]) as embeddings, recorded(model.blocks[::stride]) as tokens:
-            self.velocity(model, x, sigma, text)
+            # forward, not the call: a compiled network ignores hooks
+            model.forward(x, 1000.0 * sigma, encoder_hidden_states=text, return_dict=False)
         time_embedding = embeddings[0][0]
         frames, height, width = x.shape[2:]
         p_t, p_h, p_w = model.config.patch_size
@@ -90,7 +91,9 @@ class WanBackbone:
 
     def _detail_layers(self, model: nn.Module) -> tuple[list[str], list[str]]:
         low_rank, replaced = self.keymap.detail_layers(self.comfy_state(model))
-        return [self.keymap.module_to_diffusers(n) for n in low_rank], [self.keymap.module_to_diffusers(n) for n in replaced]
+        return [self.keymap.module_to_diffusers(n) for n in low_rank], [
+            self.keymap.module_to_diffusers(n) for n in replaced
+        ]
 
 
 def _head(model: nn.Module, tokens: Tensor, time_embedding: Tensor, grid: tuple[int, int, int]) -> Tensor:

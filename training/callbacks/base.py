@@ -13,6 +13,9 @@ class Callback:
 
     def after_step(self, trainer: "Trainer", iteration: int, metrics: dict[str, float]) -> None: ...
 
+    def report(self, trainer: "Trainer", iteration: int, values: dict[str, float]) -> None:
+        """Values to be kept, after so many iterations: means of the losses, results of a validation."""
+
     def finish(self, trainer: "Trainer") -> None: ...
 
     def state(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Progress bar and a line of JSON per logged iteration."""
+"""Progress bar with losses and time left, and a line of JSON per logged iteration."""
 
 import json
-import math
+from typing import Any
 
 from tqdm import tqdm
 
@@ -9,7 +9,7 @@ from .base import Callback
 
 
 class Log(Callback):
-    """Shows losses and time left; appends the mean of each metric to `log.jsonl` every `every` iterations."""
+    """Reports the mean of each metric every `every` iterations; all reports are appended to `log.jsonl`."""
 
     def __init__(self, every: int):
         self.every = every
@@ -17,8 +17,12 @@ class Log(Callback):
         self.count = 0
 
     def start(self, trainer) -> None:
-        self.bar = tqdm(total=trainer.stage.iterations, initial=trainer.iteration, desc=trainer.config.stage, mininterval=1)
-        trainer.folder.mkdir(parents=True, exist_ok=True)
+        self.bar = tqdm(
+            total=trainer.stage.iterations,
+            initial=trainer.iteration,
+            desc=trainer.config.stage,
+            mininterval=1,
+        )
 
     def after_step(self, trainer, iteration: int, metrics: dict[str, float]) -> None:
         self.bar.update()
@@ -28,11 +32,18 @@ class Log(Callback):
         if (iteration + 1) % self.every == 0:
             means = {name: total / self.count for name, total in self.sums.items()}
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
-            with (trainer.folder / "log.jsonl").open("a") as file:
-                file.write(json.dumps({"iteration": iteration + 1, **means}) + "\n")
+            trainer.report(iteration + 1, means)
             self.sums, self.count = {}, 0
-            if not all(math.isfinite(value) for value in means.values()):
-                raise FloatingPointError(f"Training has diverged at iteration {iteration + 1}: {means}. Lower the learning rate.")
+
+    def report(self, trainer, iteration: int, values: dict[str, float]) -> None:
+        with (trainer.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"iteration": iteration, **values}) + "\n")
 
     def finish(self, trainer) -> None:
         self.bar.close()
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": self.sums, "count": self.count}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.sums, self.count = state.get("sums", {}), state.get("count", 0)

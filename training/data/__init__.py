@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+from torch import Tensor
+
 from ..config import ConfigError, DataConfig
 from .batch import Batch
 from .shapes import ShapesData
@@ -17,7 +19,11 @@ class Data(Protocol):
 
     def batch(self, iteration: int) -> Batch: ...
 
-    def null_text(self, count: int): ...
+    def text(self, captions: list[str]) -> Tensor:
+        """[B, L, D]; the empty caption is the unconditional text. Raises ValueError for a caption it cannot encode."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1."""
 
 
 def build_data(config: DataConfig, seed: int) -> Data:

@@ -40,6 +40,10 @@ class ShapesData:
         captions = ["" if drop else each.caption() for each, drop in zip(attributes, dropped, strict=True)]
         return Batch(latents, encode_text(captions))
 
-    def null_text(self, count: int) -> Tensor:
-        """The unconditional text [count, L, D]."""
-        return encode_text([""] * count)
+    def text(self, captions: list[str]) -> Tensor:
+        """[B, L, D]; the empty caption is the unconditional text. Raises ValueError for an unknown word."""
+        return encode_text(captions)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1."""
+        return autoencoder.decode(latents)

@@ -2,11 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dcm_core.sampling import VelocityModel, guided
 
 from ..backbones import Backbone
 from ..checkpoint import random_generator
@@ -25,7 +28,9 @@ class Method(ABC):
     and computes their losses. State that must survive a resume is what `state` returns.
     """
 
-    def __init__(self, config: Config, stage: StageConfig, backbone: Backbone, data: Data, device: torch.device):
+    def __init__(
+        self, config: Config, stage: StageConfig, backbone: Backbone, data: Data, device: torch.device
+    ):
         self.config, self.stage, self.backbone, self.data, self.device = config, stage, backbone, data, device
         self.student = self.build_student().to(device)
         self.learners = {"student": Learner(self.student, stage.optimizer)}
@@ -39,8 +44,14 @@ class Method(ABC):
     def build_student(self) -> nn.Module:
         """The network to train, with requires_grad set on what is trained."""
 
+    def compile(self) -> None:
+        """Let torch.compile speed the networks up; their names and weights stay what they are."""
+        self.student.compile()
+
     @abstractmethod
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+    def turns(
+        self, batch: Batch, generator: torch.Generator, iteration: int
+    ) -> Iterator[tuple[str, LossMap]]:
         """Yields (learner, its loss map) in the order of training; the sum of a map is minimised.
 
         A learner's step is done before the next turn is computed.
@@ -58,12 +69,27 @@ class Method(ABC):
         return metrics
 
     @abstractmethod
+    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+        """Latents [B, C, T, H, W] from noise of that shape, the way the result of this stage is meant to be used."""
+
+    def network(self, model: nn.Module, text: Tensor) -> VelocityModel:
+        """A network with its text, as a function of x and sigma."""
+        return lambda x, sigma: self.backbone.velocity(model, x, sigma, text)
+
+    def guided(self, model: nn.Module, text: Tensor, scale: float) -> VelocityModel:
+        """The same with classifier-free guidance; scale 1 is none."""
+        unconditional = self.data.text([""] * len(text)).to(text)
+        return guided(partial(self.backbone.velocity, model), text, unconditional, scale)
+
+    @abstractmethod
     def export(self, path: Path) -> None:
         """Write what was trained as a safetensors file for ComfyUI."""
 
     def state(self) -> dict[str, Any]:
         """Everything a resume needs."""
-        weights = {name: {k: p.data for k, p in each.parameters.items()} for name, each in self.learners.items()}
+        weights = {
+            name: {k: p.data for k, p in each.parameters.items()} for name, each in self.learners.items()
+        }
         return weights | {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers()]}
 
     def load(self, state: dict[str, Any]) -> None:

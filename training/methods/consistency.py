@@ -5,15 +5,13 @@ straight to the span's end point. Where it should land is told by one Euler step
 network's jump from there (DCM, arXiv 2506.03123; consistency models, arXiv 2303.01469).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dcm_core.sampling import VelocityModel
 from dcm_core.schedule import NoiseGrid
-
-Velocity = Callable[[Tensor, Tensor], Tensor]  # (x [B, C, T, H, W], sigma [B]) -> velocity [B, C, T, H, W]
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,22 @@ def jump(x: Tensor, velocity: Tensor, sigma: Tensor, end: Tensor) -> Tensor:
 
 
 def consistency(
-    x: Tensor, index: Tensor, start: Tensor, grid: NoiseGrid, student: Velocity, target: Velocity, teacher: Velocity
+    x: Tensor,
+    index: Tensor,
+    start: Tensor,
+    grid: NoiseGrid,
+    student: VelocityModel,
+    target: VelocityModel,
+    teacher: VelocityModel,
 ) -> Jumps:
     """One consistency pair per sample.
 
     x [B, C, T, H, W] at the noise levels grid.sigma(index), index [B]; start [B] is the first index of each
     sample's span, whose end point is grid.previous(start). Only the student's call carries gradient.
     """
-    sigma, previous, end = (levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start)))
+    sigma, previous, end = (
+        levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start))
+    )
     prediction = jump(x, student(x, sigma), sigma, end)
     with torch.no_grad():
         arrived = jump(x, teacher(x, sigma), sigma, previous)

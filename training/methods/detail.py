@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dcm_core.expert_file import load_expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
+from dcm_core.sampling import euler, with_experts
 
 from ..config import ConfigError, OptimizerConfig
 from ..data import Batch
@@ -38,8 +39,8 @@ class DiscriminatorOptions(OptimizerConfig):
 class DetailOptions(DistillationOptions):
     """rank, alpha: of the low-rank adapters; alpha / rank scales their output.
     semantic: the semantic expert's file; none means this run's semantic stage.
-    adversarial, matching: weights of the hinge loss and of feature matching (published 0.5 and 1.0 for Wan, 0.5 and 0.1 for
-        HunyuanVideo); 0 leaves the part out.
+    adversarial, matching: weights of the hinge loss and of feature matching, 0 and 0 for neither
+        (published: 0.5 and 1.0 for Wan, 0.5 and 0.1 for HunyuanVideo).
     adversarial_start: iteration from which the discriminator and both weights act.
     real: what the discriminator takes for real: the student's own "target" as published, or "data". On small networks
         fake and target are near identical and the discriminator learns nothing from them.
@@ -58,7 +59,7 @@ class DetailOptions(DistillationOptions):
 
 
 class Detail(Distillation):
-    """Minimises L_consistency + adversarial * L_hinge + matching * L_features below kappa; every jump ends at sigma_min."""
+    """Minimises L_consistency + adversarial * L_hinge + matching * L_features below kappa, down to sigma_min."""
 
     Options = DetailOptions
 
@@ -73,7 +74,8 @@ class Detail(Distillation):
         path = Path(self.options.semantic or Path(self.config.output) / "semantic" / "semantic.safetensors")
         if not path.is_file():
             raise ConfigError(
-                f"There is no semantic expert at {path}. Run stage=semantic first, or name its file in options.semantic."
+                f"There is no semantic expert at {path}. "
+                "Run stage=semantic first, or name its file in options.semantic."
             )
         self.semantic_file = path
         model = self._semantic()
@@ -94,7 +96,9 @@ class Detail(Distillation):
     def spans(self) -> list[range]:
         return [self.schedule.training_range("detail")]
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+    def turns(
+        self, batch: Batch, generator: torch.Generator, iteration: int
+    ) -> Iterator[tuple[str, LossMap]]:
         options = self.options
         jumps = self.pairs(batch, generator)
         compared = jumps.per_interval() if options.per_interval else jumps
@@ -113,13 +117,20 @@ class Detail(Distillation):
             if options.real == "data":
                 real = self._features(noised(batch.latents, noise, level), level, batch.text)
         with _frozen(self.discriminator):
-            losses["adversarial"] = options.adversarial * hinge_generator(self.discriminator(fake.tokens, fake.grid))
+            losses["adversarial"] = options.adversarial * hinge_generator(
+                self.discriminator(fake.tokens, fake.grid)
+            )
         losses["matching"] = options.matching * feature_matching(fake.velocities, target.velocities)
         yield "student", losses
 
         fake_logits = self.discriminator([layer.detach() for layer in fake.tokens], fake.grid)
         real_logits = self.discriminator(real.tokens, real.grid)
         yield "discriminator", {"discriminator": hinge_discriminator(fake_logits, real_logits)}
+
+    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+        semantic = self.network(self._semantic().to(self.device), text)
+        experts = with_experts(semantic, self.network(self.student, text), self.schedule)
+        return euler(experts, noise, self.schedule.sigmas(steps))
 
     def export(self, path: Path) -> None:
         export_detail(path, self, self._semantic(), load_expert(self.semantic_file).metadata.fingerprint)

@@ -3,20 +3,19 @@
 import copy
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcm_core.sampling import guided
+from dcm_core.sampling import VelocityModel
 from dcm_core.schedule import ExpertSchedule
 
 from ..config import ConfigError, build
 from ..data import Batch
 from .base import Method, drawn_like, noised
-from .consistency import Jumps, Velocity, consistency, draw_indices
+from .consistency import Jumps, consistency, draw_indices
 
 
 @dataclass(kw_only=True)
@@ -43,11 +42,17 @@ class Distillation(Method):
     def __init__(self, config, stage, backbone, data, device: torch.device):
         self.options = build(self.Options, stage.options, f"stages.{config.stage}.options")
         self.schedule: ExpertSchedule = config.expert_schedule()
-        self.teacher_file = _teacher_file(self.options.teacher or config.backbone.weights, Path(config.output))
+        self.teacher_file = _teacher_file(
+            self.options.teacher or config.backbone.weights, Path(config.output)
+        )
         super().__init__(config, stage, backbone, data, device)
         self.teacher = backbone.load(self.teacher_file).to(device).requires_grad_(False)
         averaged = self.options.target_ema is not None
         self.target = copy.deepcopy(self.student).requires_grad_(False) if averaged else self.student
+
+    def compile(self) -> None:
+        for network in {self.student, self.teacher, self.target}:
+            network.compile()
 
     @abstractmethod
     def spans(self) -> list[range]:
@@ -71,14 +76,9 @@ class Distillation(Method):
             teacher=self.guided_teacher(batch.text),
         )
 
-    def network(self, model: nn.Module, text: Tensor) -> Velocity:
-        """A network with its text, as a function of x and sigma."""
-        return lambda x, sigma: self.backbone.velocity(model, x, sigma, text)
-
-    def guided_teacher(self, text: Tensor) -> Velocity:
+    def guided_teacher(self, text: Tensor) -> VelocityModel:
         """The teacher with classifier-free guidance: what the student has to reproduce in one call."""
-        model = partial(self.backbone.velocity, self.teacher)
-        return guided(model, text, self.data.null_text(len(text)).to(text), self.options.guidance)
+        return self.guided(self.teacher, text, self.options.guidance)
 
     def step(self, iteration: int) -> dict[str, float]:
         metrics = super().step(iteration)
@@ -107,7 +107,7 @@ def _teacher_file(named: str | None, output: Path) -> Path:
     path = Path(named) if named else output / "teacher" / "teacher.safetensors"
     if not path.is_file():
         raise ConfigError(
-            f"There is no teacher at {path}. Set backbone.weights to its file in ComfyUI layout, or run the teacher stage "
-            "of this configuration first."
+            f"There is no teacher at {path}. Set backbone.weights to its file in ComfyUI layout, "
+            "or run the teacher stage of this configuration first."
         )
     return path

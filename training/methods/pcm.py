@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dcm_core.losses import pseudo_huber
+from dcm_core.sampling import euler
 
 from ..config import ConfigError
 from ..data import Batch
@@ -34,11 +35,19 @@ class PCM(Distillation):
     def spans(self) -> list[range]:
         return phases(self.schedule.grid.points, self.options.phases)
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+    def turns(
+        self, batch: Batch, generator: torch.Generator, iteration: int
+    ) -> Iterator[tuple[str, LossMap]]:
         jumps = self.pairs(batch, generator)
         if self.options.per_interval:
             jumps = jumps.per_interval()
         yield "student", {"consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c)}
+
+    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+        """Steps of equal numbers of grid points, so that with `phases` steps each one crosses one phase."""
+        starts = [span.stop - 1 for span in reversed(phases(self.schedule.grid.points, steps))]
+        sigmas = [*(self.schedule.grid.sigma(i) for i in starts), 0.0]
+        return euler(self.network(self.student, text), noise, sigmas)
 
     def export(self, path: Path) -> None:
         export_backbone(path, self.config, self.backbone.comfy_state(self.student))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dcm_core.losses import pseudo_huber, temporal_coherence
+from dcm_core.sampling import euler
 
 from ..data import Batch
 from ..export import export_semantic
@@ -46,15 +47,30 @@ class Semantic(Distillation):
     def spans(self) -> list[range]:
         return [self.schedule.training_range("semantic")]
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+    def turns(
+        self, batch: Batch, generator: torch.Generator, iteration: int
+    ) -> Iterator[tuple[str, LossMap]]:
         jumps = self.pairs(batch, generator)
         if self.options.per_interval:
             jumps = jumps.per_interval()
         coherence = temporal_coherence(jumps.prediction, jumps.target, self.options.tc_lag)
-        yield "student", {
-            "consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c),
-            "temporal": self.options.tc_weight * coherence,
-        }
+        yield (
+            "student",
+            {
+                "consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c),
+                "temporal": self.options.tc_weight * coherence,
+            },
+        )
+
+    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+        """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone."""
+        sigmas = self.schedule.sigmas(steps)
+        mine, _ = self.schedule.split(sigmas)
+        at_kappa = euler(
+            self.network(self.student, text), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma]
+        )
+        below = [self.schedule.grid.sigma(i) for i in reversed(self.schedule.training_range("detail"))]
+        return euler(self.guided_teacher(text), at_kappa, [*below, 0.0])
 
     def export(self, path: Path) -> None:
         export_semantic(path, self)

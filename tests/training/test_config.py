@@ -1,0 +1,159 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from training.config import Config, ConfigError, build, load_config, to_yaml
+from training.trainer import build_trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {"output": str(tmp_path), "stages": {"teacher": {"method": "teacher", "iterations": 3}}}
+        )
+    )
+    return path
+
+
+def test_overrides_reach_every_depth_and_keep_their_type(file):
+    config = load_config(
+        file,
+        ["stage=teacher", "stages.teacher.optimizer.lr=1e-5", "seed=3", "stages.teacher.options.shift=5"],
+    )
+    stage = config.selected()
+    assert (config.seed, stage.optimizer.lr, stage.options) == (3, 1e-5, {"shift": 5})
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("sed=1", "Unknown key 'sed'. Did you mean 'seed'"),
+        ("stages.teacher.optimizer.learning_rate=1", "Unknown key 'stages.teacher.optimizer.learning_rate'"),
+        ("stages.teacher.optimiser.lr=1", "Did you mean 'optimizer'"),
+        ("data.batch_size=many", "data.batch_size must be of type int, not 'many'"),
+        ("seed", "is no override; write it as key.subkey=value"),
+        ("seed.low=1", "'seed'|seed must be"),
+        ("data=3", "data must be a mapping"),
+    ],
+)
+def test_wrong_keys_and_values_are_named(file, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, [override])
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("stage=semantics", "stage='semantics' is not in this configuration; it has: teacher"),
+        ("stages.teacher.method=student", "method 'student' is unknown; there are: teacher, semantic"),
+        (
+            "stages.teacher.options.shfit=3",
+            "Unknown key 'stages.teacher.options.shfit'. Did you mean 'shift'",
+        ),
+        ("stages.teacher.optimizer.name=sgd", "optimizer.name='sgd' is unknown; use adamw or muon"),
+        ("stages.teacher.data.batchsize=2", "Did you mean 'batch_size'"),
+        ("backbone.name=wam", "backbone.name='wam' is unknown"),
+        ("backbone.family=want", "family 'want'"),
+        ("data.name=shape", "data.name='shape' is unknown"),
+        ("data.batch_size=0", "must be at least 1"),
+        ("device=gpu", "device='gpu' is unknown; use auto, cpu or cuda"),
+    ],
+)
+def test_what_does_not_exist_is_named(file, override, message):
+    with pytest.raises((ConfigError, ValueError), match=message):
+        build_trainer(load_config(file, ["stage=teacher", "backbone.family=shapes", *TINY, override]))
+
+
+TINY = [
+    "backbone.architecture={num_attention_heads: 2, attention_head_dim: 12, ffn_dim: 32, num_layers: 2}",
+    "device=cpu",
+    "data.batch_size=2",
+]
+
+
+@pytest.mark.parametrize(
+    "stage, missing", [("semantic", "no teacher at"), ("detail", "no semantic expert at")]
+)
+def test_missing_predecessors_are_named_with_the_remedy(trainer, tmp_path, stage, missing):
+    options = (
+        {"teacher": str(tmp_path / "x.safetensors")}
+        if stage == "semantic"
+        else {"semantic": str(tmp_path / "x")}
+    )
+    with pytest.raises(ConfigError, match=missing):
+        trainer(stage, options)
+
+
+def test_the_schedule_can_be_moved(file):
+    config = load_config(file, ["backbone.family=wan"])
+    assert config.expert_schedule().kappa_index == 34
+    moved = load_config(file, ["backbone.family=wan", "schedule.kappa_index=37", "schedule.shift=10"])
+    assert (moved.expert_schedule().kappa_index, moved.expert_schedule().grid.shift) == (37, 10.0)
+    with pytest.raises(ConfigError, match="schedule: "):
+        load_config(file, ["backbone.family=wan", "schedule.kappa_index=99"]).expert_schedule()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_are_valid_and_survive_a_round_trip(path):
+    config = load_config(path)
+    assert build(Config, yaml.safe_load(to_yaml(config))) == config
+    config.expert_schedule()
+    assert {"teacher", "semantic", "detail"} <= set(config.stages)
+
+
+def test_the_resolved_configuration_lies_beside_the_weights(trainer, tmp_path):
+    run = trainer("teacher")
+    run.run()
+    assert load_config(tmp_path / "teacher" / "config.yaml") == run.config
+
+
+def command(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "training/distill.py", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, **options,
+    )  # fmt: skip
+
+
+def test_command_line_errors_are_one_line(file):
+    result = command("--config", str(file), "sed=1")
+    assert result.returncode == 1
+    assert result.stderr.strip() == "error: Unknown key 'sed'. Did you mean 'seed'?"
+    assert "There is no configuration file" in command("--config", "nowhere.yaml").stderr
+
+
+def test_an_unwritable_output_is_noticed_before_training(tmp_path, file):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    result = command("--config", str(file), "backbone.family=shapes", *TINY, f"output={tmp_path}/taken")
+    assert result.returncode == 1
+    assert "error:" in result.stderr and "taken" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_dry_run_trains_one_iteration_and_writes_nothing(file, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    result = command("--dry-run", "--config", str(file), "backbone.family=shapes", *TINY)
+    assert result.returncode == 0, result.stderr
+    assert "stage teacher: teacher" in result.stdout and "flow" in result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_diverging_run_stops_with_sound_weights(trainer):
+    method = trainer("teacher").method
+    before = {name: p.detach().clone() for name, p in method.trainable.items()}
+    batch = method.data.batch(0)
+    batch.latents[0, 0, 0, 0, 0] = float("nan")
+    method.data.batch = lambda iteration: batch
+    with pytest.raises(FloatingPointError, match="iteration 0 is not finite"):
+        method.step(0)
+    assert all(torch.equal(p, before[name]) for name, p in method.trainable.items())

@@ -1,0 +1,157 @@
+"""A run that was interrupted ends with the very bits of a run that was not."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from training.checkpoint import load_state, save_state
+from training.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("checkpoint.safetensors", "{stage}.safetensors")
+
+
+def assert_bit_equal(first: Path, second: Path, stage: str) -> None:
+    for name in FILES:
+        one, other = (load_file(folder / stage / name.format(stage=stage)) for folder in (first, second))
+        assert one.keys() == other.keys()
+        different = [key for key in one if not torch.equal(one[key], other[key])]
+        assert not different, f"{name}: {different[:5]} and {len(different)} in all"
+
+
+SETTINGS = {
+    "teacher": ({}, {"ema_decay": 0.9, "optimizer": {"name": "muon", "lr": 1e-3, "schedule": "cosine"}}),
+    "semantic": ({"target_ema": 0.9}, {"ema_decay": 0.9}),
+    "detail": ({"target_ema": 0.9, "real": "data"}, {}),
+}
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_a_resumed_run_is_bit_equal(trainer, tmp_path, stage):
+    options, settings = SETTINGS[stage]
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    trainer(stage, options, iterations=4, folder=whole, **settings).run()
+    first = trainer(stage, options, iterations=4, folder=halves, checkpoint_every=2, **settings)
+
+    class Killed(Exception): ...
+
+    step = first.method.step
+
+    def killed_in_the_fourth(iteration):
+        if iteration == 3:
+            raise Killed  # one iteration after the checkpoint: that one has to be repeated
+        return step(iteration)
+
+    first.method.step = killed_in_the_fourth
+    with pytest.raises(Killed):
+        first.run()
+    second = trainer(stage, options, iterations=4, folder=halves, checkpoint_every=2, **settings)
+    second.run()
+    assert_bit_equal(whole, halves, stage)
+    longer = trainer(stage, options, iterations=5, folder=tmp_path / "longer", **settings)
+    longer.run()
+    with pytest.raises(AssertionError):  # the comparison notices one iteration more
+        assert_bit_equal(whole, tmp_path / "longer", stage)
+
+
+def test_kill_9_in_mid_training_and_resume_is_bit_equal(tmp_path):
+    """The real command, killed by the operating system wherever it happens to be after its second checkpoint."""
+    config = {
+        "device": "cpu",
+        "seed": 7,
+        "checkpoint_every": 2,
+        "backbone": {
+            "family": "shapes",
+            "architecture": {
+                "num_attention_heads": 2,
+                "attention_head_dim": 12,
+                "ffn_dim": 32,
+                "num_layers": 2,
+            },
+        },
+        "data": {"batch_size": 2},
+        "stages": {
+            "teacher": {"method": "teacher", "iterations": 40, "optimizer": {"lr": 1e-3}, "ema_decay": 0.9},
+            "semantic": {"method": "semantic", "iterations": 2},
+        },
+    }
+    command = {}
+    for name in ("whole", "killed"):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}))
+        command[name] = [sys.executable, "training/distill.py", "--config", str(file)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+
+    subprocess.run(command["whole"], check=True, **options)
+    process = subprocess.Popen(command["killed"], **options)
+    checkpoint = tmp_path / "killed" / "teacher" / "checkpoint.safetensors"
+    try:
+        while process.poll() is None and not (
+            checkpoint.exists() and load_state(checkpoint)["iteration"] >= 4
+        ):
+            time.sleep(0.01)
+        assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read().decode()}"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert 4 <= load_state(checkpoint)["iteration"] < 40
+    output = subprocess.run(command["killed"], check=True, **options).stdout.decode()
+    assert "continued from iteration" in output
+    for stage in ("teacher", "semantic"):
+        assert_bit_equal(tmp_path / "whole", tmp_path / "killed", stage)
+
+
+def test_disk_full_while_saving_keeps_the_old_checkpoint(trainer, monkeypatch):
+    run = trainer("teacher", iterations=2, checkpoint_every=1)
+    run.run()
+    before = run.checkpoint.read_bytes()
+    run.method.step(2)
+
+    def full(file, tensors, metadata):
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("training.checkpoint.write_tensors", full)
+    with pytest.raises(OSError, match="disk is full.*former file is unchanged"):
+        run.save()
+    assert run.checkpoint.read_bytes() == before
+    assert not list(run.folder.glob(".*tmp"))
+
+
+def test_state_keeps_every_kind_of_value(tmp_path):
+    state = {
+        "iteration": 3,
+        "optimizers": [
+            {"state": {0: {"step": torch.tensor(2.0)}, 1: {}}, "groups": [{"lr": 1e-3, "betas": [0.9, 0.95]}]}
+        ],
+        "none": None,
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
+    save_state(tmp_path / "state.safetensors", state)
+    loaded = load_state(tmp_path / "state.safetensors")
+    assert torch.equal(loaded.pop("half"), state.pop("half"))
+    assert loaded == state
+
+
+def test_a_damaged_checkpoint_is_named(trainer):
+    run = trainer("teacher")
+    run.run()
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-100])
+    with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors"):
+        trainer("teacher").run()
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(trainer):
+    trainer("detail").run()
+    with pytest.raises(ConfigError, match="written with another configuration"):
+        trainer("detail", {"rank": 3}).run()
