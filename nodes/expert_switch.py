@@ -15,7 +15,7 @@ class ExpertSwitch:
     It sits outside any compiled region and looks at sigma, not at steps, so every sampler node and every shift is fine.
     """
 
-    def __init__(self, schedule: ExpertSchedule, sidecar: Sidecar | None):
+    def __init__(self, schedule: ExpertSchedule, sidecar: Sidecar):
         self.schedule, self.sidecar = schedule, sidecar
 
     def __call__(
@@ -41,8 +41,7 @@ class ExpertSwitch:
                 f"{self.schedule.switch_sigma:.4f}). Use a sampler that gives the whole batch one sigma."
             )
         expert, model = "detail" if detail_calls else "semantic", executor.class_obj
-        acts = self.sidecar is not None and expert == "detail"
-        with self.sidecar.active(model.diffusion_model) if acts else nullcontext():
+        with self.sidecar.active(model.diffusion_model) if detail_calls else nullcontext():
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if not torch.isfinite(denoised).all():
             where = f"{step_text(t, options.get('sample_sigmas'))}, by the {expert} expert"

@@ -27,7 +27,6 @@ class Applied:
     key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
     patches: dict[str, object] = field(default_factory=dict)  # the semantic expert's, by weight name
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
-    has_detail: bool = False
 
 
 def applied_to(model: ModelPatcher) -> Applied | None:
@@ -49,7 +48,7 @@ def switch_text(schedule: ExpertSchedule) -> str:
 def apply_experts(
     model: ModelPatcher,
     schedule: ExpertSchedule,
-    detail: Expert | None,
+    detail: Expert,
     detail_strength: float = 1.0,
     semantic: Expert | None = None,
     semantic_strength: float = 1.0,
@@ -62,8 +61,11 @@ def apply_experts(
     """
     model = model.clone()
     remove_experts(model)
-    patches, parameters = semantic_patches(model, semantic, semantic_strength) if semantic else ({}, {})
-    applied = Applied(schedule, patches=patches, parameters=parameters, has_detail=detail is not None)
+    acts = (
+        semantic is not None and semantic_strength != 0
+    )  # at 0, patching would still round fp8 weights anew
+    patches, parameters = semantic_patches(model, semantic, semantic_strength) if acts else ({}, {})
+    applied = Applied(schedule, patches=patches, parameters=parameters)
     refused = patches.keys() - set(model.add_patches(patches, semantic_strength))
     if refused:
         raise ValueError(
@@ -71,9 +73,8 @@ def apply_experts(
         )
     for name, parameter in parameters.items():
         model.add_object_patch(name, parameter)
-    sidecar = Sidecar(detail, detail_strength) if detail else None
-    if sidecar:
-        model.set_additional_models(applied.key, [side_model(model, sidecar)])
+    sidecar = Sidecar(detail, detail_strength)
+    model.set_additional_models(applied.key, [side_model(model, sidecar)])
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, sidecar))
     model.set_attachments(ATTACHMENT, applied)
     return model

@@ -30,10 +30,8 @@ def warnings_for(
     switch = f"the switch is at sigma {schedule.switch_sigma:.4f}"
     if applied is None:
         warnings.append(
-            "this MODEL has no experts, so the plain backbone is sampled. Put DCM Apply Experts before this node."
+            "this MODEL has no detail expert, so the plain one takes all steps: put DCM Apply Experts before this node."
         )
-    elif not applied.has_detail:
-        warnings.append("this MODEL has no detail expert: the semantic one samples all steps.")
     elif not detail:
         warnings.append(f"no step is the detail expert's ({switch}): give it some, or details stay rough.")
     elif not semantic:

@@ -34,6 +34,8 @@ def sample(
 
     Raises ValueError for a latent that does not fit the MODEL, and for a result that is not finite.
     """
+    if sampler_name not in comfy.samplers.SAMPLER_NAMES:  # hosts before 0.33 let any text through
+        raise ValueError(f"There is no sampler {sampler_name!r} here: choose euler, or another of the list.")
     model = guider.model_patcher
     start = fitting_latent(model, latent)
     if add_noise:

@@ -1,14 +1,21 @@
 """These tests run inside ComfyUI's own Python, started by ../test_inside.py; the pack is there as `dcm_pack`."""
 
+import asyncio
+
 import pytest
 from harness import in_host
 
 in_host.prepare()
 
 import torch  # noqa: E402  (the host reads its options while it is imported)
-import utils.install_util  # noqa: E402, F401  (as in the host's main.py: importing its nodes first would hide this package)
 
-in_host.load_pack()
+
+async def load_nodes():
+    extension = await in_host.load_pack().comfy_entrypoint()
+    return await extension.get_node_list()
+
+
+asyncio.run(load_nodes())
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,54 @@
+"""The detail expert's file is an ordinary LoRA too: stock loader and two stock samplers make the same video."""
+
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import SplitSigmas
+from harness.worlds import assert_same, dcm_node, relative, world
+
+import nodes
+
+
+@pytest.fixture
+def loras(tmp_path, monkeypatch):
+    paths, extensions = folder_paths.folder_names_and_paths["loras"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path), *paths], extensions))
+    return tmp_path
+
+
+@pytest.mark.parametrize("family", ["wan", "hunyuan_video"])
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_two_stock_samplers_with_the_file_as_a_lora(family, strength, loras):
+    from dcm_pack.dcm_core.expert_file import save_expert
+
+    this = world(family)
+    save_expert(loras / "detail.safetensors", this.detail)
+    semantic = this.applied(detail_strength=0.0)
+    (detail,) = nodes.LoraLoaderModelOnly().load_lora_model_only(semantic, "detail.safetensors", strength)
+    sigmas = dcm_node("DCMSigmas").execute(semantic, 4)[0]
+    switch = this.schedule.split(sigmas)[0]
+    high, low = SplitSigmas().get_sigmas(sigmas, switch)
+    first = this.custom_sampled(semantic, high)
+    stock = this.custom_sampled(detail, low, latent={"samples": first}, add_noise=False)
+    result = this.sampled(this.applied(detail_strength=strength))
+    alone = this.without_detail()
+    if strength == 1.0:
+        assert_same(result, stock, alone, 1e-3)
+    else:
+        assert relative(result, stock) <= 1e-3
+        assert relative(alone, stock) >= 5e-2
+
+
+def test_the_file_loads_by_its_name_from_both_folders(loras, tmp_path):
+    from dcm_pack.dcm_core.expert_file import save_expert
+
+    this = world("wan")
+    save_expert(loras / "detail.safetensors", this.detail)
+    load = dcm_node("DCMLoadExpert")
+    assert "detail.safetensors" in load.define_schema().inputs[0].options
+    expert = load.execute("detail.safetensors")[0]
+    model = dcm_node("DCMApplyExperts").execute(this.model(), expert, this.semantic)[0]
+    assert torch.equal(this.sampled(model), this.sampled(this.applied()))
+    first = load.fingerprint_inputs("detail.safetensors")
+    save_expert(loras / "detail.safetensors", this.semantic)
+    assert load.fingerprint_inputs("detail.safetensors") != first
