@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .expert import Difference, Expert, ExpertFileError, ExpertMetadata, LowRank
+from .expert import Difference, Expert, ExpertFileError, ExpertMetadata, LowRank, Replacement
 from .fingerprint import Shapes, fingerprint
 from .keymaps import keymap
 from .tensor_names import shortened
@@ -73,7 +73,7 @@ def check(
     norm values a warning only, because fine-tuned copies of the right backbone are welcome.
     """
     report = Report()
-    changed, differences = _changed(expert)
+    changed = _changed(expert)
     report.doubled = sorted(name for name, count in Counter(name for name, _ in changed).items() if count > 1)
     for name, shape in changed:
         if name not in shapes:
@@ -83,7 +83,9 @@ def check(
         else:
             report.matched.append(name)
     report.missing = sorted(_expected(expert.metadata, shapes) - {name for name, _ in changed})
-    report.norms = {name: _norm(difference) for name, difference in differences.items()}
+    # The norm of a replacement would need the backbone's weights, which may be packed.
+    differences = {name: layer for name, layer in expert.layers.items() if not isinstance(layer, Replacement)}
+    report.norms = {name: _norm(difference) for name, difference in (differences | expert.parameters).items()}
     zero = [name for name, norm in report.norms.items() if norm == 0]
     if zero:
         report.warnings.append(f"all zero, so without effect (an untrained expert?): {shortened(zero)}")
@@ -91,16 +93,13 @@ def check(
     return report
 
 
-def _changed(
-    expert: Expert,
-) -> tuple[list[tuple[str, tuple[int, ...]]], dict[str, LowRank | Difference | Tensor]]:
+def _changed(expert: Expert) -> list[tuple[str, tuple[int, ...]]]:
     changed = [
         (f"{name}.{key}", shape)
         for name, layer in expert.layers.items()
         for key, shape in layer.shapes.items()
     ]
-    changed += [(name, tuple(difference.shape)) for name, difference in expert.parameters.items()]
-    return changed, {**expert.layers, **expert.parameters}
+    return changed + [(name, tuple(difference.shape)) for name, difference in expert.parameters.items()]
 
 
 def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:

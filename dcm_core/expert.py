@@ -3,8 +3,9 @@
 Layers carry ComfyUI's module names without the ``diffusion_model.`` prefix (``blocks.0.self_attn.q``). With
 ``strength`` s, the backbone's output y and input x of a layer:
 
-* ``LowRank``:    y + s * alpha / rank * up(down(x))
-* ``Difference``: y + s * linear(x, weight, bias)
+* ``LowRank``:     y + s * alpha / rank * up(down(x))
+* ``Difference``:  y + s * linear(x, weight, bias)
+* ``Replacement``: y + s * (linear(x, weight, bias) - y)
 """
 
 import math
@@ -133,8 +134,7 @@ class ExpertMetadata:
 
 @dataclass(eq=False)
 class LowRank:
-    """A low-rank pair: ``down`` [rank, in], ``up`` [out, rank]; the pair's product is scaled by ``alpha /
-    rank``."""
+    """A low-rank pair: ``down`` [rank, in], ``up`` [out, rank]; their product is scaled by ``alpha / rank``."""
 
     down: Tensor
     up: Tensor
@@ -170,8 +170,7 @@ class LowRank:
 
 @dataclass(eq=False)
 class Difference:
-    """A full-rank difference of a replaced layer: ``weight`` [out, in] and ``bias`` [out], at least one of
-    them."""
+    """The difference of a layer: ``weight`` [out, in] and ``bias`` [out], at least one of them."""
 
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -186,8 +185,29 @@ class Difference:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        tensors = {"weight": self.weight, "bias": self.bias}
-        return {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
+        return _shapes(weight=self.weight, bias=self.bias)
+
+
+@dataclass(eq=False)
+class Replacement:
+    """The exact new ``weight`` [out, in] of a layer, and its ``bias`` [out] if it has one.
+
+    Files by others hold these; DCM itself writes differences, which leave room for other LoRAs on the layer.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or (self.bias is not None and self.bias.shape != self.weight.shape[:1]):
+            raise ExpertFileError("a replacement needs a weight [out, in], and a bias [out] or none")
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return _shapes(weight=self.weight, bias=self.bias)
+
+
+Layer = LowRank | Difference | Replacement
 
 
 @dataclass(eq=False)
@@ -195,13 +215,12 @@ class Expert:
     """Metadata, changed layers by ComfyUI module name, and differences of bare Parameters by full name."""
 
     metadata: ExpertMetadata
-    layers: dict[str, LowRank | Difference]
+    layers: dict[str, Layer]
     parameters: dict[str, Tensor] = field(default_factory=dict)
 
 
 def check_format(version: str) -> None:
-    """Accept this format's major version with any minor one. Raises ExpertFileError for a newer major or no
-    version."""
+    """Accept any minor version of this major one. Raises ExpertFileError for a newer major or no version."""
     match = re.fullmatch(r"([0-9]{1,9})\.[0-9]{1,9}", version)
     if match is None:
         raise ExpertFileError(f"dcm.format is {version!r}, but must look like {FORMAT!r}")
@@ -209,6 +228,10 @@ def check_format(version: str) -> None:
         raise ExpertFileError(
             f"the expert file has format {version}, this version of DCM reads {FORMAT}: update DCM to use it"
         )
+
+
+def _shapes(**tensors: Tensor | None) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if tensor is not None}
 
 
 def _required(header: Mapping[str, str], key: str) -> str:

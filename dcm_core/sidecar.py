@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .expert import Difference, Expert, ExpertFileError, LowRank
+from .expert import Difference, Expert, ExpertFileError, LowRank, Replacement
 
 _ABSENT = object()
 
@@ -28,10 +28,7 @@ class Sidecar(nn.Module):
     def __init__(self, expert: Expert, strength: float = 1.0):
         super().__init__()
         self.strength = strength
-        self.terms = nn.ModuleList(
-            _LowRankTerm(name, layer) if isinstance(layer, LowRank) else _DifferenceTerm(name, layer)
-            for name, layer in expert.layers.items()
-        )
+        self.terms = nn.ModuleList(_TERMS[type(layer)](name, layer) for name, layer in expert.layers.items())
         self.parameter_terms = nn.ModuleList(
             _ParameterTerm(name, value) for name, value in expert.parameters.items()
         )
@@ -63,7 +60,10 @@ class Sidecar(nn.Module):
 
 
 class _LayerTerm(nn.Module):
-    """What the expert adds to one layer's output. Hosts move and count leaves, so each is one."""
+    """What the expert does to one layer: input ``x`` [..., in] and output ``y`` [..., out] to the new output.
+
+    Hosts move and count leaf modules, so each layer is one.
+    """
 
     def __init__(self, name: str, shapes: dict[str, tuple[int, ...]], **tensors: Tensor | None):
         super().__init__()
@@ -109,22 +109,38 @@ class _LowRankTerm(_LayerTerm):
         super().__init__(name, layer.shapes, down=layer.down, up=layer.up)
         self.scale = layer.scale
 
-    def forward(self, x: Tensor, strength: float) -> Tensor:
-        """``x`` [..., in] -> [..., out]; the scale goes onto the small inner activation [..., rank]."""
+    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
+        # Scaling the inner activation [..., rank] is cheaper than scaling the result [..., out].
         inner = F.linear(x, self.cast("down", x)) * (strength * self.scale)
-        return F.linear(inner, self.cast("up", x))
+        return y + F.linear(inner, self.cast("up", x)).to(y.dtype)
 
 
 class _DifferenceTerm(_LayerTerm):
     def __init__(self, name: str, layer: Difference):
         super().__init__(name, layer.shapes, weight=layer.weight, bias=layer.bias)
 
-    def forward(self, x: Tensor, strength: float) -> Tensor:
-        """``x`` [..., in] -> [..., out], or [out] for a bias alone."""
+    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
         bias = self.cast("bias", x)
-        if self.weight is None:
-            return bias * strength
-        return F.linear(x, self.cast("weight", x), bias) * strength
+        change = bias if self.weight is None else F.linear(x, self.cast("weight", x), bias)
+        return y + (strength * change).to(y.dtype)
+
+
+class _ReplacementTerm(_LayerTerm):
+    def __init__(self, name: str, layer: Replacement):
+        super().__init__(name, layer.shapes, weight=layer.weight, bias=layer.bias)
+
+    def target(self, model: nn.Module) -> nn.Module:
+        module = super().target(model)
+        if (self.bias is None) != (getattr(module, "bias", None) is None):
+            raise _other_backbone(f"{self.name} has a bias in only one of model and expert")
+        return module
+
+    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
+        replaced = F.linear(x, self.cast("weight", x), self.cast("bias", x)).to(y.dtype)
+        return replaced if strength == 1 else torch.lerp(y, replaced, strength)
+
+
+_TERMS = {LowRank: _LowRankTerm, Difference: _DifferenceTerm, Replacement: _ReplacementTerm}
 
 
 class _ParameterTerm(nn.Module):
@@ -171,8 +187,7 @@ def _forward_with(
     base = MethodType(type(module).forward, module) if former is _ABSENT else former
 
     def forward(x: Tensor, *args, **kwargs) -> Tensor:
-        y = base(x, *args, **kwargs)
-        return y + term(x, strength).to(y.dtype)
+        return term(x, base(x, *args, **kwargs), strength)
 
     return forward
 

@@ -1,8 +1,8 @@
-"""The key of each tensor in an expert file: ComfyUI's own LoRA naming, so that stock loaders understand it
-too.
+"""The key of each tensor in an expert file: ComfyUI's own LoRA naming, so that stock loaders read it too.
 
 ``diffusion_model.<layer>.lora_A.weight`` / ``.lora_B.weight`` / ``.alpha`` are a low-rank pair,
-``diffusion_model.<layer>.diff`` / ``.diff_b`` the difference of a weight and a bias, and
+``diffusion_model.<layer>.diff`` / ``.diff_b`` the difference of a weight and a bias,
+``diffusion_model.<layer>.set_weight`` / ``.bias.set_weight`` a new weight and bias, and
 ``diffusion_model.<name>.diff`` the difference of a bare Parameter (Wan's ``blocks.0.modulation``).
 """
 
@@ -11,12 +11,15 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from .expert import Difference, Expert, ExpertFileError, LowRank
+from .expert import Difference, Expert, ExpertFileError, Layer, LowRank, Replacement
 
 PREFIX = "diffusion_model."
 
-# What is written first; the second spelling of a low-rank pair is read too.
+# What is written first; the second spelling of a low-rank pair is read too. Of two suffixes that fit a key, the longer
+# comes first.
 _SUFFIXES = {
+    ".bias.set_weight": "new_bias",
+    ".set_weight": "new_weight",
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
     ".alpha": "alpha",
@@ -37,10 +40,11 @@ def to_tensors(expert: Expert) -> dict[str, Tensor]:
             tensors[f"{key}.lora_B.weight"] = layer.up
             tensors[f"{key}.alpha"] = torch.tensor(float(layer.alpha))
             continue
+        exact = isinstance(layer, Replacement)
         if layer.weight is not None:
-            tensors[f"{key}.diff"] = layer.weight
+            tensors[key + (".set_weight" if exact else ".diff")] = layer.weight
         if layer.bias is not None:
-            tensors[f"{key}.diff_b"] = layer.bias
+            tensors[key + (".bias.set_weight" if exact else ".diff_b")] = layer.bias
     for name, difference in expert.parameters.items():
         if name in expert.layers:
             raise ExpertFileError(f"{name} is both a layer and a bare Parameter: it can be only one")
@@ -50,7 +54,7 @@ def to_tensors(expert: Expert) -> dict[str, Tensor]:
 
 def from_tensors(
     tensors: Mapping[str, Tensor], parameters: Collection[str]
-) -> tuple[dict[str, LowRank | Difference], dict[str, Tensor]]:
+) -> tuple[dict[str, Layer], dict[str, Tensor]]:
     """Sort file tensors into layers and bare Parameters (those named in ``parameters``), in the order given.
 
     Raises ExpertFileError that names every key which is unknown, doubled, or lacks its partner.
@@ -63,7 +67,7 @@ def from_tensors(
         )
     if empty := [key for key, tensor in tensors.items() if not tensor.numel()]:
         raise ExpertFileError(f"tensors without elements: {shortened(empty)}. Export the expert again.")
-    layers: dict[str, LowRank | Difference] = {}
+    layers: dict[str, Layer] = {}
     bare: dict[str, Tensor] = {}
     for name, part in parts.items():
         if name in parameters:
@@ -109,20 +113,27 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor
     return parts, unknown
 
 
-def _layer(part: dict[str, Tensor]) -> LowRank | Difference:
-    low_rank, difference = part.keys() & {"down", "up", "alpha"}, part.keys() & {"weight", "bias"}
-    if low_rank and "weight" in difference:
+_KINDS = {
+    "a low-rank pair": {"down", "up", "alpha"},
+    "a difference": {"weight", "bias"},
+    "a new weight": {"new_weight", "new_bias"},
+}
+
+
+def _layer(part: dict[str, Tensor]) -> Layer:
+    kinds = [kind for kind, keys in _KINDS.items() if keys & part.keys()]
+    if len(kinds) > 1:
         raise ExpertFileError(
-            "it has both a low-rank pair and a difference of the same weight; loaders would keep one of them "
-            "without a word. Merge them when exporting."
+            f"it has both {' and '.join(kinds)}, of which loaders would keep one without a word. Export it as one "
+            "difference."
         )
-    if low_rank and difference:
-        raise ExpertFileError(
-            "it has both a low-rank pair and a difference of its bias. Export it as one difference."
-        )
-    if difference:
+    if part.keys() & {"weight", "bias"}:
         return Difference(part.get("weight"), part.get("bias"))
-    if missing := {"down", "up"} - low_rank:
+    if "new_weight" in part:
+        return Replacement(part["new_weight"], part.get("new_bias"))
+    if "new_bias" in part:
+        raise ExpertFileError("it has a new bias without a new weight. Export it as a difference.")
+    if missing := {"down", "up"} - part.keys():
         raise ExpertFileError(
             f"a low-rank pair without its {' and '.join(sorted(missing))} tensor. Export it again."
         )

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from dcm_core.expert import Difference, Expert, ExpertFileError, ExpertMetadata, LowRank
+from dcm_core.expert import Difference, Expert, ExpertFileError, ExpertMetadata, LowRank, Replacement
 from dcm_core.expert_file import inspect, load_expert, save_expert
 from dcm_core.merge import merged
 from dcm_core.schedule import SCHEDULES, ExpertSchedule, NoiseGrid
@@ -73,6 +73,20 @@ def test_the_other_spelling_of_a_pair_is_read_and_no_alpha_means_scale_one(tmp_p
     layer = load_expert(tmp_path / "e.safetensors").layers["blocks.0.self_attn.q"]
     assert torch.equal(layer.down, one.layers["blocks.0.self_attn.q"].down)
     assert layer.scale == 1.0
+
+
+def test_exact_new_weights_are_read_and_written_under_their_stock_names(tmp_path):
+    tensors, header = parts(expert())
+    tensors["diffusion_model.text_embedding.0.set_weight"] = torch.ones(DIM, DIM)
+    tensors["diffusion_model.text_embedding.0.bias.set_weight"] = torch.zeros(DIM)
+    tensors["diffusion_model.text_embedding.2.set_weight"] = torch.ones(DIM, DIM)
+    write_as_is(tmp_path / "a.safetensors", tensors, header | {"dcm.layers": "11"})
+    loaded = load_expert(tmp_path / "a.safetensors")
+    assert isinstance(loaded.layers["text_embedding.0"], Replacement)
+    assert loaded.layers["text_embedding.2"].bias is None
+    save_expert(tmp_path / "b.safetensors", loaded)
+    assert inspect(tmp_path / "b.safetensors").tensors.keys() == tensors.keys()
+    assert same_meaning(load_expert(tmp_path / "b.safetensors"), loaded)
 
 
 def test_inspect_tells_without_reading_the_tensors(tmp_path):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from harness.experts import metadata
 from torch import nn
 
-from dcm_core.expert import Difference, Expert, ExpertFileError, LowRank
+from dcm_core.expert import Difference, Expert, ExpertFileError, LowRank, Replacement
 from dcm_core.merge import merged
 from dcm_core.sidecar import Sidecar
 
@@ -35,12 +35,13 @@ class Net(nn.Module):
         self.time = nn.Sequential(nn.Linear(4, DIM), nn.SiLU(), nn.Linear(DIM, 2 * DIM))
         self.blocks = nn.ModuleList(Block() for _ in range(2))
         self.head = nn.Linear(DIM, 5)
+        self.late = nn.Linear(5, 5)
 
     def forward(self, x, t):
         e = self.time(t).unflatten(1, (2, DIM))
         for block in self.blocks:
             x = block(x, e)
-        return self.head(x)
+        return self.late(self.head(x))
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ def detail_expert() -> Expert:
         "time.0": Difference(tensor(DIM, 4), tensor(DIM)),
         "time.2": LowRank(tensor(2, DIM), tensor(2 * DIM, 2), 2.0),
         "head": Difference(bias=tensor(5)),
+        "late": Replacement(tensor(5, 5), tensor(5)),
     }
     return Expert(metadata(), layers, {"blocks.1.modulation": tensor(1, 2, DIM)})
 
@@ -184,6 +186,7 @@ def test_a_wrong_target_is_named_before_anything_changes(net):
             LowRank(torch.zeros(2, DIM), torch.zeros(6, 2), 1.0),
             r"head.weight has shape \[5, 16\].*\[6, 16\]",
         ),
+        "blocks.0.q": (Replacement(torch.zeros(DIM, DIM)), "blocks.0.q has a bias in only one"),
         "blocks.1.q": (Difference(bias=torch.zeros(3)), r"blocks.1.q.bias has shape \[16\].*\[3\]"),
     }
     for name, (layer, words) in cases.items():
@@ -222,12 +225,14 @@ def test_a_forward_another_extension_set_keeps_acting(net, inputs):
 
 
 def test_two_sidecars_add_up_and_unwind(net, inputs):
-    first, second = Sidecar(detail_expert()), Sidecar(detail_expert(), 0.5)
+    first_expert, second_expert = detail_expert(), detail_expert()
+    first, second = Sidecar(first_expert), Sidecar(second_expert, 0.5)
     before = snapshot(net)
     with first.active(net), second.active(net):
         inside = net(*inputs)
     assert_untouched(net, before)
-    torch.testing.assert_close(inside, merged_net(net, detail_expert(), 1.5)(*inputs), rtol=1e-5, atol=1e-5)
+    twice = merged_net(merged_net(net, first_expert), second_expert, 0.5)
+    torch.testing.assert_close(inside, twice(*inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_changed_by_others_inside_the_block_is_restored_all_the_same(net, inputs):
