@@ -23,7 +23,7 @@ class DCMShapes(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The teacher: 50 steps and cfg 2, or 4 steps with the experts."),
+                io.Model.Output(tooltip="The teacher: 50 steps with cfg, or 4 steps with the experts."),
                 DcmExpert.Output(display_name="semantic_expert", tooltip="For DCM Apply Experts."),
                 DcmExpert.Output(display_name="detail_expert", tooltip="For DCM Apply Experts."),
                 io.Clip.Output(tooltip="Knows the words of the Shapes captions and no others."),
