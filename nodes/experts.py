@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ..dcm_core.expert import Expert, LowRank
+from ..dcm_core.expert import Expert, LowRank, Replacement
 from ..dcm_core.schedule import ExpertSchedule, preset
 from ..dcm_core.sidecar import Sidecar
 from .backbones import PREFIX, family_of
@@ -86,7 +86,7 @@ def semantic_patches(
     """(weight patches, changed bare Parameters) by the host's names.
 
     The host accepts weight patches for a bare Parameter of a non-leaf module (Wan's modulation) and never applies them,
-    so those are replaced whole.
+    so those are replaced whole. Raises ValueError for a strength other than 1 where the expert sets weights.
     """
     patches: dict[str, object] = {}
     for name, layer in expert.layers.items():
@@ -94,9 +94,14 @@ def semantic_patches(
             weights = (layer.up, layer.down, layer.alpha, None, None, None)
             patches[f"{PREFIX}{name}.weight"] = comfy.weight_adapter.LoRAAdapter(set(), weights)
             continue
-        for key, difference in (("weight", layer.weight), ("bias", layer.bias)):
-            if difference is not None:
-                patches[f"{PREFIX}{name}.{key}"] = ("diff", (difference,))
+        exact = isinstance(layer, Replacement)
+        if exact and strength != 1:
+            raise ValueError(
+                f"The semantic expert sets the weight of {name}, which cannot be scaled: use a semantic_strength of 1."
+            )
+        for key, tensor in (("weight", layer.weight), ("bias", layer.bias)):
+            if tensor is not None:
+                patches[f"{PREFIX}{name}.{key}"] = ("set" if exact else "diff", (tensor,))
     parameters = {
         PREFIX + name: changed_parameter(model.get_model_object(PREFIX + name), difference, strength)
         for name, difference in expert.parameters.items()

@@ -8,9 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dcm_core.expert import Difference, Expert, LowRank
+from dcm_core.expert import Difference, Expert, ExpertFileError
 from dcm_core.files import atomic_write
 from dcm_core.keymaps import KeyMap, UnknownKeyError
+from dcm_core.merge import merged
 from dcm_core.safetensors_format import write_tensors
 
 from ..config import ConfigError
@@ -41,18 +42,15 @@ def save_backbone(
         write_tensors(file, tensors, metadata)
 
 
-@torch.no_grad()
 def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
     """Add an expert to the weights of a network without adapters. Raises ConfigError naming what does not fit."""
-    parameters = dict(model.named_parameters())
-    for name, delta in _deltas(expert).items():
-        try:
-            parameter = parameters[keymap.to_diffusers(name)]
-            parameter.add_(delta.to(parameter).view_as(parameter))
-        except (KeyError, RuntimeError, UnknownKeyError) as error:
-            raise ConfigError(
-                f"The {expert.metadata.expert} expert does not fit this backbone at {name}: {error}"
-            ) from None
+    try:
+        changed = merged(comfy_state(model, keymap), expert)
+        model.load_state_dict(keymap.state_to_diffusers(changed))
+    except (ExpertFileError, UnknownKeyError) as error:
+        raise ConfigError(
+            f"The {expert.metadata.expert} expert does not fit this backbone: {error}"
+        ) from None
 
 
 def full_difference(state: State, base: State) -> tuple[dict[str, Difference], State]:
@@ -72,17 +70,6 @@ def full_difference(state: State, base: State) -> tuple[dict[str, Difference], S
 def comfy_state(model: nn.Module, keymap: KeyMap) -> State:
     """The weights of a network without adapters, under ComfyUI's names."""
     return keymap.state_to_comfy({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
-
-
-def _deltas(expert: Expert) -> State:
-    deltas: State = dict(expert.parameters)
-    for name, layer in expert.layers.items():
-        if isinstance(layer, LowRank):
-            deltas[f"{name}.weight"] = layer.scale * layer.up.float() @ layer.down.float()
-            continue
-        parts = {"weight": layer.weight, "bias": layer.bias}
-        deltas |= {f"{name}.{key}": part for key, part in parts.items() if part is not None}
-    return deltas
 
 
 def _bare(name: str) -> str:
