@@ -139,6 +139,8 @@ class TestDenoise:
         semantic, detail = schedule.split(sigmas)
         assert (semantic > 0) == (not schedule.is_detail(sigmas[0]))
         assert detail or steps == 1
+        if semantic and detail and schedule.rule == "aligned":
+            assert sigmas[semantic] == torch.tensor(schedule.kappa_sigma, dtype=torch.float32)
 
     def test_keeps_the_pace_of_a_whole_run(self):
         splits = {
@@ -150,6 +152,11 @@ class TestDenoise:
     def test_a_published_list_is_for_whole_runs(self, denoise):
         sigmas = OFFICIAL["wan"].sigmas(6, denoise=denoise)
         assert sigmas[0].item() == pytest.approx(shift_sigma(denoise, 17.0))
+
+    def test_a_start_just_above_the_switch_still_lands_on_kappa(self):
+        sigmas = HY.sigmas(4, denoise=0.78)
+        assert HY.split(sigmas) == (1, 3)
+        assert sigmas[1].item() == pytest.approx(HY.kappa_sigma)
 
     def test_four_steps_notice_a_denoise_close_to_one(self):
         assert HY.sigmas(4, denoise=0.9)[0] < HY.sigmas(4, denoise=0.95)[0] < 1
