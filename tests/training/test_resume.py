@@ -87,7 +87,7 @@ def test_kill_9_in_mid_training_and_resume_is_bit_equal(tmp_path):
     command = {}
     for name in ("whole", "killed"):
         file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}))
+        file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}, sort_keys=False))
         command[name] = [sys.executable, "training/distill.py", "--config", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

@@ -29,7 +29,7 @@ class Teacher(Method):
     """Minimises |v(x_sigma, sigma, text) - (noise - latents)|^2."""
 
     def build_student(self) -> nn.Module:
-        self.options = build(TeacherOptions, self.stage.options, "options")
+        self.options = build(TeacherOptions, self.stage.options, f"stages.{self.config.stage}.options")
         return self.backbone.build(self.config.seed)
 
     def turns(
