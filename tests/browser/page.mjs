@@ -22,7 +22,7 @@ const FLAGS = [
   "--disable-sync",
   "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", // nothing outside is asked
 ];
-const PAGE_MS = 60_000;
+const PAGE_MS = 120_000;
 const RUN_MS = 120_000;
 
 async function openPage(context, address) {
