@@ -40,7 +40,7 @@ def server(host: Host, tmp_path_factory: pytest.TempPathFactory):
     server.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(server: HostServer) -> Client:
     return Client(server.address)
 

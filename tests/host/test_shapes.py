@@ -63,11 +63,8 @@ def decode_mp4(data: bytes) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def runs(server):
+def runs(client):
     """Every prompt once: (prompted attributes, what the host said)."""
-    from harness.client import Client
-
-    client = Client(server.address)
     return [
         (wanted, client.run(shapes_prompt(wanted.caption(), seed))) for seed, wanted in enumerate(PROMPTS)
     ]
