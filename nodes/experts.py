@@ -24,6 +24,7 @@ class Applied:
     """What DCMApplyExperts put on a MODEL; it travels along as an attachment, through every stock node."""
 
     schedule: ExpertSchedule
+    guidance: float  # what the experts were trained under, in the terms of their family
     key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
     patches: dict[str, object] = field(default_factory=dict)  # the semantic expert's, by weight name
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
@@ -65,7 +66,7 @@ def apply_experts(
         semantic is not None and semantic_strength != 0
     )  # at 0, patching would still round fp8 weights anew
     patches, parameters = semantic_patches(model, semantic, semantic_strength) if acts else ({}, {})
-    applied = Applied(schedule, patches=patches, parameters=parameters)
+    applied = Applied(schedule, detail.metadata.guidance, patches=patches, parameters=parameters)
     refused = patches.keys() - set(model.add_patches(patches, semantic_strength))
     if refused:
         raise ValueError(

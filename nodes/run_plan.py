@@ -1,9 +1,11 @@
 """What a run is going to do, and what is worth saying about it beforehand."""
 
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..dcm_core.schedule import ExpertSchedule, check_sigmas
-from .experts import Applied
+from .backbones import family_of
+from .experts import Applied, applied_to
 
 # One network call a step and no memory of former steps; the host's ddim is euler.
 USUAL_SAMPLERS = ("euler", "lcm", "ddim")
@@ -19,6 +21,17 @@ def whole_run(
     if given is not None:
         return check_sigmas(given)
     return schedule.sigmas(steps, semantic_steps or None, denoise)
+
+
+def guided_conditioning(model: ModelPatcher, conditioning: list) -> list:
+    """The CONDITIONING with the embedded guidance that HunyuanVideo's experts were trained under.
+
+    A guidance that a node such as FluxGuidance has set stays. Wan takes none.
+    """
+    applied = applied_to(model)
+    if applied is None or family_of(model) != "hunyuan_video":
+        return conditioning
+    return [[text, {"guidance": applied.guidance, **options}] for text, options in conditioning]
 
 
 def warnings_for(

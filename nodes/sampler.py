@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..dcm_core.schedule import step_window
 from .experts import applied_to, schedule_of
-from .run_plan import warnings_for, whole_run
+from .run_plan import guided_conditioning, warnings_for, whole_run
 from .sampling import ExpertGuider, sample
 from .say import say
 
@@ -141,5 +141,5 @@ class DCMKSampler(io.ComfyNode):
             cls, schedule.describe(part), warnings_for(applied_to(model), schedule, whole, sampler_name)
         )
         guider = ExpertGuider(model, schedule, cfg, detail_cfg or cfg)
-        guider.set_conds(positive, negative)
+        guider.set_conds(*(guided_conditioning(model, texts) for texts in (positive, negative)))
         return io.NodeOutput(sample(guider, sampler_name, part, latent_image, seed, add_noise), info)

@@ -1,5 +1,7 @@
 """The nodes compute what the method says: against plain networks with merged weights, and against stock samplers."""
 
+from dataclasses import replace
+
 import comfy.samplers
 import pytest
 import torch
@@ -136,6 +138,24 @@ def test_strengths_scale_each_expert():
         < relative(half, this.without_detail())
         < relative(this.sampled(this.applied()), this.without_detail())
     )
+
+
+def test_the_embedded_guidance_is_the_experts_unless_a_node_sets_one():
+    this = world("hunyuan_video")
+    plain = this.sampled(this.applied())
+    detail = replace(this.detail, metadata=replace(this.detail.metadata, guidance=9.0))
+    model, sigmas = replace(this, detail=detail).applied(), this.schedule.sigmas(4)
+    result = this.sampled(model)
+    assert relative(result, plain) > 1e-3
+
+    def text(guidance):
+        return [[text, options | {"guidance": guidance}] for text, options in this.text()]
+
+    euler = comfy.samplers.sampler_object("euler")
+    stock = SamplerCustom().sample(model, True, 0, 1.0, text(9.0), text(9.0), euler, sigmas, empty_latent())
+    assert torch.equal(result, stock[0]["samples"])
+    own = dcm_node("DCMKSampler").execute(model, 0, 4, 1.0, text(6.0), text(6.0), empty_latent())
+    assert torch.equal(own[0]["samples"], plain)
 
 
 def test_kappa_moves_the_switch():

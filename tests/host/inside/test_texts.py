@@ -62,4 +62,3 @@ def test_the_shapes_page_knows_the_words_of_the_captions():
         text = (ROOT / "web" / "docs" / page).read_text("utf-8")
         kinds = (captions.COLOURS, captions.TEXTURES, captions.SHAPES, captions.DIRECTIONS, captions.SPEEDS)
         assert all(", ".join(words) in text for words in kinds)
-
