@@ -61,3 +61,8 @@ class TestMetadata:
     def test_a_wrong_field_is_an_error_and_never_another_boundary(self, key, value):
         with pytest.raises(ValueError):
             ExpertSchedule.from_metadata({**HY.to_metadata(), key: value})
+
+    @pytest.mark.parametrize("steps", ["x", "", "-4", "4.0", "9" * 5000])
+    def test_a_list_needs_a_number_of_steps(self, steps):
+        with pytest.raises(ValueError, match="must end with a number of steps"):
+            ExpertSchedule.from_metadata({**HY.to_metadata(), f"dcm.sigmas.{steps}": "[]"})
