@@ -25,8 +25,8 @@ class Learner:
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip))
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"The gradient at iteration {iteration} is not finite (loss {float(loss.detach())}). The weights and the last "
-                "checkpoint are sound; lower optimizer.lr or optimizer.grad_clip and run the command again."
+                f"The gradient at iteration {iteration} is not finite (loss {float(loss.detach())}). The weights and "
+                "the last checkpoint are sound; lower optimizer.lr or optimizer.grad_clip and run the command again."
             )
         rate = learning_rate(self.config, iteration, iterations)
         for optimizer in self.optimizers:

@@ -11,6 +11,7 @@ from .callbacks import Callback, build_callbacks
 from .checkpoint import load_state, save_state
 from .config import Config, ConfigError, to_yaml
 from .data import build_data
+from .export import export_dtype
 from .methods import Method, find_method
 
 
@@ -89,9 +90,15 @@ def build_trainer(config: Config) -> Trainer:
     stage = config.selected()
     device = _device(config.device)
     data = build_data(config.stage_data(), config.seed)
+    # what would be wrong at the end, or at the first validation, is noticed now
+    export_dtype(config)
+    try:
+        data.text(config.validation.prompts)
+    except ValueError as error:
+        raise ConfigError(f"validation.prompts: {error}") from None
     method = find_method(stage.method)(config, stage, build_backbone(config.backbone), data, device)
-    if config.compile:
-        method.compile()
+    if config.compile is not None:
+        method.compile(config.compile)
     return Trainer(config, method, build_callbacks(config))
 
 

@@ -64,6 +64,9 @@ def test_wrong_keys_and_values_are_named(file, override, message):
         ("backbone.family=want", "family 'want'"),
         ("data.name=shape", "data.name='shape' is unknown"),
         ("data.batch_size=0", "must be at least 1"),
+        ("data.options.only={colour: [purple]}", "leaves a data set of zero clips"),
+        ("data.options.only={color: [red]}", "a clip has no 'color'; it has colour"),
+        ("export_dtype=fp16", "export_dtype='fp16' is unknown; use float32, float16, bfloat16"),
         ("device=gpu", "device='gpu' is unknown; use auto, cpu or cuda"),
     ],
 )
@@ -106,7 +109,7 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(path):
     config = load_config(path)
     assert build(Config, yaml.safe_load(to_yaml(config))) == config
     config.expert_schedule()
-    assert {"teacher", "semantic", "detail"} <= set(config.stages)
+    assert {"semantic", "detail"} <= set(config.stages)
 
 
 def test_the_resolved_configuration_lies_beside_the_weights(trainer, tmp_path):

@@ -230,3 +230,11 @@ def test_exported_experts_rebuild_the_students(trainer, tmp_path):
     assert (before - expected).abs().max() > 1e-2, (
         "the detail expert must have learned something, or this shows nothing"
     )
+
+
+@pytest.mark.parametrize("stage", ["semantic", "detail"])
+def test_compiled_networks_take_the_same_step(trainer, stage):
+    plain, compiled = (trainer(stage, compile=backend).method for backend in (None, "eager"))
+    expected = plain.step(0)
+    assert compiled.step(0) == pytest.approx(expected, rel=1e-5)
+    assert compiled.trainable.keys() == plain.trainable.keys()

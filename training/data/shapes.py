@@ -1,17 +1,26 @@
 """The Shapes world as an endless data set: every iteration renders new clips."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
 from dcm_core.shapes import autoencoder
-from dcm_core.shapes.captions import ALL_ATTRIBUTES, encode_text
+from dcm_core.shapes.captions import ALL_ATTRIBUTES, ATTRIBUTES, Attributes, encode_text
 from dcm_core.shapes.render import FRAMES, SIZE, render_clips
 
 from ..checkpoint import random_generator
-from ..config import ConfigError, DataConfig
+from ..config import ConfigError, DataConfig, build
 from .batch import Batch
 
 _STREAM = 0x5A  # keeps these draws apart from the methods' noise of the same iteration
+
+
+@dataclass(kw_only=True)
+class ShapesOptions:
+    """only: the words allowed for an attribute, as in {shape: [circle, square], speed: [fast]}; others are free."""
+
+    only: dict[str, list[str]] = field(default_factory=dict)
 
 
 class ShapesData:
@@ -23,8 +32,7 @@ class ShapesData:
     )
 
     def __init__(self, config: DataConfig, seed: int):
-        if config.options:
-            raise ConfigError(f"data.options: the Shapes data set has no option {', '.join(config.options)}.")
+        self.choices = _choices(build(ShapesOptions, config.options, "data.options").only)
         if config.batch_size < 1:
             raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
         self.config, self.seed, self.batch_size = config, seed, config.batch_size
@@ -33,8 +41,8 @@ class ShapesData:
         """Clips of random attributes, encoded, with their captions."""
         generator = random_generator(self.seed ^ _STREAM << 16, iteration)
         count = self.batch_size
-        chosen = torch.randint(len(ALL_ATTRIBUTES), (count,), generator=generator).tolist()
-        attributes = [ALL_ATTRIBUTES[i] for i in chosen]
+        chosen = torch.randint(len(self.choices), (count,), generator=generator).tolist()
+        attributes = [self.choices[i] for i in chosen]
         latents = autoencoder.encode(render_clips(attributes, generator))
         dropped = torch.rand(count, generator=generator) < self.config.text_dropout
         captions = ["" if drop else each.caption() for each, drop in zip(attributes, dropped, strict=True)]
@@ -47,3 +55,13 @@ class ShapesData:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1."""
         return autoencoder.decode(latents)
+
+
+def _choices(only: dict[str, list[str]]) -> list[Attributes]:
+    for name in only:
+        if name not in ATTRIBUTES:
+            raise ConfigError(f"data.options.only: a clip has no {name!r}; it has {', '.join(ATTRIBUTES)}.")
+    choices = [each for each in ALL_ATTRIBUTES if all(getattr(each, name) in only[name] for name in only)]
+    if not choices:
+        raise ConfigError(f"data.options.only={only} leaves a data set of zero clips; allow other words.")
+    return choices

@@ -44,9 +44,9 @@ class Method(ABC):
     def build_student(self) -> nn.Module:
         """The network to train, with requires_grad set on what is trained."""
 
-    def compile(self) -> None:
+    def compile(self, backend: str) -> None:
         """Let torch.compile speed the networks up; their names and weights stay what they are."""
-        self.student.compile()
+        self.student.compile(backend=backend)
 
     @abstractmethod
     def turns(

@@ -50,9 +50,9 @@ class Distillation(Method):
         averaged = self.options.target_ema is not None
         self.target = copy.deepcopy(self.student).requires_grad_(False) if averaged else self.student
 
-    def compile(self) -> None:
+    def compile(self, backend: str) -> None:
         for network in {self.student, self.teacher, self.target}:
-            network.compile()
+            network.compile(backend=backend)
 
     @abstractmethod
     def spans(self) -> list[range]:
