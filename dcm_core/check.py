@@ -1,5 +1,4 @@
-"""Does an expert fit a backbone? A full report instead of the first mismatch, and nothing dropped in
-silence."""
+"""Does an expert fit a backbone? A full report instead of the first mismatch, nothing dropped in silence."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,11 +15,10 @@ from .tensor_names import shortened
 
 @dataclass
 class Report:
-    """What ``check`` found. Names are the backbone's parameter names; ``norms`` are Frobenius norms at
-    strength 1.
+    """What ``check`` found, by the backbone's parameter names.
 
-    ``misshaped`` maps a name to the expert's and the backbone's shape. ``errors`` concern the expert as a
-    whole.
+    ``misshaped`` holds the expert's and the backbone's shape. ``norms`` are Frobenius norms of what each layer
+    or bare Parameter is changed by at strength 1. ``errors`` concern the expert as a whole.
     """
 
     matched: list[str] = field(default_factory=list)

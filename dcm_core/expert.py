@@ -102,8 +102,7 @@ class ExpertMetadata:
 
     @classmethod
     def from_header(cls, header: Mapping[str, str]) -> "ExpertMetadata":
-        """Parse ``to_header``'s strings. Raises ExpertFileError that names the field which is missing or
-        wrong."""
+        """Parse ``to_header``'s strings. Raises ExpertFileError naming a field that is missing or wrong."""
         check_format(_required(header, "dcm.format"))
         try:
             schedule = ExpertSchedule.from_metadata(dict(header))

@@ -23,13 +23,13 @@ from .safetensors_format import Header, TensorInfo, read_header, write_tensors
 from .tensor_names import from_tensors, shortened, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
+_SAVED = (torch.float32, torch.float16, torch.bfloat16)
 _BOOKKEEPING = ("dcm.layers", "dcm.parameters", "dcm.digest")
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What can be told without reading the tensors: metadata, the dtype and shape of each key, and bytes on
-    disk."""
+    """What can be told without reading the tensors: metadata, dtype and shape by key, and bytes on disk."""
 
     metadata: ExpertMetadata
     tensors: dict[str, TensorInfo]
@@ -92,9 +92,6 @@ def inspect(path: str | os.PathLike) -> Inspection:
     """Metadata and tensor list of an expert file, without reading its tensors. Raises as ``load_expert``."""
     header, metadata = _read_header(Path(path))
     return Inspection(metadata, header.tensors, os.path.getsize(path))
-
-
-_SAVED = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _read_header(path: Path) -> tuple[Header, ExpertMetadata]:

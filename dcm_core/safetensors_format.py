@@ -2,8 +2,7 @@
 
 The layout is public: 8 bytes little-endian header length, that many bytes of JSON, then the tensors. The
 library reads and writes it too, but takes the last of two equal keys without a word, says little about a
-wrong or cut file, and writes the metadata in a random order, so that two exports of one expert would
-differ.
+wrong or cut file, and orders the metadata at random, so that two exports of one expert would differ.
 """
 
 import json
@@ -23,13 +22,10 @@ _MAX_HEADER = 100_000_000
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
           "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 _WRITTEN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_PICKLE = "pickles can run code and are not read; export it as safetensors"
 _OTHERS = (
-    (
-        b"PK\x03\x04",
-        "a zip archive (a PyTorch .pt/.ckpt file, perhaps)",
-        "pickles can run code and are not read",
-    ),
-    (b"\x80", "a Python pickle (.pt/.ckpt)", "pickles can run code and are not read"),
+    (b"PK\x03\x04", "a zip archive (a PyTorch .pt/.ckpt file, perhaps)", _PICKLE),
+    (b"\x80", "a Python pickle (.pt/.ckpt)", _PICKLE),
     (b"GGUF", "a GGUF file", "experts are safetensors files; a GGUF backbone goes into a model loader"),
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the real file with 'git lfs pull'"),
     (b"<", "a web page", "the download went wrong: load the file again from its 'download' link"),

@@ -41,9 +41,8 @@ class Sidecar(nn.Module):
         was. Raises ExpertFileError, before anything is changed, if a layer is missing, is no Linear, or has
         another size.
         """
-        model = getattr(diffusion_model, "_orig_mod", diffusion_model)
-        layers = [(term.target(model), term) for term in self.terms]
-        parameters = [(*term.target(model), term) for term in self.parameter_terms]
+        layers = [(term.target(diffusion_model), term) for term in self.terms]
+        parameters = [(*term.target(diffusion_model), term) for term in self.parameter_terms]
         if self.strength == 0:
             yield
             return
@@ -91,7 +90,9 @@ class _LayerTerm(nn.Module):
         tensor = getattr(self, key)
         if tensor is None or (tensor.device == x.device and tensor.dtype == x.dtype):
             return tensor
-        if torch.compiler.is_compiling():  # A cache filled inside a compiled region would break the graph.
+        if (
+            torch.compiler.is_compiling()
+        ):  # What a compiled region makes is its own: CUDA graphs reuse the memory.
             return tensor.to(x.device, x.dtype)
         place = (key, x.device, x.dtype)
         if place not in self.casts:
@@ -156,7 +157,7 @@ class _ParameterTerm(nn.Module):
         path, _, name = self.name.rpartition(".")
         try:
             owner = model.get_submodule(path)
-            # A per-block compiled module forwards attribute reads only.
+            # A compiled module hands on attribute reads, but has Parameters of its own: none.
             owner = getattr(owner, "_orig_mod", owner)
             base = owner._parameters[name]
             shape = tuple(getattr(base, "tensor_shape", base.shape))

@@ -1,5 +1,4 @@
-"""Names of the same weight in diffusers and in ComfyUI: one table per backbone family, read in both
-directions."""
+"""Names of a weight in diffusers and in ComfyUI: one table per backbone family, read in both directions."""
 
 import difflib
 import re
@@ -17,8 +16,7 @@ class UnknownKeyError(ValueError):
 
 
 class Row(NamedTuple):
-    """One weight in both namings; ``{i}`` stands for a block's number and must occur on both sides or on
-    neither."""
+    """One weight in both namings; ``{i}`` stands for a block's number, once on both sides or on neither."""
 
     diffusers: str
     comfy: str
@@ -68,17 +66,15 @@ class KeyMap:
         return {self.to_comfy(name): value for name, value in state.items()}
 
     def state_to_diffusers(self, state: Mapping[str, Value]) -> dict[str, Value]:
-        """A ComfyUI state dict (without ``diffusion_model.``) under diffusers' names. Raises
-        UnknownKeyError."""
+        """The other way round, without ``diffusion_model.`` in the names. Raises UnknownKeyError."""
         return {self.to_diffusers(name): value for name, value in state.items()}
 
     def module_to_comfy(self, name: str) -> str:
-        """As ``to_comfy``, for a module with a weight: ``blocks.0.attn1.to_q`` ->
-        ``blocks.0.self_attn.q``."""
+        """As ``to_comfy``, for a module: ``blocks.0.attn1.to_q`` -> ``blocks.0.self_attn.q``."""
         return self.to_comfy(f"{name}.weight").removesuffix(".weight")
 
     def module_to_diffusers(self, name: str) -> str:
-        """As ``to_diffusers``, for a module with a weight."""
+        """As ``to_diffusers``, for a module."""
         return self.to_diffusers(f"{name}.weight").removesuffix(".weight")
 
     def detail_layers(self, names: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -1,7 +1,7 @@
-"""Wan 2.1 / 2.2: diffusers' ``WanTransformer3DModel`` and ComfyUI's ``WanModel``. Nothing is fused, nothing
-swapped.
+"""Wan 2.1 / 2.2: diffusers' ``WanTransformer3DModel`` and ComfyUI's ``WanModel``.
 
-Note that diffusers' ``norm2`` (the affine norm before cross-attention) is ComfyUI's ``norm3``.
+Nothing is fused and nothing swapped. Note that diffusers' ``norm2`` (the affine norm before cross-attention) is
+ComfyUI's ``norm3``.
 """
 
 from . import KeyMap, Row, layers

@@ -33,6 +33,14 @@ def test_reading_and_writing_again_gives_the_same_file(tmp_path):
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
+def test_the_order_of_layers_makes_no_other_file(tmp_path):
+    one = expert()
+    save_expert(tmp_path / "a.safetensors", one)
+    one.layers = dict(reversed(one.layers.items()))
+    save_expert(tmp_path / "b.safetensors", one)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
 def test_keys_are_the_ones_stock_lora_loaders_know(tmp_path):
     save_expert(tmp_path / "e.safetensors", expert(blocks=1))
     with safe_open(tmp_path / "e.safetensors", "pt") as file:

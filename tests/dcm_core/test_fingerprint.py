@@ -53,6 +53,14 @@ def test_copies_in_another_precision_agree():
     assert plain == of(net.to(torch.float32))
 
 
+def test_marks_that_quantised_files_carry_do_not_count():
+    net = Net()
+    plain = of(net)
+    net.scaled_fp8 = nn.Parameter(torch.zeros(2))
+    net.conv.scale_weight = nn.Parameter(torch.ones(()))
+    assert of(net) == plain
+
+
 def test_other_families_shapes_and_norms_differ_in_their_own_part():
     net = Net()
     plain = of(net).split(":")

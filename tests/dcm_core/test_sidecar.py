@@ -140,6 +140,16 @@ def test_strength_may_change_between_calls(net, inputs):
     torch.testing.assert_close(inside, merged_net(net, detail_expert(), 0.25)(*inputs), rtol=1e-5, atol=1e-5)
 
 
+def test_at_strength_zero_nothing_is_computed(net, inputs):
+    sidecar, calls = Sidecar(detail_expert(), 0.0), []
+    for term in sidecar.terms:
+        term.register_forward_hook(lambda *_: calls.append(1))
+    plain = net(*inputs)
+    with sidecar.active(net):
+        assert torch.equal(net(*inputs), plain)
+    assert not calls
+
+
 class Interrupt(BaseException):
     """The host's interrupt may come as anything."""
 

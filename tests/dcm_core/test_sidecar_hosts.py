@@ -222,13 +222,15 @@ def test_a_compiled_model_sees_casts_and_a_foreign_forward(net, x):
     net, x = net.to(torch.bfloat16), x.to(torch.bfloat16)
     sidecar, graphs = Sidecar(detail_expert()), []
     off = net(x)
-    with sidecar.active(net):
+    with Sidecar(detail_expert()).active(net):
         on = net(x)
     fast = compiled(net, graphs)
     for _ in range(3):
         assert torch.equal(fast(x), off)
         with sidecar.active(fast):
             assert torch.equal(fast(x), on)
+    assert len(graphs) == 2
+    assert not any(term.casts for term in sidecar.terms)  # what a compiled region makes is its own
 
 
 def test_it_works_in_inference_mode_and_lets_gradients_through(net, x):
