@@ -31,13 +31,21 @@ async function openPage(context, address) {
   await page.goto(`http://${address}/`);
   await page.waitForFunction(() => window.app?.graph && window.app.canvas);
   await page.waitForTimeout(1500); // the first-run dialog opens a moment later
-  await page.keyboard.press("Escape");
+  await closeDialogs(page);
   await page.evaluate(() => {
     window.heard = [];
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
       window.app.api.addEventListener(kind, (event) => window.heard.push([kind, event.detail]));
   });
   return page;
+}
+
+// Templates on the first run, models to download: whatever stands in front of the page.
+async function closeDialogs(page) {
+  for (let tries = 0; tries < 20 && (await page.locator(".p-dialog-mask").count()); tries++) {
+    await page.keyboard.press("Escape");
+    await page.waitForTimeout(300);
+  }
 }
 
 async function drop(page, file) {
@@ -73,7 +81,15 @@ const inspect = (page) =>
 
 async function run(page) {
   await page.evaluate(() => (window.heard.length = 0));
-  await page.click('[data-testid="queue-button"]');
+  for (let tries = 0; ; tries++) {
+    await closeDialogs(page);
+    try {
+      await page.click('[data-testid="queue-button"]', { timeout: 5000 });
+      break;
+    } catch (error) {
+      if (tries === 5) throw error; // on a busy machine a dialog may open that late
+    }
+  }
   try {
     await page.waitForFunction(() => window.heard.length > 0, null, { timeout: RUN_MS });
   } catch {
@@ -100,6 +116,7 @@ async function main() {
       await drop(page, file);
       seen[name] = await inspect(page);
       if (job.run.includes(name)) seen[name].heard = await run(page);
+      await closeDialogs(page);
       await page.screenshot({ path: path.join(job.screenshots, `${name}.png`) });
     }
     console.log(JSON.stringify(seen));
