@@ -26,6 +26,31 @@ def test_equals_euler_over_merged_weights(family, steps):
     assert_same(result, expected, this.truth(sigmas, semantic, semantic, seed=steps), 1e-4)
 
 
+def test_experts_that_set_weights_exactly():
+    """Files by others may hold new weights in place of differences; both experts then make the same video."""
+    from dcm_pack.dcm_core.expert import Difference, Replacement
+
+    def exact(expert, state):
+        layers = {
+            name: Replacement(state[f"{name}.weight"] + layer.weight, state[f"{name}.bias"] + layer.bias)
+            for name, layer in expert.layers.items()
+            if isinstance(layer, Difference) and len(layer.shapes) == 2 and layer.weight.ndim == 2
+        }
+        assert layers
+        return replace(expert, layers=expert.layers | layers)
+
+    this = world("wan")
+    setting = replace(
+        this,
+        semantic=exact(this.semantic, this.network.state_dict()),
+        detail=exact(this.detail, this.merged(this.semantic).state_dict()),
+    )
+    result = this.sampled(setting.applied())
+    assert_same(result, this.sampled(this.applied()), this.without_detail(), 1e-4)
+    with pytest.raises(ValueError, match="cannot be scaled"):
+        setting.applied(semantic_strength=0.5)
+
+
 def test_one_step_is_the_semantic_experts():
     this = world("wan")
     model = this.applied()
