@@ -62,9 +62,8 @@ def apply_experts(
     """
     model = model.clone()
     remove_experts(model)
-    acts = (
-        semantic is not None and semantic_strength != 0
-    )  # at 0, patching would still round fp8 weights anew
+    # At strength 0, patching would still round fp8 weights anew.
+    acts = semantic is not None and semantic_strength != 0
     patches, parameters = semantic_patches(model, semantic, semantic_strength) if acts else ({}, {})
     applied = Applied(schedule, detail.metadata.guidance, patches=patches, parameters=parameters)
     refused = patches.keys() - set(model.add_patches(patches, semantic_strength))
@@ -74,9 +73,9 @@ def apply_experts(
         )
     for name, parameter in parameters.items():
         model.add_object_patch(name, parameter)
-    sidecar = Sidecar(detail, detail_strength)
-    model.set_additional_models(applied.key, [side_model(model, sidecar)])
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, sidecar))
+    side = side_model(detail, detail_strength, model.load_device, model.offload_device)
+    model.set_additional_models(applied.key, [side])
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
     model.set_attachments(ATTACHMENT, applied)
     return model
 
@@ -117,11 +116,14 @@ def changed_parameter(base: Tensor, difference: Tensor, strength: float) -> nn.P
     return nn.Parameter(changed.to(dtype), requires_grad=False)
 
 
-def side_model(model: ModelPatcher, sidecar: Sidecar) -> ModelPatcher:
-    """The detail expert's tensors as a model of their own, so that the host counts, loads and offloads them."""
-    return comfy.model_patcher.ModelPatcher(
-        sidecar, load_device=model.load_device, offload_device=model.offload_device
-    )
+def side_model(
+    expert: Expert, strength: float, load_device: torch.device, offload_device: torch.device
+) -> ModelPatcher:
+    """The expert's tensors as a model of their own, so that the host counts, loads and offloads them."""
+    side = comfy.model_patcher.ModelPatcher(Sidecar(expert, strength), load_device, offload_device)
+    # From this, newer hosts make another one for each further GPU.
+    side.cached_patcher_init = (side_model, (expert, strength, load_device, offload_device))
+    return side
 
 
 def remove_experts(model: ModelPatcher) -> None:

@@ -76,7 +76,12 @@ def load_backbone(path: str) -> comfy.model_patcher.ModelPatcher:
     config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, load_device, dtypes))
     model = config.get_model(state, "").to(offload_device)
     model.load_model_weights(state, "")
-    return comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+    patcher = comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+    patcher.cached_patcher_init = (
+        load_backbone,
+        (path,),
+    )  # as the loader of newer hosts: for more than one GPU
+    return patcher
 
 
 def empty_latent(batch_size: int) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy.ldm.wan.model import WanModel
+from comfy.model_patcher import ModelPatcher
 from comfy.ops import disable_weight_init
 from dcm_pack.dcm_core.expert import Expert
 from dcm_pack.dcm_core.expert_file import save_expert
@@ -75,6 +76,20 @@ def test_experts_run_on_the_backbone_with_four_heads(shapes):
     assert relative(result, run(heads=4)) <= 1e-4
     assert relative(result, run(heads=4, always=False)) >= 1e-2
     assert relative(result, run(heads=1)) >= 1e-2, "the number of heads makes no difference"
+
+
+@pytest.mark.skipif(not hasattr(ModelPatcher, "deepclone_multigpu"), reason="this host uses one GPU only")
+def test_a_copy_for_another_gpu_has_the_experts_too(shapes):
+    model = dcm_node("DCMApplyExperts").execute(shapes["model"], shapes["detail"], shapes["semantic"])[0]
+    texts = encoded(shapes, PROMPT), encoded(shapes, "")
+    copy = model.deepclone_multigpu(torch.device("cpu"))
+    assert copy.model is not model.model
+    results = [
+        dcm_node("DCMKSampler").execute(m, 3, 4, 1.0, *texts, shapes["latent"])[0]["samples"]
+        for m in (model, copy, shapes["model"])
+    ]
+    assert torch.equal(results[0], results[1])
+    assert relative(results[2], results[0]) > 1e-2
 
 
 def test_teacher_runs_in_the_stock_ksampler(shapes):
