@@ -34,7 +34,7 @@ def sample(
 
     Raises ValueError for a latent that does not fit the MODEL, and for a result that is not finite.
     """
-    if sampler_name not in comfy.samplers.SAMPLER_NAMES:  # hosts before 0.33 let any text through
+    if sampler_name not in comfy.samplers.SAMPLER_NAMES:  # some hosts let any text through
         raise ValueError(f"There is no sampler {sampler_name!r} here: choose euler, or another of the list.")
     model = guider.model_patcher
     start = fitting_latent(model, latent)
@@ -53,7 +53,10 @@ def sample(
         seed=seed,
     )
     if not torch.isfinite(samples).all():
-        raise ValueError(f"The sampler {sampler_name} made NaN or Inf of finite network outputs: use euler.")
+        raise ValueError(
+            f"The result of the sampler {sampler_name} holds NaN or Inf, though no expert returned any: use euler, and "
+            "if this MODEL has no experts, let it compute in bfloat16 or float32 (--bf16-unet, --fp32-unet)."
+        )
     kept = {key: value for key, value in latent.items() if key not in _EMPTY_LATENT_RATIOS}
     return {**kept, "samples": samples.to(comfy.model_management.intermediate_device())}
 

@@ -109,18 +109,18 @@ class World:
         return euler(model, noise * sigmas[0], sigmas)
 
 
-def merge(state: dict[str, Tensor], expert: Expert) -> dict[str, Tensor]:
-    """The weights with the expert in them, spelled out once more: W + alpha / rank B A, or W + D."""
+def merge(state: dict[str, Tensor], expert: Expert, strength: float = 1.0) -> dict[str, Tensor]:
+    """The weights with the expert in them, spelled out once more: W + s alpha / rank B A, or W + s D."""
     state = {name: tensor.clone() for name, tensor in state.items()}
     for name, layer in expert.layers.items():
         if isinstance(layer, LowRank):
-            state[f"{name}.weight"] += layer.alpha / layer.down.shape[0] * layer.up @ layer.down
+            state[f"{name}.weight"] += strength * layer.alpha / layer.down.shape[0] * layer.up @ layer.down
             continue
         for key, difference in (("weight", layer.weight), ("bias", layer.bias)):
             if difference is not None:
-                state[f"{name}.{key}"] += difference
+                state[f"{name}.{key}"] += strength * difference
     for name, difference in expert.parameters.items():
-        state[name] += difference
+        state[name] += strength * difference
     return state
 
 

@@ -118,6 +118,13 @@ def test_a_result_that_is_not_finite_names_step_and_expert(this, kind, value):
         this.custom_sampled(model, this.schedule.sigmas(4))
 
 
+def test_a_plain_model_that_returns_nan_is_an_error_too(this):
+    model = this.model()
+    model.model.diffusion_model.head.head.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="holds NaN or Inf, though no expert"):
+        run(this, model)
+
+
 def test_conditioning_that_is_not_finite_is_named(this):
     text = this.text()
     text[0][0] = text[0][0] * float("nan")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import CFGGuider, RandomNoise, SamplerCustom, SamplerCustomAdvanced
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
+from harness.worlds import assert_same, dcm_node, empty_latent, merge, relative, world
 
 import nodes
 
@@ -153,16 +153,21 @@ def test_the_shift_of_the_model_moves_neither_sigmas_nor_switch(order):
     assert relative(this.without_detail(), plain) > 1e-2
 
 
-def test_strengths_scale_each_expert():
+def test_strength_zero_is_the_plain_backbone():
     this = world("wan")
     none = this.sampled(this.applied(detail_strength=0.0, semantic_strength=0.0))
     assert_same(none, this.custom_sampled(this.model(), this.schedule.sigmas(4)), this.without_detail(), 1e-5)
-    half = this.sampled(this.applied(detail_strength=0.5))
-    assert (
-        1e-2
-        < relative(half, this.without_detail())
-        < relative(this.sampled(this.applied()), this.without_detail())
-    )
+
+
+def test_strengths_scale_each_expert():
+    this = world("wan")
+    semantic, detail = this.merged(), this.merged()
+    semantic.load_state_dict(merge(this.network.state_dict(), this.semantic, 0.6))
+    detail.load_state_dict(merge(semantic.state_dict(), this.detail, 0.4))
+    model = this.applied(semantic_strength=0.6, detail_strength=0.4)
+    result, sigmas = model.model.process_latent_in(this.sampled(model)), this.schedule.sigmas(4)
+    assert_same(result, this.truth(sigmas, semantic, detail), this.truth(sigmas, semantic, semantic), 1e-4)
+    assert relative(result, model.model.process_latent_in(this.sampled(this.applied()))) > 1e-2
 
 
 def test_the_embedded_guidance_is_the_experts_unless_a_node_sets_one():

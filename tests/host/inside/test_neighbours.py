@@ -116,6 +116,32 @@ def test_fp8_storage(family):
     assert relative(both, this.without_detail()) > 0.1
 
 
+def test_scaled_fp8_checkpoint():
+    """fp8 weights with a scale for each layer, as many backbones come; each host unpacks them in its own way."""
+    this = world("wan")
+    state = this.network.state_dict()
+    linear = {name for name, module in this.network.named_modules() if isinstance(module, torch.nn.Linear)}
+    stored, unpacked = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}, {}
+    for name, tensor in state.items():
+        layer, _, key = name.rpartition(".")
+        # Older hosts keep the biases in fp8 as well.
+        stored[name] = unpacked[name] = (
+            tensor.to(torch.float8_e4m3fn).float() if layer in linear else tensor.clone()
+        )
+        if layer in linear and key == "weight":
+            scale = tensor.abs().max() / 448
+            stored[name] = (tensor / scale).to(torch.float8_e4m3fn)
+            stored[f"{layer}.scale_weight"] = scale
+            unpacked[name] = stored[name].float() * scale
+    network = this.merged()
+    network.load_state_dict(unpacked)
+    sigmas = this.schedule.sigmas(4)
+    expected = this.truth(sigmas, network, replace(this, network=network).merged(this.detail))
+    model = this.applied(comfy.sd.load_diffusion_model_state_dict(stored), semantic_strength=0.0)
+    result = model.model.process_latent_in(this.sampled(model))
+    assert_same(result, expected, this.truth(sigmas, network, network), 1e-4)
+
+
 @pytest.mark.parametrize("budget", [0.3, 0.7])
 def test_partially_loaded_network(budget, monkeypatch):
     """On a GPU with little memory some layers stay in RAM and are patched and cast in every call."""
