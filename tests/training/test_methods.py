@@ -45,12 +45,12 @@ def test_target_at_the_boundary_is_the_teachers_step_sample_by_sample(trainer):
     method = trainer("semantic").method
     batch, generator = batch_and_noise(method)
     first = method.schedule.training_range("semantic").start
-    index = torch.tensor([first + 3, first, method.schedule.grid.points - 1, first])
+    index = torch.tensor([first, first + 3, first, method.schedule.grid.points - 1])
     x = torch.randn(batch.latents.shape, generator=generator)
     teacher = method.guided_teacher(batch.text)
 
     def poisoned(x, sigma):  # shows that the target network's answer cannot leak into a boundary sample
-        return torch.full_like(x, 1e6)
+        return torch.full_like(x, float("nan"))
 
     student = method.network(method.student, batch.text)
     jumps = consistency(
@@ -60,7 +60,7 @@ def test_target_at_the_boundary_is_the_teachers_step_sample_by_sample(trainer):
     with torch.no_grad():
         arrived = x + (previous - sigma).view(-1, 1, 1, 1, 1) * teacher(x, sigma)
     equal = [torch.equal(one, other) for one, other in zip(jumps.target, arrived, strict=True)]
-    assert equal == [False, True, False, True]
+    assert equal == [True, False, True, False]
     assert jumps.end.tolist() == [pytest.approx(method.schedule.end_sigma("semantic"))] * 4
 
 
