@@ -3,7 +3,7 @@
 import folder_paths
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import SplitSigmas
+from comfy_extras import nodes_custom_sampler
 from harness.worlds import assert_same, dcm_node, relative, world
 
 import nodes
@@ -16,6 +16,15 @@ def loras(tmp_path, monkeypatch):
     return tmp_path
 
 
+def stock_sigmas(model):
+    """Typed into the stock node by hand where the host has it, as five decimals show them."""
+    sigmas = dcm_node("DCMSigmas").execute(model, 4)[0]
+    if not hasattr(nodes_custom_sampler, "ManualSigmas"):
+        return sigmas
+    typed = ", ".join(f"{sigma:.5f}" for sigma in sigmas.tolist())
+    return nodes_custom_sampler.ManualSigmas.execute(typed)[0]
+
+
 @pytest.mark.parametrize("family", ["wan", "hunyuan_video"])
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_two_stock_samplers_with_the_file_as_a_lora(family, strength, loras):
@@ -25,9 +34,9 @@ def test_two_stock_samplers_with_the_file_as_a_lora(family, strength, loras):
     save_expert(loras / "detail.safetensors", this.detail)
     semantic = this.applied(detail_strength=0.0)
     (detail,) = nodes.LoraLoaderModelOnly().load_lora_model_only(semantic, "detail.safetensors", strength)
-    sigmas = dcm_node("DCMSigmas").execute(semantic, 4)[0]
+    sigmas = stock_sigmas(semantic)
     switch = this.schedule.split(sigmas)[0]
-    high, low = SplitSigmas().get_sigmas(sigmas, switch)
+    high, low = nodes_custom_sampler.SplitSigmas().get_sigmas(sigmas, switch)
     first = this.custom_sampled(semantic, high)
     stock = this.custom_sampled(detail, low, latent={"samples": first}, add_noise=False)
     result = this.sampled(this.applied(detail_strength=strength))
