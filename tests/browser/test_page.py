@@ -15,5 +15,5 @@ def test_workflow_opens_without_missing_nodes(dropped, name):
 
 
 def test_shapes_runs_from_the_page(dropped):
-    events = dropped["shapes"]["heard"]
+    events = dropped["shapes"].get("heard", [])
     assert [kind for kind, _ in events] == ["execution_success"], events

@@ -5,6 +5,15 @@ import json
 import pytest
 from harness.workflows import NAMES, WORKFLOWS, node_of, place_checkpoints, with_stand_ins
 
+# Loaders of files that anyone can download -> the model folder they read.
+PUBLIC_FILES = {
+    "DCMLoadBackbone": "diffusion_models",
+    "UNETLoader": "diffusion_models",
+    "CLIPLoader": "text_encoders",
+    "DualCLIPLoader": "text_encoders",
+    "VAELoader": "vae",
+}
+
 
 @pytest.fixture
 def prompt(request, dropped, server, checkpoints):
@@ -23,14 +32,16 @@ def test_workflow_makes_a_video(prompt, client):
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=NAMES)
-def test_workflow_names_its_models(workflow):
-    """A loader with a file that is on the net says where, in the words of its own widget."""
+def test_workflow_says_where_its_public_files_are(workflow):
+    """Each loader of a public file carries its address and folder, so that the page can offer the download."""
     assert workflow.with_suffix(".jpg").exists()
     for node in json.loads(workflow.read_text("utf-8"))["nodes"]:
-        for model in node["properties"].get("models", []):
-            assert model["name"] in node["widgets_values"]
-            assert model["url"].endswith(model["name"])
-            assert model["directory"] in ("diffusion_models", "text_encoders", "vae")
+        if node["type"] in PUBLIC_FILES:
+            models = node["properties"]["models"]
+            files = [value for value in node["widgets_values"] if str(value).endswith(".safetensors")]
+            assert [model["name"] for model in models] == files
+            assert all(model["url"].endswith("/" + model["name"]) for model in models)
+            assert {model["directory"] for model in models} == {PUBLIC_FILES[node["type"]]}
 
 
 def test_every_node_of_the_pack_is_in_a_workflow(client):
