@@ -61,3 +61,30 @@ def test_the_file_loads_by_its_name_from_both_folders(loras, tmp_path):
     first = load.fingerprint_inputs("detail.safetensors")
     save_expert(loras / "detail.safetensors", this.semantic)
     assert load.fingerprint_inputs("detail.safetensors") != first
+
+
+def test_a_name_in_both_folders_is_the_one_in_models_dcm(loras, tmp_path, monkeypatch):
+    from dcm_pack.dcm_core.expert_file import save_expert
+
+    this, own = world("wan"), tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "dcm", ([str(own)], {".safetensors"}))
+    save_expert(loras / "same.safetensors", this.detail)
+    save_expert(own / "same.safetensors", this.semantic)
+    folder_paths.filename_list_cache.clear()
+    load = dcm_node("DCMLoadExpert")
+    assert load.define_schema().inputs[0].options.count("same.safetensors") == 1
+    assert load.execute("same.safetensors")[0].metadata.expert == "semantic"
+    (own / "same.safetensors").unlink()
+    assert load.execute("same.safetensors")[0].metadata.expert == "detail"
+
+
+def test_folders_of_extra_model_paths_are_kept(monkeypatch):
+    from dcm_pack.nodes import folders
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "dcm", (["/elsewhere"], set()))
+    folders.register()
+    folders.register()
+    paths, extensions = folder_paths.folder_names_and_paths["dcm"]
+    assert paths[0] == "/elsewhere" and len(paths) == 2
+    assert extensions == {".safetensors"}
