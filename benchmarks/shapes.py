@@ -43,16 +43,23 @@ def main() -> None:
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    accuracies = [wilson(sum(result.right(attribute)), len(result.prompts)) for attribute in ATTRIBUTES]
+    count = len(result.prompts)
+    right = [sum(result.right(attribute)) for attribute in ATTRIBUTES]
     return (
         result.entrant.name,
         str(result.entrant.network_calls),
         f"{result.entrant.guidance:g}",
-        *(f"{low:.0%}-{high:.0%}" for low, high in accuracies),
+        *(proportion(each, count) for each in right),
         mean_interval(result.motion_error),
         mean_interval(result.sharpness),
         mean_interval(result.distance.tolist()),
     )
+
+
+def proportion(right: int, count: int) -> str:
+    """A share with its 95% interval, such as 93% (90-95)."""
+    low, high = wilson(right, count)
+    return f"{right / count:.0%} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
