@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dcm_core.files import atomic_write
+
 INK, PAPER, FAINT = (28, 30, 36), (250, 250, 248), (120, 124, 134)
 
 
@@ -40,9 +42,8 @@ def save_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
 
 def save_png(path: Path, picture: Image.Image) -> None:
     """Write a picture whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
+    with atomic_write(path) as file:
+        picture.save(file, format="PNG")
 
 
 def strip(clip: Tensor, frames: Sequence[int], scale: int) -> np.ndarray:
