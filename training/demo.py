@@ -22,7 +22,8 @@ def main() -> None:
         "--output", type=Path, default=Path("runs/demo"), help="folder of the videos and pictures"
     )
     parser.add_argument("--prompts", type=int, default=8, help="how many prompts, 1 to 288")
-    parser.add_argument("--seed", type=int, default=7)
+    # The default is the seed whose eight prompts are the most varied.
+    parser.add_argument("--seed", type=int, default=46, help="of the prompts and the noise")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
 
