@@ -42,6 +42,11 @@ def build_optimizers(named: dict[str, nn.Parameter], config: OptimizerConfig) ->
     if config.name == "adamw":
         return [_adamw(list(named.values()), config)]
     if config.name == "muon":
+        if not hasattr(torch.optim, "Muon"):
+            raise ConfigError(
+                f"optimizer.name='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw, with a smaller "
+                "learning rate."
+            )
         matrices = {name: p for name, p in named.items() if p.ndim == 2 and "blocks." in name}
         others = [p for name, p in named.items() if name not in matrices]
         muon = torch.optim.Muon(

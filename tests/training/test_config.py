@@ -4,8 +4,9 @@ import pytest
 import torch
 import yaml
 
-from training.config import Config, ConfigError, build, load_config, to_yaml
+from training.config import Config, ConfigError, OptimizerConfig, build, load_config, to_yaml
 from training.distill import main
+from training.optim import build_optimizers
 from training.trainer import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,3 +157,9 @@ def test_a_diverging_run_stops_with_sound_weights(trainer):
     with pytest.raises(FloatingPointError, match="iteration 0 is not finite"):
         method.step(0)
     assert all(torch.equal(p, before[name]) for name, p in method.trainable.items())
+
+
+def test_muon_on_an_older_torch_says_what_to_use(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ConfigError, match="PyTorch 2.9.*adamw"):
+        build_optimizers({}, OptimizerConfig(name="muon"))
