@@ -44,8 +44,8 @@ def build_optimizers(named: dict[str, nn.Parameter], config: OptimizerConfig) ->
     if config.name == "muon":
         if not hasattr(torch.optim, "Muon"):
             raise ConfigError(
-                f"optimizer.name='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; use adamw, with a smaller "
-                "learning rate."
+                f"optimizer.name='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; "
+                "use adamw, with a smaller learning rate."
             )
         matrices = {name: p for name, p in named.items() if p.ndim == 2 and "blocks." in name}
         others = [p for name, p in named.items() if name not in matrices]
