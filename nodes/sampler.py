@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..dcm_core.schedule import step_window
 from .experts import applied_to, schedule_of
+from .inputs import semantic_steps_input, steps_input
 from .run_plan import guided_conditioning, warnings_for, whole_run
 from .sampling import ExpertGuider, sample
 from .say import say
@@ -28,7 +29,7 @@ class DCMKSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="The seed of the noise.",
                 ),
-                io.Int.Input("steps", default=4, min=1, max=50, tooltip="Shared evenly between the experts."),
+                steps_input(),
                 io.Float.Input(
                     "cfg",
                     default=1.0,
@@ -65,14 +66,7 @@ class DCMKSampler(io.ComfyNode):
                     optional=True,
                     tooltip="The cfg of the detail expert's steps; 0 means the same as cfg.",
                 ),
-                io.Int.Input(
-                    "semantic_steps",
-                    default=0,
-                    min=0,
-                    max=49,
-                    optional=True,
-                    tooltip="Steps of the semantic expert; 0 shares the steps evenly.",
-                ),
+                semantic_steps_input(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,

@@ -6,6 +6,7 @@ from ..dcm_core.plot import plot_schedule
 from ..dcm_core.schedule import preset as family_preset
 from .backbones import family_of
 from .experts import applied_to, schedule_of
+from .inputs import semantic_steps_input, steps_input
 from .say import say
 
 
@@ -23,7 +24,7 @@ class DCMSigmas(io.ComfyNode):
                     "model",
                     tooltip="From DCM Apply Experts; a plain backbone gets its family's noise levels.",
                 ),
-                io.Int.Input("steps", default=4, min=1, max=50, tooltip="Shared evenly between the experts."),
+                steps_input(),
                 io.Combo.Input(
                     "preset",
                     options=["experts", "aligned", "official"],
@@ -32,14 +33,7 @@ class DCMSigmas(io.ComfyNode):
                     tooltip="experts: as the expert file says. aligned: the semantic expert ends exactly on kappa. "
                     "official: the published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps).",
                 ),
-                io.Int.Input(
-                    "semantic_steps",
-                    default=0,
-                    min=0,
-                    max=49,
-                    optional=True,
-                    tooltip="Steps of the semantic expert; 0 shares the steps evenly.",
-                ),
+                semantic_steps_input(),
                 io.Float.Input(
                     "denoise",
                     default=1.0,

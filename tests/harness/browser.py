@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 from pathlib import Path
 
-from .hosts import ROOT, TESTS
+from .hosts import TESTS, load_script
 
-
-def _load_script():
-    spec = importlib.util.spec_from_file_location("dcm_browser_script", ROOT / "scripts" / "browser.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
-
-
-_script = _load_script()
+_script = load_script("browser")
 
 
 def missing() -> list[str]:

@@ -12,14 +12,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 
 
-def _load_script():
-    spec = importlib.util.spec_from_file_location("dcm_hosts_script", ROOT / "scripts" / "hosts.py")
+def load_script(name: str):
+    """A module of scripts/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"dcm_{name}_script", ROOT / "scripts" / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     return script
 
 
-_script = _load_script()
+_script = load_script("hosts")
 
 
 @dataclass(frozen=True)
