@@ -57,7 +57,7 @@ class TestSigmas:
         semantic, detail = schedule.split(sigmas)
         if steps == 1:
             assert (semantic, detail) == (1, 0)
-        elif steps <= 20:
+        elif steps // 2 + 1 < min(schedule.kappa_index, schedule.grid.points - 1 - schedule.kappa_index):
             assert (semantic, detail) == (steps // 2, steps - steps // 2)
         else:
             assert min(semantic, detail) >= 1
