@@ -54,7 +54,7 @@ def contact_sheet(results: Sequence[Result]):
         (prompt.caption(), [strip(result.clips[i], _SHOWN_FRAMES, scale=3) for result in results])
         for i, prompt in enumerate(results[0].prompts)
     ]
-    return sheet("The same noise and prompt, sampled in five ways", columns, rows)
+    return sheet(f"The same noise and prompt, sampled in {len(results)} ways", columns, rows)
 
 
 def _beside(results: Sequence[Result], number: int) -> np.ndarray:
