@@ -2,11 +2,25 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
+
+from .recipe import Part, Recipe
+
+__all__ = [
+    "FAMILIES",
+    "KeyMap",
+    "Part",
+    "Recipe",
+    "Row",
+    "UnknownKeyError",
+    "blocks_of",
+    "keymap",
+    "layers",
+]
 
 Value = TypeVar("Value")
 
@@ -15,59 +29,144 @@ class UnknownKeyError(ValueError):
     """A name no row of the table maps. The message names the nearest row."""
 
 
+class Shaped(Protocol):
+    """A tensor, or what a file's header says of one."""
+
+    shape: tuple[int, ...]
+
+
 class Row(NamedTuple):
-    """One weight in both namings; ``{i}`` stands for a block's number, once on both sides or on neither."""
+    """One ComfyUI weight in both namings; ``{i}`` stands for a block's number, once in every name or in none.
 
-    diffusers: str
+    Several diffusers weights are rows of one ComfyUI weight, in this order: all but the last have as many rows
+    as the weight has columns (square projections). ``swapped`` says that diffusers has the two halves of the
+    rows in the other order.
+    """
+
+    diffusers: str | tuple[str, ...]
     comfy: str
+    swapped: bool = False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.diffusers,) if isinstance(self.diffusers, str) else self.diffusers
 
 
-def layers(diffusers: str, comfy: str) -> tuple[Row, Row]:
+def layers(diffusers: str | tuple[str, ...], comfy: str, swapped: bool = False) -> tuple[Row, Row]:
     """The two rows of a layer with weight and bias."""
-    return Row(f"{diffusers}.weight", f"{comfy}.weight"), Row(f"{diffusers}.bias", f"{comfy}.bias")
+    if isinstance(diffusers, str):
+        names = [f"{diffusers}.{kind}" for kind in ("weight", "bias")]
+    else:
+        names = [tuple(f"{name}.{kind}" for name in diffusers) for kind in ("weight", "bias")]
+    return Row(names[0], f"{comfy}.weight", swapped), Row(names[1], f"{comfy}.bias", swapped)
 
 
 @dataclass(frozen=True)
 class KeyMap:
     """A family's bijection between diffusers and ComfyUI names, and the layers its detail expert changes.
 
-    ``low_rank`` and ``replaced`` are ComfyUI module names (with ``{i}``): the ones that get low-rank pairs,
-    and the ones that get a full difference. Raises ValueError for a table that is no bijection.
+    * ``mark``: a weight that no other family has, in either naming.
+    * ``low_rank``, ``replaced``: ComfyUI module names (with ``{i}``), those that get low-rank pairs and those
+      that get a full difference.
+    * ``variant``: version, task and size for people, from the shapes by ComfyUI name.
+    * ``twins``: diffusers modules of which a released bundle holds a second copy, ``<module>_lora``.
+    * ``optional``: beginnings of ComfyUI names that only some variants have.
+
+    Raises ValueError for a table that is no bijection.
     """
 
     family: str
     rows: tuple[Row, ...]
     low_rank: tuple[str, ...]
     replaced: tuple[str, ...]
+    mark: Row
+    variant: Callable[[Mapping[str, tuple[int, ...]]], str]
+    twins: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for side in ("diffusers", "comfy"):
-            names = [getattr(row, side) for row in self.rows]
+        for side, names in (
+            ("diffusers", [name for row in self.rows for name in row.sources]),
+            ("comfy", [row.comfy for row in self.rows]),
+        ):
             if doubled := {name for name in names if names.count(name) > 1}:
                 raise ValueError(
                     f"key map {self.family}: {sorted(doubled)} stand in two rows of {side} names"
                 )
         for row in self.rows:
-            if row.diffusers.count("{i}") != row.comfy.count("{i}") or row.diffusers.count("{i}") > 1:
+            if {name.count("{i}") for name in (*row.sources, row.comfy)} not in ({0}, {1}):
                 raise ValueError(
-                    f"key map {self.family}: the row {row} must have one {{i}} on both sides or none"
+                    f"key map {self.family}: the row {row} must have one {{i}} in every name or none"
                 )
 
     def to_comfy(self, name: str) -> str:
-        """ComfyUI's name (without ``diffusion_model.``) of a diffusers parameter. Raises UnknownKeyError."""
-        return self._translate(name, self._by_diffusers, "diffusers")
+        """The ComfyUI parameter (without ``diffusion_model.``) a diffusers one is, or is rows of.
+
+        Raises UnknownKeyError.
+        """
+        row, number = self._find(name, self._by_diffusers, "diffusers")
+        return row.comfy.replace("{i}", number)
 
     def to_diffusers(self, name: str) -> str:
-        """diffusers' name of a ComfyUI parameter (without ``diffusion_model.``). Raises UnknownKeyError."""
-        return self._translate(name, self._by_comfy, "comfy")
+        """diffusers' name of a ComfyUI parameter (without ``diffusion_model.``).
+
+        Raises UnknownKeyError, also for one that is several weights there.
+        """
+        names = self.sources(name)
+        if len(names) > 1:
+            raise UnknownKeyError(f"{name!r} is {len(names)} weights in diffusers: {', '.join(names)}")
+        return names[0]
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """The diffusers names of the weights that a ComfyUI parameter is made of. Raises UnknownKeyError."""
+        row, number = self._find(name, self._by_comfy, "comfy")
+        return tuple(source.replace("{i}", number) for source in row.sources)
+
+    def recipes_to_comfy(self, infos: Mapping[str, Shaped]) -> dict[str, Recipe]:
+        """Every ComfyUI parameter that these diffusers parameters make.
+
+        Raises UnknownKeyError, and ValueError naming the parts of a fused parameter that are not there.
+        """
+        recipes: dict[str, Recipe] = {}
+        for name in infos:
+            row, number = self._find(name, self._by_diffusers, "diffusers")
+            target = row.comfy.replace("{i}", number)
+            names = tuple(source.replace("{i}", number) for source in row.sources)
+            if lost := [each for each in names if each not in infos]:
+                raise ValueError(f"{', '.join(lost)} missing, a part of {target}: the file is not whole")
+            recipes[target] = (
+                Recipe.swapped(name, infos[name].shape[0]) if row.swapped else Recipe.fused(names)
+            )
+        return recipes
+
+    def recipes_to_diffusers(self, infos: Mapping[str, Shaped]) -> dict[str, Recipe]:
+        """Every diffusers parameter that these ComfyUI parameters (without prefix) make.
+
+        Raises UnknownKeyError, and ValueError for a fused parameter that cannot be cut as the table says.
+        """
+        recipes: dict[str, Recipe] = {}
+        for name in infos:
+            row, number = self._find(name, self._by_comfy, "comfy")
+            names = [source.replace("{i}", number) for source in row.sources]
+            if len(names) > 1:
+                cuts = _cuts(name, len(names), infos)
+                recipes |= {each: Recipe((Part(name, *cut),)) for each, cut in zip(names, cuts, strict=True)}
+            elif row.swapped:
+                recipes[names[0]] = Recipe.swapped(name, infos[name].shape[0])
+            else:
+                recipes[names[0]] = Recipe.copy(name)
+        return recipes
 
     def state_to_comfy(self, state: Mapping[str, Value]) -> dict[str, Value]:
-        """A diffusers state dict under ComfyUI's names. Raises UnknownKeyError."""
-        return {self.to_comfy(name): value for name, value in state.items()}
+        """A diffusers state dict under ComfyUI's names. Raises as ``recipes_to_comfy``."""
+        return {
+            name: recipe.build(state.__getitem__) for name, recipe in self.recipes_to_comfy(state).items()
+        }
 
     def state_to_diffusers(self, state: Mapping[str, Value]) -> dict[str, Value]:
-        """The other way round, without ``diffusion_model.`` in the names. Raises UnknownKeyError."""
-        return {self.to_diffusers(name): value for name, value in state.items()}
+        """The other way round, without ``diffusion_model.`` in the names. Raises as ``recipes_to_diffusers``."""
+        recipes = self.recipes_to_diffusers(state)
+        return {name: recipe.build(state.__getitem__) for name, recipe in recipes.items()}
 
     def module_to_comfy(self, name: str) -> str:
         """As ``to_comfy``, for a module: ``blocks.0.attn1.to_q`` -> ``blocks.0.self_attn.q``."""
@@ -82,36 +181,44 @@ class KeyMap:
 
         Returns those that get low-rank pairs and those that are replaced, in the order of the table.
         """
-        blocks = sorted({int(number) for name in names for number in re.findall(r"^blocks\.(\d+)\.", name)})
-        return _over_blocks(self.low_rank, blocks), _over_blocks(self.replaced, blocks)
+        names = list(names)
+        return _over_blocks(self.low_rank, names), _over_blocks(self.replaced, names)
 
-    def _translate(self, name: str, table: dict[str, str], side: str) -> str:
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
+        names = set(names)
+        groups = [group for group in self.optional if not any(_begins(name, group) for name in names)]
+        wanted = [row.comfy for row in self.rows if not any(row.comfy.startswith(group) for group in groups)]
+        return [name for name in _over_blocks(wanted, names) if name not in names]
+
+    def _find(self, name: str, table: dict[str, Row], side: str) -> tuple[Row, str]:
         # Only a number between dots is a block's: time_embedding.0.weight stands in the table as it is.
-        number = None
-        translated = None if "{" in name else table.get(name)
-        if translated is None and (match := re.search(r"\.(0|[1-9][0-9]*)\.", name)):
+        row, number = None if "{" in name else table.get(name), ""
+        if row is None and (match := re.search(r"\.(0|[1-9][0-9]*)\.", name)):
             number = match[1]
-            translated = table.get(f"{name[: match.start(1)]}{{i}}{name[match.end(1) :]}")
-        if translated is None:
+            row = table.get(f"{name[: match.start(1)]}{{i}}{name[match.end(1) :]}")
+        if row is None:
             raise UnknownKeyError(self._unknown(name, table, side))
-        return translated if number is None else translated.replace("{i}", number)
+        return row, number
 
-    def _unknown(self, name: str, table: dict[str, str], side: str) -> str:
+    def _unknown(self, name: str, table: dict[str, Row], side: str) -> str:
         near = difflib.get_close_matches(re.sub(r"\.\d+\.", ".{i}.", name, count=1), table, n=1, cutoff=0.0)
-        row = f"{near[0]} -> {table[near[0]]}" if near else "none"
-        return (
-            f"{name!r} is no {side} name of the {self.family} family; the nearest row of its key map is {row}"
-        )
+        there = "none"
+        if near:
+            row = table[near[0]]
+            there = f"{near[0]} -> {row.comfy if side == 'diffusers' else ' + '.join(row.sources)}"
+        return f"{name!r} is no {side} name of the {self.family} family; the nearest row of its key map is {there}"
 
     @cached_property
-    def _by_diffusers(self) -> dict[str, str]:
-        return dict(self.rows)
+    def _by_diffusers(self) -> dict[str, Row]:
+        return {name: row for row in self.rows for name in row.sources}
 
     @cached_property
-    def _by_comfy(self) -> dict[str, str]:
-        return {comfy: diffusers for diffusers, comfy in self.rows}
+    def _by_comfy(self) -> dict[str, Row]:
+        return {row.comfy: row for row in self.rows}
 
 
+FAMILIES = ("wan",)
 # The Shapes world is a small backbone of the Wan class.
 _MODULES = {"wan": "wan", "shapes": "wan"}
 
@@ -123,9 +230,35 @@ def keymap(family: str) -> KeyMap:
     return import_module(f".{_MODULES[family]}", __name__).KEYMAP
 
 
-def _over_blocks(patterns: Iterable[str], blocks: list[int]) -> list[str]:
-    return [
-        pattern.replace("{i}", str(block))
-        for pattern in patterns
-        for block in (blocks if "{i}" in pattern else blocks[:1] or [0])
-    ]
+def blocks_of(stem: str, names: Iterable[str]) -> int:
+    """How many blocks the names have for ``stem``, which ends in ``{i}``."""
+    return len(_over_blocks([stem], names))
+
+
+def _over_blocks(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
+    """The patterns with every block number that the names have for the text before ``{i}``."""
+    blocks: dict[str, list[int]] = {}
+    found = []
+    for pattern in patterns:
+        stem, numbered, _ = pattern.partition("{i}")
+        if numbered and stem not in blocks:
+            numbers = (re.match(rf"{re.escape(stem)}(\d+)\.", name) for name in names)
+            blocks[stem] = sorted({int(match[1]) for match in numbers if match})
+        found += [pattern.replace("{i}", str(i)) for i in blocks[stem]] if numbered else [pattern]
+    return found
+
+
+def _begins(name: str, pattern: str) -> bool:
+    return re.match(re.escape(pattern).replace(r"\{i\}", r"\d+"), name) is not None
+
+
+def _cuts(name: str, parts: int, infos: Mapping[str, Shaped]) -> list[tuple[int, int]]:
+    """First and last row of each weight in a fused one: squares first, the last has the rest."""
+    weight = f"{name.rpartition('.')[0]}.weight"
+    if weight not in infos:
+        raise ValueError(f"{weight} missing, so {name} cannot be cut: the file is not whole")
+    rows, width = infos[name].shape[0], infos[weight].shape[1]
+    starts = [part * width for part in range(parts)]
+    if starts[-1] >= rows:
+        raise ValueError(f"{name} has {rows} rows, too few for {parts} weights of {width} columns")
+    return list(zip(starts, [*starts[1:], rows], strict=True))

@@ -75,7 +75,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_row(name, nearest):
     with pytest.raises(UnknownKeyError) as caught:
         WAN.state_to_comfy({"proj_out.weight": 0, name: 1})
     assert repr(name) in str(caught.value)
-    assert nearest is None or f"{nearest} -> {dict(WAN.rows)[nearest]}" in str(caught.value)
+    assert nearest is None or f"{nearest} -> {{row.diffusers: row.comfy for row in WAN.rows}[nearest]}" in str(caught.value)
 
 
 def test_a_name_of_the_other_side_is_unknown():
@@ -118,7 +118,7 @@ def test_what_a_detail_expert_changes(model):
 )
 def test_a_table_that_is_no_bijection_is_refused(rows):
     with pytest.raises(ValueError, match="key map test"):
-        KeyMap("test", rows, (), ())
+        KeyMap("test", rows, (), (), mark=rows[0], variant=str)
 
 
 def test_shapes_is_of_the_wan_class_and_others_are_unknown():
