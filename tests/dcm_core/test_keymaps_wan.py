@@ -75,7 +75,8 @@ def test_an_unknown_name_is_an_error_with_the_nearest_row(name, nearest):
     with pytest.raises(UnknownKeyError) as caught:
         WAN.state_to_comfy({"proj_out.weight": 0, name: 1})
     assert repr(name) in str(caught.value)
-    assert nearest is None or f"{nearest} -> {{row.diffusers: row.comfy for row in WAN.rows}[nearest]}" in str(caught.value)
+    table = {row.diffusers: row.comfy for row in WAN.rows}
+    assert nearest is None or f"{nearest} -> {table[nearest]}" in str(caught.value)
 
 
 def test_a_name_of_the_other_side_is_unknown():
