@@ -234,6 +234,19 @@ def test_a_forward_another_extension_set_keeps_acting(net, inputs):
     torch.testing.assert_close(inside, merged_net(patched, detail_expert())(*inputs), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", ["blocks.0.q", "blocks.1.q", "head", "late"])
+def test_what_another_forward_keeps_is_not_written_into(net, inputs, layer):
+    """A forward that answers from a cache gets its own tensor back, unchanged, in the next call."""
+    module = net.get_submodule(layer)
+    kept = torch.randn(2, 7, module.out_features)
+    module.forward = lambda x: kept
+    before = kept.clone()
+    with Sidecar(detail_expert(), 0.5).active(net):
+        first, second = net(*inputs), net(*inputs)
+    assert torch.equal(kept, before)
+    assert torch.equal(first, second) and not torch.equal(first, net(*inputs))
+
+
 def test_two_sidecars_add_up_and_unwind(net, inputs):
     first_expert, second_expert = detail_expert(), detail_expert()
     first, second = Sidecar(first_expert), Sidecar(second_expert, 0.5)
