@@ -4,15 +4,19 @@ Layers carry ComfyUI's module names without the ``diffusion_model.`` prefix (``b
 ``strength`` s, the backbone's output y and input x of a layer:
 
 * ``LowRank``:     y + s * alpha / rank * up(down(x))
+* ``FusedLowRank``: the same for each of q, k and v in one layer
 * ``Difference``:  y + s * linear(x, weight, bias)
 * ``Replacement``: y + s * (linear(x, weight, bias) - y)
 """
+
+from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from .schedule import ExpertSchedule
@@ -68,7 +72,7 @@ class ExpertMetadata:
 
     @property
     def prediction(self) -> str:
-        """What the network predicts: ``flow`` (velocity of flow matching) or ``v``."""
+        """What the network predicts: ``flow`` (velocity of flow matching) or ``v_prediction``."""
         return self.schedule.grid.prediction
 
     def to_header(self) -> dict[str, str]:
@@ -101,7 +105,7 @@ class ExpertMetadata:
         return header | {key: str(value) for key, value in optional.items() if value not in (None, "")}
 
     @classmethod
-    def from_header(cls, header: Mapping[str, str]) -> "ExpertMetadata":
+    def from_header(cls, header: Mapping[str, str]) -> ExpertMetadata:
         """Parse ``to_header``'s strings. Raises ExpertFileError naming a field that is missing or wrong."""
         check_format(_required(header, "dcm.format"))
         try:
@@ -168,6 +172,65 @@ class LowRank:
 
 
 @dataclass(eq=False)
+class FusedLowRank:
+    """Low-rank pairs of the projections that one fused layer begins with, for example q, k and v of a qkv layer.
+
+    ``down`` [parts * rank, in] and ``up`` [parts * in, rank] hold the pairs one below the other: part k changes
+    the rows k * in to (k + 1) * in of the ``rows`` that the layer has; the rest of them stay. Each product is
+    scaled by ``alpha / rank``.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float
+    rows: int
+
+    def __post_init__(self) -> None:
+        two = self.down.ndim == self.up.ndim == 2 and self.rank > 0 and self.down.numel() > 0
+        fits = two and self.down.shape[0] == self.parts * self.rank
+        if not fits or self.up.shape[0] != self.parts * self.down.shape[1] or self.rows < self.up.shape[0]:
+            raise ExpertFileError(
+                "fused low-rank pairs need shapes [parts * rank, in] and [parts * in, rank] for a layer of at "
+                f"least parts * in rows, got {list(self.down.shape)} and {list(self.up.shape)} for {self.rows}"
+            )
+        if not math.isfinite(self.alpha):
+            raise ExpertFileError(f"alpha must be finite, got {self.alpha}")
+
+    @property
+    def rank(self) -> int:
+        return self.up.shape[1]
+
+    @property
+    def parts(self) -> int:
+        return self.down.shape[0] // self.rank
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": (self.rows, self.down.shape[1])}
+
+    @property
+    def block(self) -> LowRank:
+        """The same change as one pair, whose ``up`` is block-diagonal: the form any LoRA loader reads."""
+        up = self.up.new_zeros(self.rows, self.parts * self.rank)
+        up[: self.up.shape[0]] = torch.block_diag(*self.up.chunk(self.parts))
+        return LowRank(self.down, up, self.alpha * self.parts)
+
+    @classmethod
+    def from_block(cls, pair: LowRank, parts: int) -> FusedLowRank | None:
+        """The inverse of ``block``; None for a pair that is not of this form."""
+        width, rank = pair.down.shape[1], pair.rank // parts
+        if rank * parts != pair.rank or pair.up.shape[0] < parts * width:
+            return None
+        ups = [pair.up[i * width : (i + 1) * width, i * rank : (i + 1) * rank] for i in range(parts)]
+        fused = cls(pair.down, torch.cat(ups), pair.alpha / parts, pair.up.shape[0])
+        return fused if torch.equal(fused.block.up, pair.up) else None
+
+
+@dataclass(eq=False)
 class Difference:
     """The difference of a layer: ``weight`` [out, in] and ``bias`` [out], at least one of them."""
 
@@ -206,7 +269,7 @@ class Replacement:
         return _shapes(weight=self.weight, bias=self.bias)
 
 
-Layer = LowRank | Difference | Replacement
+Layer = LowRank | FusedLowRank | Difference | Replacement
 
 
 @dataclass(eq=False)

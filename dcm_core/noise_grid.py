@@ -1,36 +1,28 @@
-"""The solver grid of a flow-matching backbone: the noise levels the experts are trained on.
+"""The solver grid of a backbone: the noise levels the experts are trained on (DCM, arXiv 2506.03123).
 
-Flow matching mixes clean latents and noise as ``x_sigma = sigma * noise + (1 - sigma) * x0`` with sigma in
-0..1; the network is told the timestep ``t = 1000 * sigma``. The grid is uniform in ``u`` and shifted
-towards high noise: ``sigma(u) = shift * u / (1 + (shift - 1) * u)``. The experts are trained on its points
-(DCM, arXiv 2506.03123).
+A grid of N points is uniform in the solver's time ``u``, at ``1 / N .. 1``. How much noise a ``u`` stands for is
+the curve's affair (noise_curves.py): flow matching, or the zero-terminal-SNR DDPM of CogVideoX. Every sigma here
+and in the schedules is one that ComfyUI's samplers take for that backbone, so for v-prediction
+``sqrt((1 - a) / a)``, which is not in 0..1.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar, overload
+from functools import cached_property
+from typing import overload
 
 import torch
 from torch import Tensor
 
-Number = TypeVar("Number", float, Tensor)
+from .noise_curves import CURVES, TIMESTEPS, Curve, shift_sigma, unshift_sigma
+
+__all__ = ["NoiseGrid", "real_number", "shift_sigma", "unshift_sigma", "whole_number"]
 
 # The lowest of the backbone's 1000 timesteps. In training the detail expert lands on sigma(0.001) and not
 # on 0: no network was ever asked for a velocity at sigma 0.
 U_MIN = 0.001
-
-
-def shift_sigma(u: Number, shift: float) -> Number:
-    """Noise level of the unshifted time ``u`` in 0..1."""
-    # Written so that pure noise comes out as exactly 1 at every shift.
-    return shift * u / (shift * u + (1 - u))
-
-
-def unshift_sigma(sigma: Number, shift: float) -> Number:
-    """Inverse of :func:`shift_sigma`."""
-    return sigma / (sigma + shift * (1 - sigma))
 
 
 def whole_number(name: str, value: int) -> int:
@@ -51,8 +43,10 @@ def real_number(name: str, value: float) -> float:
 class NoiseGrid:
     """``points`` noise levels in ascending order, ``S[i] = sigma((i + 1) / points)``; the last is pure noise.
 
-    Raises ValueError for a shift outside 0.01..100, points outside 2..999, and a prediction other than
-    "flow".
+    ``prediction`` "flow" or "v_prediction"; ``shift`` is what moves the levels towards noise: of the time in flow
+    matching, of the signal-to-noise ratio in v-prediction.
+    Raises ValueError for a shift outside 0.01..100, points outside 2..999 (v-prediction: 2..500, since its levels
+    are timesteps), and another prediction.
     """
 
     shift: float = 17.0
@@ -60,26 +54,37 @@ class NoiseGrid:
     prediction: str = "flow"
 
     def __post_init__(self) -> None:
-        if self.prediction != "flow":
+        if self.prediction not in CURVES:
+            known = " and ".join(f'"{name}"' for name in CURVES)
             raise ValueError(
-                f"prediction {self.prediction!r} is not supported by this version: it knows flow-matching "
-                'backbones with velocity prediction only ("flow").'
+                f"prediction {self.prediction!r} is not supported by this version: it knows {known}."
             )
         object.__setattr__(self, "shift", real_number("shift", self.shift))
         if not 0.01 <= self.shift <= 100:
             raise ValueError(f"shift is {self.shift}: use a number from 0.01 to 100.")
-        # From 1000 points on, the first level would no longer lie above sigma_min.
-        if not 2 <= whole_number("points", self.points) <= 999:
-            raise ValueError(f"points is {self.points}: use a number from 2 to 999.")
+        # With more points, the first level would no longer lie above sigma_min.
+        most = 999 if self.prediction == "flow" else 500
+        if not 2 <= whole_number("points", self.points) <= most:
+            raise ValueError(f"points is {self.points}: use a number from 2 to {most}.")
+
+    @cached_property
+    def curve(self) -> Curve:
+        """What tells noise levels, timesteps and times apart for this backbone."""
+        return CURVES[self.prediction](self.shift)
 
     @property
     def sigma_min(self) -> float:
         """End point of the detail expert in training, and ``P[0]``."""
-        return shift_sigma(U_MIN, self.shift)
+        return self.curve.sigma(U_MIN)
+
+    @property
+    def sigma_max(self) -> float:
+        """Pure noise: 1 in flow matching, about 4519 in v-prediction."""
+        return self.curve.highest
 
     @property
     def sigmas(self) -> Tensor:
-        """All levels ``S[0..points-1]``: float64 [points], ascending, the last one exactly 1."""
+        """All levels ``S[0..points-1]``: float64 [points], ascending, the last one :attr:`sigma_max`."""
         return torch.tensor([self.sigma(index) for index in range(self.points)], dtype=torch.float64)
 
     @overload
@@ -93,7 +98,7 @@ class NoiseGrid:
         if isinstance(index, Tensor):
             return self._gather(self.sigmas, index)
         self._check_index(index, index)
-        return shift_sigma((index + 1) / self.points, self.shift)
+        return self.curve.sigma((index + 1) / self.points)
 
     @overload
     def previous(self, index: int) -> float: ...
@@ -110,16 +115,20 @@ class NoiseGrid:
         self._check_index(index, index)
         return self.sigma(index - 1) if index else self.sigma_min
 
-    def nearest(self, sigma: float) -> int:
-        """Index of the level nearest to ``sigma``. Raises ValueError for a sigma off the grid."""
-        lowest = self.sigma(0)
+    def nearest(self, time: float) -> int:
+        """Index of the level nearest to a timestep / 1000, which in flow matching is the sigma.
+
+        Raises ValueError for one off the grid.
+        """
+        times = self.curve.timestep(self.sigmas).to(torch.float64) / TIMESTEPS
+        lowest, highest = float(times[0]), float(times[-1])
         # A hand-typed value has three decimals, so the ends are given as much room.
-        if not (math.isfinite(sigma) and lowest - 5e-4 <= sigma <= 1 + 5e-4):
+        if not (math.isfinite(time) and lowest - 5e-4 <= time <= highest + 5e-4):
             raise ValueError(
-                f"sigma {sigma} lies outside the grid of {self.points} points at shift {self.shift:g}: "
-                f"choose a value from {lowest:.4f} to 1."
+                f"{self.curve.kappa_unit} {time} lies outside the grid of {self.points} points at shift "
+                f"{self.shift:g}: choose a value from {lowest:.4f} to {highest:g}."
             )
-        return int((self.sigmas - sigma).abs().argmin())
+        return int((times - time).abs().argmin())
 
     def _gather(self, table: Tensor, index: Tensor) -> Tensor:
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .schedule import ExpertSchedule, check_sigmas, unshift_sigma
+from .schedule import ExpertSchedule
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -19,22 +19,24 @@ _PAPER, _GRID, _MUTED, _TEXT = (24, 26, 31), (44, 48, 56), (139, 146, 158), (232
 _SEMANTIC, _DETAIL, _KAPPA = (255, 166, 87), (86, 196, 219), (226, 108, 148)
 _SCALE = 3  # drawn this much larger and scaled down: PIL draws without antialiasing
 # Sigmas to mark on the axis where there is room, the first ones first.
-_TICKS = (0.0, 1.0, 0.9, 0.98, 0.5, 0.95, 0.99, 0.8, 0.7, 0.3)
+_FLOW_TICKS = (0.0, 1.0, 0.9, 0.98, 0.5, 0.95, 0.99, 0.8, 0.7, 0.3)
+# Of a DDPM, times: the marks are timesteps.
+_TIME_TICKS = (0.001, 1.0, 0.5, 0.75, 0.25)
 _MOST_LABELS = 12  # steps beyond which values are no longer written at every point
 
 
 def plot_schedule(
     schedule: ExpertSchedule, sigmas: Tensor | Sequence[float], width: int = 960, height: int = 540
 ) -> Tensor:
-    """Sigma against step: float32 [height, width, 3] in 0..1.
+    """Noise level against step: float32 [height, width, 3] in 0..1.
 
-    The sigma axis is spaced as the backbone's own grid is: at a large shift everything the semantic expert
+    The level's axis is spaced as the backbone's own grid is: at a large shift everything the semantic expert
     does would otherwise lie in the uppermost pixels. Raises ValueError for sigmas no sampler can run on, or a
     size too small to read.
     """
     if width < 480 or height < 270:
         raise ValueError(f"a picture of {width} x {height} is too small to read: use at least 480 x 270.")
-    levels = check_sigmas(sigmas).tolist()
+    levels = schedule.check(sigmas).tolist()
     canvas = _Canvas(schedule, len(levels) - 1, width, height)
     canvas.axes()
     canvas.areas(levels)
@@ -49,6 +51,7 @@ class _Canvas:
 
     def __init__(self, schedule: ExpertSchedule, steps: int, width: int, height: int):
         self.schedule, self.steps, self.size = schedule, steps, (width, height)
+        self.curve = schedule.grid.curve
         self.unit = max(min(width / 960, height / 540), 0.7) * _SCALE
         self.image = Image.new("RGB", (width * _SCALE, height * _SCALE), _PAPER)
         self.draw = ImageDraw.Draw(self.image)
@@ -62,7 +65,7 @@ class _Canvas:
         return self.left + (self.right - self.left) * step / self.steps
 
     def y(self, sigma: float) -> float:
-        return self.bottom + (self.top - self.bottom) * unshift_sigma(sigma, self.schedule.grid.shift)
+        return self.bottom + (self.top - self.bottom) * self.curve.u(sigma)
 
     def colour(self, sigma: float) -> Colour:
         return _DETAIL if self.schedule.is_detail(sigma) else _SEMANTIC
@@ -79,16 +82,24 @@ class _Canvas:
 
     def axes(self) -> None:
         taken: list[float] = []
-        for sigma in _TICKS:
+        for sigma, mark in self.ticks():
             y = self.y(sigma)
             if all(abs(y - other) > 30 * self.unit for other in taken):
                 taken.append(y)
                 self.line((self.left, y), (self.right, y), _GRID, 1)
-                self.text(self.left - 14 * self.unit, y, f"{sigma:g}", self.small, _MUTED, "rm")
+                self.text(self.left - 14 * self.unit, y, mark, self.small, _MUTED, "rm")
         for step in range(0, self.steps + 1, math.ceil(self.steps / 20)):
             self.text(self.x(step), self.bottom + 20 * self.unit, str(step), self.small, _MUTED)
         self.text(self.x(self.steps / 2), self.bottom + 44 * self.unit, "steps done", self.small, _MUTED)
-        self.text(self.left - 14 * self.unit, self.top - 28 * self.unit, "sigma", self.small, _MUTED, "rm")
+        self.text(
+            self.left - 14 * self.unit, self.top - 28 * self.unit, self.curve.unit, self.small, _MUTED, "rm"
+        )
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """The noise levels to mark, with what is written there."""
+        if self.schedule.grid.prediction == "flow":
+            return [(sigma, f"{sigma:g}") for sigma in _FLOW_TICKS]
+        return [(sigma, self.curve.label(sigma, 0)) for sigma in map(self.curve.sigma, _TIME_TICKS)]
 
     def areas(self, levels: Sequence[float]) -> None:
         paint, veil = Image.new("RGB", self.image.size), Image.new("L", self.image.size)
@@ -110,7 +121,7 @@ class _Canvas:
         while x < self.right:
             self.line((x, y), (min(x + dash, self.right), y), _KAPPA, 1.6)
             x += 1.8 * dash
-        label = f"kappa {self.schedule.kappa_sigma:.4f}"
+        label = f"kappa {self.curve.label(self.schedule.kappa_sigma, 4)}"
         self.text(self.right, y - 16 * self.unit, label, self.font, _KAPPA, "rm")
 
     def path(self, levels: Sequence[float]) -> None:
@@ -122,7 +133,7 @@ class _Canvas:
         for step, (x, y) in enumerate(points[:-1]):
             self.dot(x, y, radius, self.colour(levels[step]), rim)
             if step % math.ceil(self.steps / _MOST_LABELS) == 0:
-                label = f"{levels[step]:.3f}"
+                label = self.curve.label(levels[step], 3)
                 self.text(x + 9 * self.unit, y - 17 * self.unit, label, self.font, _TEXT, "lm")
         self.dot(*points[-1], radius, _MUTED, rim)
 

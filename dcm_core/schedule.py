@@ -36,13 +36,17 @@ Expert = Literal["semantic", "detail"]
 class ExpertSchedule:
     """A noise grid and the boundary between the two experts on it.
 
+    All sigmas are in the unit of the grid's backbone, as ComfyUI's samplers take them: 0..1 in flow matching,
+    ``sqrt((1 - a) / a)`` in v-prediction (CogVideoX). People read and type CogVideoX's levels as timesteps.
+
     * ``kappa_index``: the grid point, 0..points-2, where the semantic expert ends and the detail one begins.
     * ``rule`` "aligned": switch at the midpoint between kappa and the next higher grid point, so that no
       rounding of kappa hands its step to the wrong expert. The semantic expert lands exactly on kappa, as it
-      was trained to.
-    * ``rule`` "official": run released weights as they were published. The detail expert acts iff
-      ``1000 * sigma < official_switch_timestep``; ``official_sigmas`` holds the published lists by number of
-      steps, without the final 0.
+      was trained to. It is the midpoint of timesteps: in flow matching that of sigmas too, and in v-prediction
+      ``sigma <= switch_sigma`` says the same as ``timestep <= midpoint``.
+    * ``rule`` "official" (flow matching only): run released weights as they were published. The detail expert
+      acts iff ``1000 * sigma < official_switch_timestep``; ``official_sigmas`` holds the published lists by
+      number of steps, without the final 0.
 
     Raises ValueError for a boundary that leaves an expert nothing to do.
     """
@@ -57,12 +61,11 @@ class ExpertSchedule:
         last = self.grid.points - 1
         if not 0 <= whole_number("kappa_index", self.kappa_index) < last:
             at_noise = self.kappa_index == last
-            why = (
-                "is sigma 1, a cut that leaves the semantic expert no step" if at_noise else "is off the grid"
-            )
+            why = f"is {self.spell(self.grid.sigma_max, 0)}, a cut that leaves the semantic expert no step"
+            lowest, highest = (self.grid.curve.label(self.grid.sigma(i), 4) for i in (0, last - 1))
             raise ValueError(
-                f"kappa_index {self.kappa_index} {why}. Choose 0 to {last - 1}, which is a sigma from "
-                f"{self.grid.sigma(0):.4f} to {self.grid.sigma(last - 1):.4f}."
+                f"kappa_index {self.kappa_index} {why if at_noise else 'is off the grid'}. Choose 0 to {last - 1}, "
+                f"which is a {self.grid.curve.unit} from {lowest} to {highest}."
             )
         lists = {
             whole_number("number of steps", steps): tuple(real_number("sigma", value) for value in values)
@@ -78,6 +81,10 @@ class ExpertSchedule:
 
     def _check_published(self) -> None:
         threshold = self.official_switch_timestep
+        if self.grid.prediction != "flow":
+            raise ValueError(
+                'rule "official" is for released weights, all of them flow matching: use "aligned".'
+            )
         if threshold is None or not 1000 * self.kappa_sigma < threshold <= 1000:
             raise ValueError(
                 f'rule "official" needs official_switch_timestep above kappa ({1000 * self.kappa_sigma:.3f}) '
@@ -103,7 +110,7 @@ class ExpertSchedule:
         """The noise level that tells the experts apart; use :meth:`is_detail` to compare with it."""
         if self.official_switch_timestep is not None:
             return self.official_switch_timestep / 1000
-        return (self.kappa_sigma + self.grid.sigma(self.kappa_index + 1)) / 2
+        return self.grid.curve.between(self.kappa_sigma, self.grid.sigma(self.kappa_index + 1))
 
     def is_detail(self, sigma: Tensor | float) -> Tensor:
         """Does the detail expert act, per sample? Bool tensor of the shape and on the device of ``sigma``."""
@@ -124,8 +131,9 @@ class ExpertSchedule:
         return self.kappa_sigma if _is_semantic(expert) else self.grid.sigma_min
 
     def with_kappa(self, kappa: int | float) -> ExpertSchedule:
-        """The same grid with another boundary: an int is a grid index, a float a sigma close to one.
+        """The same grid with another boundary: an int is a grid index, a float a timestep / 1000 close to one.
 
+        In flow matching that is the sigma.
         A boundary of one's own is no longer the published one, so a change switches by the "aligned" rule.
         """
         index = self.grid.nearest(kappa) if isinstance(kappa, float) else whole_number("kappa_index", kappa)
@@ -167,19 +175,27 @@ class ExpertSchedule:
 
     def split(self, sigmas: Tensor | Sequence[float]) -> tuple[int, int]:
         """Steps of the semantic and of the detail expert in any list of N + 1 sigmas."""
-        sigmas = check_sigmas(sigmas)
+        sigmas = self.check(sigmas)
         detail = int(self.is_detail(sigmas[:-1]).sum())
         return len(sigmas) - 1 - detail, detail
 
     def describe(self, sigmas: Tensor | Sequence[float]) -> str:
-        """One line: ``SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912``."""
-        sigmas = check_sigmas(sigmas)
-        semantic, detail = self.split(sigmas)
-        starts = sigmas[:-1].tolist()
+        """One line: ``SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912``, for CogVideoX in timesteps."""
+        sigmas = self.check(sigmas)
+        semantic, _ = counts = self.split(sigmas)
+        starts = [self.grid.curve.label(sigma, 3) for sigma in sigmas[:-1].tolist()]
         line = f"{_part('SemE', starts[:semantic])} | {_part('DetE', starts[semantic:])}"
-        if semantic == 1 and not detail and sigmas[-1] == 0:
+        if counts == (1, 0) and sigmas[-1] == 0:
             line += " (one step is the semantic expert's, 2 or more use both)"
         return line
+
+    def check(self, sigmas: Tensor | Sequence[float]) -> Tensor:
+        """:func:`~dcm_core.sigmas.check_sigmas` for this backbone's noise levels."""
+        return check_sigmas(sigmas, self.grid.sigma_max)
+
+    def spell(self, sigma: float, digits: int = 4) -> str:
+        """A noise level in words: ``sigma 0.9827``, for CogVideoX ``timestep 769``."""
+        return f"{self.grid.curve.unit} {self.grid.curve.label(sigma, digits)}"
 
     # --- in the header of an expert file --------------------------------------------------
 
@@ -202,8 +218,8 @@ def _is_semantic(expert: Expert) -> bool:
     return expert == "semantic"
 
 
-def _part(name: str, starts: list[float]) -> str:
-    shown = [f"{sigma:.3f}" for sigma in starts]
+def _part(name: str, starts: list[str]) -> str:
+    shown = list(starts)
     if len(shown) > _SHOWN:
         shown[3:-1] = ["..."]
     return " ".join([name, "1 step" if len(starts) == 1 else f"{len(starts)} steps", *shown])
@@ -213,6 +229,12 @@ def _part(name: str, starts: list[float]) -> str:
 SCHEDULES: dict[str, ExpertSchedule] = {
     "wan": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=34),
     "hunyuan_video": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=37),
+    # No experts were published for CogVideoX. The boundary is this project's choice: the grid index that
+    # HunyuanVideo's have, which is timestep 759. 5B (and 1.5, and image-to-video) have SNR shift 1, 2B has 3.
+    "cogvideox": ExpertSchedule(NoiseGrid(shift=1.0, points=50, prediction="v_prediction"), kappa_index=37),
+    "cogvideox_2b": ExpertSchedule(
+        NoiseGrid(shift=3.0, points=50, prediction="v_prediction"), kappa_index=37
+    ),
     # On the published grid too. A change of prompt in the middle of a teacher run shows when each attribute is
     # settled: motion between sigma 0.85 and 0.70, colour and shape between 0.60 and 0.30. Kappa is 0.764.
     "shapes": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=7),

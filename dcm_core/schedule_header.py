@@ -21,7 +21,8 @@ def write_schedule(schedule: ExpertSchedule) -> dict[str, str]:
     """Header fields of a schedule.
 
     ``dcm.sigmas.<N>`` are its published lists, or by the "aligned" rule those of 4 and 8 steps, for tools
-    that cannot compute them. They leave out the final 0.
+    that cannot compute them. They leave out the final 0. All sigmas are the backbone's, as ComfyUI takes them:
+    those of a "v_prediction" grid are not in 0..1, and its ``dcm.shift`` is that of the signal-to-noise ratio.
     """
     fields = {
         "dcm.prediction": schedule.grid.prediction,
@@ -61,11 +62,11 @@ def read_schedule(kind: type[ExpertSchedule], header: Mapping[str, str]) -> Expe
         ("dcm.kappa_sigma", schedule.kappa_sigma),
         ("dcm.switch_sigma", schedule.switch_sigma),
     ):
-        if key in header and not math.isclose(_read(header, key, float), value, abs_tol=1e-6):
+        if key in header and not math.isclose(_read(header, key, float), value, rel_tol=1e-6, abs_tol=1e-6):
             raise ValueError(f"{key} is {header[key]}, but the other fields give {value!r}.")
     for steps, values in lists.items():
         expected = schedule.sigmas(steps)[:-1]
-        if len(values) != steps or not torch.allclose(torch.tensor(values), expected, rtol=0, atol=1e-6):
+        if len(values) != steps or not torch.allclose(torch.tensor(values), expected, rtol=1e-6, atol=1e-6):
             raise ValueError(
                 f"{_LIST}{steps} is {list(values)}, but the other fields give {expected.tolist()}."
             )

@@ -5,7 +5,7 @@ import torch
 from harness.schedules import EVERY, HY, OFFICIAL, WAN
 
 from dcm_core.plot import plot_schedule
-from dcm_core.schedule import SCHEDULES, unshift_sigma
+from dcm_core.schedule import SCHEDULES
 
 SEMANTIC, DETAIL, KAPPA = (
     (torch.tensor(rgb) / 255) for rgb in ((255, 166, 87), (86, 196, 219), (226, 108, 148))
@@ -54,12 +54,12 @@ def test_one_colour_where_one_expert_runs():
     assert found(detail_only, DETAIL).any() and not found(detail_only, SEMANTIC).any()
 
 
-@pytest.mark.parametrize("schedule", [HY, WAN, SCHEDULES["shapes"]])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_the_kappa_line_lies_where_the_grid_has_kappa(schedule):
     picture = plot_schedule(schedule, schedule.sigmas(4))
     row = int(found(picture, KAPPA).sum(dim=1).argmax())
     top, bottom = 96, 540 - 62
-    u = unshift_sigma(schedule.kappa_sigma, schedule.grid.shift)
+    u = (schedule.kappa_index + 1) / schedule.grid.points
     assert row == pytest.approx(bottom + (top - bottom) * u, abs=2)
 
 

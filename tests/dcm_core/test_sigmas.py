@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from harness.schedules import HY, host_sigmas
+from harness.schedules import COG, HY, host_sigmas
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +46,20 @@ class TestLists:
         for ask in (check_sigmas, HY.split, HY.describe, step_window):
             with pytest.raises(ValueError, match=message):
                 ask(sigmas)
+
+    def test_each_backbone_has_its_own_highest_noise_level(self):
+        sigmas = COG.sigmas(4)
+        assert torch.equal(COG.check(sigmas), sigmas)
+        assert torch.equal(step_window(sigmas, 1, 3, COG.grid.sigma_max), sigmas[1 : 3 + 1])
+        with pytest.raises(ValueError, match=r"sigmas\[0\] is 4518.*0..1 .divide timesteps"):
+            HY.check(sigmas)
+        with pytest.raises(ValueError, match=r"sigmas\[0\] is 5000.*0..4518.*use DCM Sigmas"):
+            COG.check([5000.0, 0.0])
+
+    def test_describe_names_the_timesteps_of_a_ddpm(self):
+        assert COG.describe(COG.sigmas(4)) == "SemE 2 steps 999 879 | DetE 2 steps 759 379"
+        assert COG.spell(COG.switch_sigma) == "timestep 769"
+        assert HY.spell(HY.switch_sigma) == "sigma 0.9827"
 
     def test_describe(self):
         assert HY.describe(HY.sigmas(4)) == "SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912"

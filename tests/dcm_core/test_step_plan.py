@@ -8,7 +8,7 @@ from harness.schedules import EVERY, HY, OFFICIAL, WAN, schedules
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcm_core.schedule import check_sigmas, shift_sigma
+from dcm_core.schedule import shift_sigma
 
 
 class TestSigmas:
@@ -51,7 +51,7 @@ class TestSigmas:
         sigmas = schedule.sigmas(steps)
         assert sigmas.dtype == torch.float32
         assert len(sigmas) == steps + 1
-        assert sigmas[0] == 1
+        assert sigmas[0] == torch.tensor(schedule.grid.sigma_max, dtype=torch.float32)
         assert sigmas[-1] == 0
         assert (sigmas.diff() < 0).all()
         semantic, detail = schedule.split(sigmas)
@@ -66,7 +66,7 @@ class TestSigmas:
     def test_any_count_the_grid_can_give(self, schedule, data):
         points = schedule.grid.points
         steps = data.draw(st.integers(2, points), label="steps")
-        sigmas = check_sigmas(schedule.sigmas(steps))
+        sigmas = schedule.check(schedule.sigmas(steps))
         semantic, detail = schedule.split(sigmas)
         assert semantic + detail == steps
         assert semantic >= 1
@@ -131,7 +131,7 @@ class TestDenoise:
             with pytest.raises(ValueError, match=f"at most {left}"):
                 schedule.sigmas(steps, denoise=denoise)
             return
-        sigmas = check_sigmas(schedule.sigmas(steps, denoise=denoise))
+        sigmas = schedule.check(schedule.sigmas(steps, denoise=denoise))
         assert len(sigmas) == steps + 1
         assert sigmas[-1] == 0
         if not (steps in schedule.official_sigmas and left == grid.points):
