@@ -34,7 +34,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
     # In the same folder, since only within one file system a rename is one step.
     temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,8 +40,11 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
+    """``spans`` are the first byte of each tensor in the file and the one after its last."""
+
     metadata: dict[str, str]
     tensors: dict[str, TensorInfo]
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -72,33 +75,61 @@ def read_header(path: str | os.PathLike) -> Header:
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _broken(path, "its metadata is not a table of strings")
-    tensors, end = {}, 0
+    tensors, spans = {}, {}
     for name, entry in entries.items():
-        tensors[name], stop = _tensor(path, name, entry)
-        end = max(end, stop)
-    if 8 + length + end > size:
-        raise _broken(path, f"it is cut off ({size} bytes of {8 + length + end})")
-    return Header(metadata, tensors)
+        tensors[name], start, stop = _tensor(path, name, entry)
+        spans[name] = (8 + length + start, 8 + length + stop)
+    end = max((stop for _, stop in spans.values()), default=0)
+    if end > size:
+        raise _broken(path, f"it is cut off ({size} bytes of {end})")
+    return Header(metadata, tensors, spans)
 
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a whole safetensors file; equal content gives equal bytes. float32, float16 and bfloat16 only."""
+    infos = {
+        name: TensorInfo(_WRITTEN[tensor.dtype], tuple(tensor.shape))
+        for name, tensor in sorted(tensors.items())
+    }
+    header, spans = plan_header(infos, metadata)
+    file.write(header)
+    for name in spans:
+        file.write(tensor_bytes(tensors[name]))
+
+
+def plan_header(
+    infos: Mapping[str, TensorInfo], metadata: Mapping[str, str], room: int = 0
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """The first bytes of a file with these tensors, and where in the file each of them goes, in file order.
+
+    ``room`` leaves so many bytes for metadata that becomes known later: a plan with the full metadata and the
+    room that is left over puts every tensor at the same place.
+    """
     # Wide elements first, so that every tensor is aligned to its element size.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    ordered = sorted(infos, key=lambda name: -element_bytes(infos[name].dtype))
     header: dict[str, dict] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
-    for name, tensor in ordered:
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _WRITTEN[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
+    for name in ordered:
+        start, end = end, end + tensor_size(infos[name])
+        entry = {"dtype": infos[name].dtype, "shape": list(infos[name].shape), "data_offsets": [start, end]}
+        header[name] = entry
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for _, tensor in ordered:
-        file.write(tensor_bytes(tensor))
+    text += b" " * (room + -(len(text) + room) % 8)
+    first = 8 + len(text)
+    spans = {name: tuple(first + offset for offset in header[name]["data_offsets"]) for name in ordered}
+    return len(text).to_bytes(8, "little") + text, spans
+
+
+def element_bytes(dtype: str) -> int:
+    """Bytes of one element by the name safetensors has for its dtype. Raises ExpertFileError for an unknown one."""
+    if dtype not in _BYTES:
+        raise ExpertFileError(f"tensors of dtype {dtype} are not known here: known are {', '.join(_BYTES)}")
+    return _BYTES[dtype]
+
+
+def tensor_size(info: TensorInfo) -> int:
+    """Bytes of a tensor in a file."""
+    return math.prod(info.shape) * element_bytes(info.dtype)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
@@ -136,7 +167,7 @@ def _parse(path: Path, text: bytes) -> dict:
     return entries
 
 
-def _tensor(path: Path, name: str, entry: object) -> tuple[TensorInfo, int]:
+def _tensor(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
     try:
         dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
         whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
@@ -147,7 +178,7 @@ def _tensor(path: Path, name: str, entry: object) -> tuple[TensorInfo, int]:
         raise _broken(path, f"the entry of {name} is not readable")
     if dtype in _BYTES and count * _BYTES[dtype] != stop - start:
         raise _broken(path, f"the entry of {name} contradicts itself")
-    return TensorInfo(dtype, tuple(shape)), stop
+    return TensorInfo(dtype, tuple(shape)), start, stop
 
 
 def _broken(path: Path, why: str) -> ExpertFileError:
