@@ -23,6 +23,8 @@ from comfy.ldm.wan.model import WanModel  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from .random_weights import randomise  # noqa: E402
+
 RANK = 4
 # What the published detail experts change: low-rank attention, and these layers whole.
 ATTENTION = {
@@ -35,9 +37,9 @@ REPLACED = {
 }
 
 
-def wan(dim: int = 128, blocks: int = 2) -> nn.Module:
-    """A Wan 2.1 text-to-video network; the host detects dim // 128 heads."""
-    sizes = {"dim": dim, "ffn_dim": 2 * dim, "num_heads": dim // 128, "num_layers": blocks}
+def wan(dim: int = 128, blocks: int = 2, in_dim: int = 16) -> nn.Module:
+    """A Wan text-to-video network (with 36 input channels, Wan 2.2's for images); the host detects dim // 128 heads."""
+    sizes = {"dim": dim, "ffn_dim": 2 * dim, "num_heads": dim // 128, "num_layers": blocks, "in_dim": in_dim}
     return WanModel(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
 
 
@@ -62,20 +64,6 @@ def hunyuan_video(context: int = 256) -> nn.Module:
     for field in dataclasses.fields(HunyuanVideoParams):  # parts of later versions of the model stay off
         sizes.setdefault(field.name, False if field.type in (bool, "bool") else None)
     return HunyuanVideo(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
-
-
-def randomise(network: nn.Module, seed: int) -> nn.Module:
-    """Weights of a size that keeps activations near 1, so that every layer matters to the output."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in network.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if "norm" in name and parameter.ndim == 1 and not name.endswith("bias"):
-            parameter.data = 1 + 0.1 * noise
-        elif parameter.ndim == 1:
-            parameter.data = 0.1 * noise
-        else:
-            parameter.data = noise / parameter[0].numel() ** 0.5
-    return network
 
 
 def random_expert(network: nn.Module, family: str, kind: str, seed: int, strength: float = 0.3):
