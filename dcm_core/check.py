@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .expert import Difference, Expert, ExpertFileError, ExpertMetadata, LowRank, Replacement
+from .expert import (
+    Difference,
+    Expert,
+    ExpertFileError,
+    ExpertMetadata,
+    FusedLowRank,
+    LowRank,
+    Replacement,
+)
 from .fingerprint import Shapes, fingerprint
 from .keymaps import keymap
 from .tensor_names import shortened
@@ -109,7 +117,9 @@ def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:
     return {f"{name}.weight" for name in (*low_rank, *replaced)}
 
 
-def _norm(difference: LowRank | Difference | Tensor) -> float:
+def _norm(difference: LowRank | FusedLowRank | Difference | Tensor) -> float:
+    if isinstance(difference, FusedLowRank):
+        return _norm(difference.block)
     if isinstance(difference, LowRank):
         # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
         down, up = difference.down.float(), difference.up.float()

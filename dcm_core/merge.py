@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .expert import Expert, ExpertFileError, LowRank, Replacement
+from .expert import Expert, ExpertFileError, FusedLowRank, LowRank, Replacement
 from .tensor_names import shortened
 
 
@@ -15,6 +15,7 @@ def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str,
     """
     differences = {name: difference.float() for name, difference in expert.parameters.items()}
     for name, layer in expert.layers.items():
+        layer = layer.block if isinstance(layer, FusedLowRank) else layer
         if isinstance(layer, LowRank):
             differences[f"{name}.weight"] = layer.scale * (layer.up.float() @ layer.down.float())
             continue

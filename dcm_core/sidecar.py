@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .expert import Difference, Expert, ExpertFileError, LowRank, Replacement
+from .expert import Difference, Expert, ExpertFileError, FusedLowRank, LowRank, Replacement
 
 _ABSENT = object()
 
@@ -116,6 +116,23 @@ class _LowRankTerm(_LayerTerm):
         return _plus_product(y, inner, self.cast("up", x), strength * self.scale)
 
 
+class _FusedLowRankTerm(_LayerTerm):
+    """Several pairs that read the same input and change one range of rows each."""
+
+    def __init__(self, name: str, layer: FusedLowRank):
+        super().__init__(name, layer.shapes, down=layer.down, up=layer.up)
+        self.scale, self.parts = layer.scale, layer.parts
+
+    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
+        rows = y.reshape(-1, y.shape[-1])
+        inner = F.linear(x.reshape(-1, x.shape[-1]), self.cast("down", x))
+        width = x.shape[-1]
+        pairs = zip(inner.chunk(self.parts, dim=1), self.cast("up", x).chunk(self.parts), strict=True)
+        for part, (part_inner, part_up) in enumerate(pairs):
+            _plus_product(rows.narrow(1, part * width, width), part_inner, part_up, strength * self.scale)
+        return rows.view(y.shape)
+
+
 class _DifferenceTerm(_LayerTerm):
     def __init__(self, name: str, layer: Difference):
         super().__init__(name, layer.shapes, weight=layer.weight, bias=layer.bias)
@@ -141,7 +158,12 @@ class _ReplacementTerm(_LayerTerm):
         return replaced if strength == 1 else y.lerp_(replaced, strength)
 
 
-_TERMS = {LowRank: _LowRankTerm, Difference: _DifferenceTerm, Replacement: _ReplacementTerm}
+_TERMS = {
+    LowRank: _LowRankTerm,
+    FusedLowRank: _FusedLowRankTerm,
+    Difference: _DifferenceTerm,
+    Replacement: _ReplacementTerm,
+}
 
 
 class _ParameterTerm(nn.Module):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from harness.experts import metadata
 from torch import nn
 
-from dcm_core.expert import Difference, Expert, ExpertFileError, LowRank, Replacement
+from dcm_core.expert import Difference, Expert, ExpertFileError, FusedLowRank, LowRank, Replacement
 from dcm_core.merge import merged
 from dcm_core.sidecar import Sidecar
 
@@ -20,11 +20,13 @@ class Block(nn.Module):
         super().__init__()
         self.modulation = nn.Parameter(torch.randn(1, 2, DIM))
         self.q = nn.Linear(DIM, DIM)
+        self.qkv = nn.Linear(DIM, 3 * DIM + 5)
         self.o = nn.Linear(DIM, DIM, bias=False)
 
     def forward(self, x, e):
         shift, scale = (self.modulation + e).chunk(2, dim=1)
-        return x + self.o(torch.tanh(self.q(x * (1 + scale) + shift)))
+        q, k, v, _ = self.qkv(x).split([DIM, DIM, DIM, 5], dim=-1)
+        return x + self.o(torch.tanh(self.q(x * (1 + scale) + shift)) + q * torch.sigmoid(k) - v)
 
 
 class Net(nn.Module):
@@ -66,6 +68,7 @@ def detail_expert() -> Expert:
     layers = {
         "blocks.0.q": LowRank(tensor(3, DIM), tensor(DIM, 3), 6.0),
         "blocks.0.o": LowRank(tensor(4, DIM), tensor(DIM, 4), 2.0),
+        "blocks.0.qkv": FusedLowRank(tensor(6, DIM), tensor(3 * DIM, 2), 3.0, 3 * DIM + 5),
         "blocks.1.q": Difference(tensor(DIM, DIM), tensor(DIM)),
         "blocks.1.o": Difference(tensor(DIM, DIM)),
         "time.0": Difference(tensor(DIM, 4), tensor(DIM)),
