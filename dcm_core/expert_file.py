@@ -1,6 +1,8 @@
 """The self-describing expert file: one safetensors file that holds an expert and says what it is.
 
-The tensors are named as in ComfyUI LoRA files (``tensor_names``), the metadata is ``ExpertMetadata`` plus
+The tensors are named as in ComfyUI LoRA files (``tensor_names``). Where the backbone has q, k and v in one layer, their
+pairs are one block-diagonal pair in the file, and are taken apart again on reading. The metadata is
+``ExpertMetadata`` plus
 
 * ``dcm.layers``      how many layers and bare Parameters the file changes,
 * ``dcm.parameters``  which names are bare Parameters, comma-separated,
@@ -16,9 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .expert import Expert, ExpertFileError, ExpertMetadata
+from .expert import Expert, ExpertFileError, ExpertMetadata, FusedLowRank, Layer, LowRank
 from .files import atomic_write
 from .fingerprint import content_digest
+from .keymaps import KEYMAPS, keymap
 from .safetensors_format import Header, TensorInfo, read_header, write_tensors
 from .tensor_names import from_tensors, shortened, to_tensors
 
@@ -36,13 +39,15 @@ class Inspection:
     size: int
 
 
-def save_expert(path: str | os.PathLike, expert: Expert) -> None:
+def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) -> None:
     """Write an expert in one step: a former file at ``path`` is replaced whole or stays as it was.
 
+    ``compact`` leaves out the zeros that other loaders need around the pairs of fused layers: a third of the
+    size for HunyuanVideo, and a file that only DCM reads.
     Raises ExpertFileError for an expert that no loader would take (no layer, NaN or Inf, an unsuitable
     dtype), and OSError with the remedy when the folder is not writable or the disk is full.
     """
-    tensors = to_tensors(expert)
+    tensors = to_tensors(expert, compact)
     if not tensors:
         raise ExpertFileError("the expert changes no layer: nothing to save")
     wrong = [f"{key} ({tensor.dtype})" for key, tensor in tensors.items() if tensor.dtype not in _SAVED]
@@ -119,7 +124,20 @@ def _assemble(header: Header, metadata: ExpertMetadata, tensors: dict[str, Tenso
             f"dcm.layers promises {promised or 'no number of'} layers, the file has {counted}.{hint} "
             "Download or export it again."
         )
-    return Expert(metadata, layers, parameters)
+    return Expert(metadata, _taken_apart(layers, metadata.family), parameters)
+
+
+def _taken_apart(layers: dict[str, Layer], family: str) -> dict[str, Layer]:
+    """Block-diagonal pairs of the family's fused layers as the pairs they are made of."""
+    if family not in KEYMAPS:
+        return layers
+    table = keymap(family)
+    return {
+        name: FusedLowRank.from_block(layer, parts) or layer
+        if isinstance(layer, LowRank) and (parts := table.projections(name)) > 1
+        else layer
+        for name, layer in layers.items()
+    }
 
 
 def _gaps(names: list[str]) -> list[str]:

@@ -151,7 +151,7 @@ def _layout(table: KeyMap, kind: str, prefix: str, infos: Infos) -> Layout:
         raise LayoutError(f"this looks like a {table.family} backbone, but {error}") from error
     rank = None
     if kind == "released":
-        downs = read_names(table, _bare(layout, infos)).down.values()
+        downs = read_names(table, bare_names(layout, infos)).down.values()
         rank = max((infos[prefix + name].shape[0] for name in downs), default=None)
     return Layout(
         table.family, kind, prefix, variant, dtypes.most_common(1)[0][0], layout.scaled, rank, dtypes.total()
@@ -164,7 +164,7 @@ def _comfy_infos(layout: Layout, weights: Infos) -> Infos:
     return {name: recipe.info(weights) for name, recipe in layout.keymap.recipes_to_comfy(weights).items()}
 
 
-def _bare(layout: Layout, infos: Infos) -> dict[str, str]:
+def bare_names(layout: Layout, infos: Infos) -> dict[str, str]:
     """Names without prefix -> names in the file. Raises LayoutError where the file holds other models too."""
     others = [name for name in infos if not name.startswith(layout.prefix)]
     if layout.prefix == "":
@@ -179,7 +179,7 @@ def _bare(layout: Layout, infos: Infos) -> dict[str, str]:
 
 def _base_names(layout: Layout, infos: Infos) -> dict[str, str]:
     """The backbone's tensors: names in its own naming, without prefix -> names in the file."""
-    bare = _bare(layout, infos)
+    bare = bare_names(layout, infos)
     if layout.kind != "released":
         return bare
     try:

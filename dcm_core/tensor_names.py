@@ -4,6 +4,9 @@
 ``diffusion_model.<layer>.diff`` / ``.diff_b`` the difference of a weight and a bias,
 ``diffusion_model.<layer>.set_weight`` / ``.bias.set_weight`` a new weight and bias, and
 ``diffusion_model.<name>.diff`` the difference of a bare Parameter (Wan's ``blocks.0.modulation``).
+
+Pairs of fused layers (HunyuanVideo's q, k and v) are written as one block-diagonal pair, which is mostly zeros; or
+in the compact form ``.fused_down`` / ``.fused_up`` / ``.fused_alpha`` / ``.fused_rows``, which only DCM reads.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +14,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from .expert import Difference, Expert, ExpertFileError, Layer, LowRank, Replacement
+from .expert import Difference, Expert, ExpertFileError, FusedLowRank, Layer, LowRank, Replacement
 
 PREFIX = "diffusion_model."
 
@@ -27,14 +30,29 @@ _SUFFIXES = {
     ".diff_b": "bias",
     ".lora_down.weight": "down",
     ".lora_up.weight": "up",
+    ".fused_down": "fused_down",
+    ".fused_up": "fused_up",
+    ".fused_alpha": "fused_alpha",
+    ".fused_rows": "fused_rows",
 }
 
 
-def to_tensors(expert: Expert) -> dict[str, Tensor]:
-    """The tensors of an expert under their file keys; ``alpha`` becomes a 0-dimensional float32 tensor."""
+def to_tensors(expert: Expert, compact: bool = False) -> dict[str, Tensor]:
+    """The tensors of an expert under their file keys; numbers become 0-dimensional float32 tensors.
+
+    ``compact`` writes the pairs of fused layers without the zeros of the block-diagonal form.
+    """
     tensors: dict[str, Tensor] = {}
     for name, layer in expert.layers.items():
         key = PREFIX + name
+        if isinstance(layer, FusedLowRank):
+            if compact:
+                tensors[f"{key}.fused_down"] = layer.down
+                tensors[f"{key}.fused_up"] = layer.up
+                tensors[f"{key}.fused_alpha"] = torch.tensor(float(layer.alpha))
+                tensors[f"{key}.fused_rows"] = torch.tensor(float(layer.rows))
+                continue
+            layer = layer.block
         if isinstance(layer, LowRank):
             tensors[f"{key}.lora_A.weight"] = layer.down
             tensors[f"{key}.lora_B.weight"] = layer.up
@@ -115,6 +133,7 @@ def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor
 
 _KINDS = {
     "a low-rank pair": {"down", "up", "alpha"},
+    "fused low-rank pairs": {"fused_down", "fused_up", "fused_alpha", "fused_rows"},
     "a difference": {"weight", "bias"},
     "a new weight": {"new_weight", "new_bias"},
 }
@@ -133,12 +152,18 @@ def _layer(part: dict[str, Tensor]) -> Layer:
         return Replacement(part["new_weight"], part.get("new_bias"))
     if "new_bias" in part:
         raise ExpertFileError("it has a new bias without a new weight. Export it as a difference.")
-    if missing := {"down", "up"} - part.keys():
+    fused = kinds == ["fused low-rank pairs"]
+    wanted = {"fused_down", "fused_up", "fused_alpha", "fused_rows"} if fused else {"down", "up"}
+    if missing := wanted - part.keys():
         raise ExpertFileError(
-            f"a low-rank pair without its {' and '.join(sorted(missing))} tensor. Export it again."
+            f"{kinds[0]} without its {' and '.join(sorted(missing))} tensor. Export it again."
         )
+    for key in ("alpha", "fused_alpha", "fused_rows"):
+        if key in part and part[key].numel() != 1:
+            raise ExpertFileError(f"{key} must be a single number, got shape {list(part[key].shape)}")
+    if fused:
+        alpha, rows = float(part["fused_alpha"]), int(part["fused_rows"])
+        return FusedLowRank(part["fused_down"], part["fused_up"], alpha, rows)
     alpha = part.get("alpha")
-    if alpha is not None and alpha.numel() != 1:
-        raise ExpertFileError(f"alpha must be a single number, got shape {list(alpha.shape)}")
     # Loaders take a scale of 1 where there is no alpha.
     return LowRank(part["down"], part["up"], part["down"].shape[0] if alpha is None else float(alpha))

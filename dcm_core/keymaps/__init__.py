@@ -12,6 +12,7 @@ from .recipe import Part, Recipe
 
 __all__ = [
     "FAMILIES",
+    "KEYMAPS",
     "KeyMap",
     "Part",
     "Recipe",
@@ -40,12 +41,13 @@ class Row(NamedTuple):
 
     Several diffusers weights are rows of one ComfyUI weight, in this order: all but the last have as many rows
     as the weight has columns (square projections). ``swapped`` says that diffusers has the two halves of the
-    rows in the other order.
+    rows in the other order. ``also`` is another name that ComfyUI has for the weight.
     """
 
     diffusers: str | tuple[str, ...]
     comfy: str
     swapped: bool = False
+    also: str = ""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -181,15 +183,34 @@ class KeyMap:
 
         Returns those that get low-rank pairs and those that are replaced, in the order of the table.
         """
-        names = list(names)
-        return _over_blocks(self.low_rank, names), _over_blocks(self.replaced, names)
+        names = set(names)
+        low_rank, replaced = (_over_blocks(modules, names) for modules in (self.low_rank, self.replaced))
+        return [m for m in low_rank if f"{m}.weight" in names], [
+            m for m in replaced if f"{m}.weight" in names
+        ]
+
+    def projections(self, module: str) -> int:
+        """How many square projections of their own adapter a ComfyUI module holds: 3 with q, k and v in one, else 1.
+
+        What may follow them in the same module (the MLP of HunyuanVideo's single blocks) gets no adapter.
+        """
+        try:
+            return min(len(self.sources(f"{module}.weight")), 3)
+        except UnknownKeyError:
+            return 1
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
         names = set(names)
-        groups = [group for group in self.optional if not any(_begins(name, group) for name in names)]
-        wanted = [row.comfy for row in self.rows if not any(row.comfy.startswith(group) for group in groups)]
-        return [name for name in _over_blocks(wanted, names) if name not in names]
+        groups = tuple(group for group in self.optional if not any(_begins(name, group) for name in names))
+        lost = []
+        for row in self.rows:
+            if not row.comfy.startswith(groups):
+                spelled = zip(
+                    *(_over_blocks([name], names) for name in (row.comfy, row.also or row.comfy)), strict=True
+                )
+                lost += [name for name, also in spelled if not {name, also} & names]
+        return lost
 
     def _find(self, name: str, table: dict[str, Row], side: str) -> tuple[Row, str]:
         # Only a number between dots is a block's: time_embedding.0.weight stands in the table as it is.
@@ -215,19 +236,19 @@ class KeyMap:
 
     @cached_property
     def _by_comfy(self) -> dict[str, Row]:
-        return {row.comfy: row for row in self.rows}
+        return {name: row for row in self.rows for name in (row.comfy, row.also) if name}
 
 
-FAMILIES = ("wan",)
-# The Shapes world is a small backbone of the Wan class.
-_MODULES = {"wan": "wan", "shapes": "wan"}
+FAMILIES = ("wan", "hunyuan_video", "cogvideox")
+# The Shapes world is a small backbone of the Wan class; CogVideoX 2B has noise levels of its own.
+KEYMAPS = {family: family for family in FAMILIES} | {"shapes": "wan", "cogvideox_2b": "cogvideox"}
 
 
 def keymap(family: str) -> KeyMap:
     """The table of a family. Raises ValueError for one without a table."""
-    if family not in _MODULES:
-        raise ValueError(f"no key map for family {family!r}; known families: {', '.join(sorted(_MODULES))}")
-    return import_module(f".{_MODULES[family]}", __name__).KEYMAP
+    if family not in KEYMAPS:
+        raise ValueError(f"no key map for family {family!r}; known families: {', '.join(sorted(KEYMAPS))}")
+    return import_module(f".{KEYMAPS[family]}", __name__).KEYMAP
 
 
 def blocks_of(stem: str, names: Iterable[str]) -> int:

@@ -124,5 +124,5 @@ def test_a_table_that_is_no_bijection_is_refused(rows):
 
 def test_shapes_is_of_the_wan_class_and_others_are_unknown():
     assert keymap("shapes") is WAN
-    with pytest.raises(ValueError, match="known families: shapes, wan"):
+    with pytest.raises(ValueError, match="known families: .*, shapes, wan"):
         keymap("mochi")
