@@ -22,6 +22,7 @@ from .expert import Expert, ExpertFileError, ExpertMetadata, FusedLowRank, Layer
 from .files import atomic_write
 from .fingerprint import content_digest
 from .keymaps import KEYMAPS, keymap
+from .keymaps.released import is_released
 from .safetensors_format import Header, TensorInfo, read_header, write_tensors
 from .tensor_names import from_tensors, shortened, to_tensors
 
@@ -56,12 +57,19 @@ def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) 
             f"only float32, float16 and bfloat16 tensors can be saved, not {shortened(wrong)}"
         )
     _refuse_non_finite(tensors)
-    header = expert.metadata.to_header()
-    header["dcm.layers"] = str(len(expert.layers) + len(expert.parameters))
-    header["dcm.parameters"] = ",".join(expert.parameters)
+    header = header_of(expert)
     header["dcm.digest"] = content_digest(header, tensors)
     with atomic_write(path) as file:
         write_tensors(file, tensors, header)
+
+
+def header_of(expert: Expert) -> dict[str, str]:
+    """The metadata of an expert's file, but for the digest of its content."""
+    counts = {
+        "dcm.layers": str(len(expert.layers) + len(expert.parameters)),
+        "dcm.parameters": ",".join(expert.parameters),
+    }
+    return expert.metadata.to_header() | counts
 
 
 def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
@@ -101,6 +109,11 @@ def inspect(path: str | os.PathLike) -> Inspection:
 
 def _read_header(path: Path) -> tuple[Header, ExpertMetadata]:
     header = read_header(path)
+    if is_released(header.tensors):
+        raise ExpertFileError(
+            f"{path} is a DCM bundle as released, a backbone and its detail expert in one file. Put it into "
+            "models/diffusion_models and open it with DCM Load Backbone."
+        )
     if not any(key.startswith("dcm.") for key in header.metadata):
         raise ExpertFileError(
             f"{path} has no dcm.* metadata: it is an ordinary LoRA or model file. Load it with a LoRA loader "

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .bf16_timestep import round_timesteps
 from .expert_check import check_experts
 from .experts import applied_to, apply_experts, switch_text
 from .say import say
@@ -56,7 +57,14 @@ class DCMApplyExperts(io.ComfyNode):
                     round=0.0001,
                     optional=True,
                     tooltip="0 keeps the boundary the detail expert was trained with. Another value is a noise level "
-                    "(sigma) in 0..1; the nearest point of the expert's grid is taken.",
+                    "in 0..1 (sigma, for CogVideoX the timestep / 1000); the nearest grid point is taken.",
+                ),
+                io.Boolean.Input(
+                    "bf16_timestep",
+                    default=False,
+                    optional=True,
+                    tooltip="Tells the network timesteps rounded to bfloat16 (980 for 981.8), as the published "
+                    "HunyuanVideo run did. For comparisons with it.",
                 ),
             ],
             outputs=[
@@ -70,7 +78,14 @@ class DCMApplyExperts(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, detail_expert, semantic_expert=None, detail_strength=1.0, semantic_strength=1.0, kappa=0.0
+        cls,
+        model,
+        detail_expert,
+        semantic_expert=None,
+        detail_strength=1.0,
+        semantic_strength=1.0,
+        kappa=0.0,
+        bf16_timestep=False,
     ) -> io.NodeOutput:
         warnings = check_experts(model, detail_expert, semantic_expert)
         if applied_to(model):
@@ -80,4 +95,6 @@ class DCMApplyExperts(io.ComfyNode):
         model = apply_experts(
             model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength
         )
+        if bf16_timestep:
+            round_timesteps(model)
         return io.NodeOutput(model, say(cls, switch_text(schedule), warnings))

@@ -5,10 +5,12 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..dcm_core.fingerprint import norm_tensors
-from ..dcm_core.schedule import SCHEDULES
+from ..dcm_core.schedule import SCHEDULES, NoiseGrid
+from . import cogvideox
 from .shapes_host import ShapesLatents
 
 PREFIX = "diffusion_model."
+_SEMANTIC = "dcm_semantic_backbone"
 _CLASSES = {comfy.model_base.WAN21: "wan", comfy.model_base.HunyuanVideo: "hunyuan_video"}
 
 
@@ -19,9 +21,11 @@ def family_of(model: ModelPatcher) -> str:
     for model_class, family in _CLASSES.items():
         if isinstance(model.model, model_class):
             return family
+    if cogvideox.MODEL_CLASS and isinstance(model.model, cogvideox.MODEL_CLASS):
+        return cogvideox.family_of_cogvideox(network_of(model))
     raise ValueError(
         f"This MODEL is of the class {type(model.model).__name__}, and DCM has experts for {', '.join(SCHEDULES)} "
-        "only. Load a Wan or HunyuanVideo backbone, or use DCM Shapes World."
+        "only. Load a Wan, HunyuanVideo or CogVideoX backbone, or use DCM Shapes World."
     )
 
 
@@ -31,8 +35,22 @@ def network_of(model: ModelPatcher) -> nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
+def as_released(model: ModelPatcher, grid: NoiseGrid) -> ModelPatcher:
+    """The MODEL as the host's samplers must have it to run a backbone of this grid: CogVideoX patched, others as is."""
+    return model if grid.prediction == "flow" else cogvideox.run_as_released(model, grid, network_of(model))
+
+
 def norms_of(model: ModelPatcher) -> dict[str, Tensor]:
     """The norm weights of the backbone as it was loaded, whatever is patched onto the shared network just now."""
     norms = norm_tensors(network_of(model).state_dict())
     backups = {name: model.backup.get(PREFIX + name) for name in norms}
     return {name: backups[name].weight if backups[name] else tensor for name, tensor in norms.items()}
+
+
+def mark_as_semantic(model: ModelPatcher) -> None:
+    """Note that this MODEL is a whole semantic expert, so that none has to be laid over it."""
+    model.set_attachments(_SEMANTIC, True)
+
+
+def is_semantic(model: ModelPatcher) -> bool:
+    return bool(model.get_attachment(_SEMANTIC))

@@ -5,15 +5,19 @@ from comfy.model_patcher import ModelPatcher
 from ..dcm_core.check import check
 from ..dcm_core.expert import Expert
 from ..dcm_core.fingerprint import logical_shapes
-from .backbones import family_of, network_of, norms_of
+from .backbones import family_of, is_semantic, network_of, norms_of
 
 
-def check_experts(model: ModelPatcher, detail: Expert, semantic: Expert | None) -> list[str]:
+def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert | None) -> list[str]:
     """What is doubtful about this combination, one sentence each.
 
     Raises ExpertFileError with every missing, unexpected or wrongly shaped tensor, and ValueError for an expert at the
-    wrong input.
+    wrong input, or none at all.
     """
+    if detail is None:
+        raise ValueError(
+            "The file in DCM Load Backbone holds no detail expert: connect one from DCM Load Expert to detail_expert."
+        )
     for expert, kind in ((detail, "detail"), (semantic, "semantic")):
         if expert is not None and expert.metadata.expert != kind:
             raise ValueError(
@@ -25,16 +29,21 @@ def check_experts(model: ModelPatcher, detail: Expert, semantic: Expert | None) 
     report.raise_if_wrong()
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
     if semantic is None:
-        return [
-            *warnings,
-            "no semantic expert is connected: the MODEL itself takes the steps above the switch.",
-        ]
+        if not is_semantic(model):
+            warnings.append(
+                "no semantic expert is connected: the MODEL itself takes the steps above the switch."
+            )
+        return warnings
+    if is_semantic(model):
+        warnings.append(
+            "this MODEL is a semantic expert itself, and another is laid over it: disconnect one."
+        )
     report = check(semantic, *backbone)
     report.raise_if_wrong()
     warnings += [f"semantic expert: {warning}" for warning in report.warnings]
     if semantic.metadata.schedule != detail.metadata.schedule:
         warnings.append(
-            f"the experts were trained for different schedules (kappa {semantic.metadata.schedule.kappa_sigma:.4f} and "
-            f"{detail.metadata.schedule.kappa_sigma:.4f}); the detail expert's is used."
+            f"the experts were trained for different schedules (kappa {semantic.metadata.schedule.kappa_text} and "
+            f"{detail.metadata.schedule.kappa_text}); the detail expert's is used."
         )
     return warnings

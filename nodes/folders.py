@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 
 import folder_paths
 
 FOLDER = "dcm"
 EXTENSIONS = {".safetensors"}
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 
 
 def register() -> None:
@@ -39,12 +41,20 @@ def expert_path(name: str) -> str:
 
 
 def backbone_names() -> list[str]:
-    return folder_paths.get_filename_list("diffusion_models")
+    """Files of models/diffusion_models; a network in several files is listed once, by its folder."""
+    names = []
+    for name in folder_paths.get_filename_list("diffusion_models"):
+        shard = _SHARD.search(name)
+        names.append((os.path.dirname(name) or name) if shard else name)
+    return list(dict.fromkeys(names))
 
 
 def backbone_path(name: str) -> str:
-    """The file of that name in models/diffusion_models. Raises FileNotFoundError naming the folder."""
+    """The file or folder of that name in models/diffusion_models. Raises FileNotFoundError naming the folder."""
     path = folder_paths.get_full_path("diffusion_models", name)
+    if path is None and name in backbone_names():
+        places = (os.path.join(root, name) for root in folder_paths.get_folder_paths("diffusion_models"))
+        path = next(filter(os.path.isdir, places), None)
     if path is None:
         raise FileNotFoundError(
             f"There is no file {name!r} in models/diffusion_models. Put the backbone there, press R in the page to "

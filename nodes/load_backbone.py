@@ -1,14 +1,12 @@
-"""DCMLoadBackbone: a MODEL from models/diffusion_models."""
+"""DCMLoadBackbone: a MODEL from models/diffusion_models, whatever its layout, with the expert that came in its file."""
 
 from comfy_api.latest import io
 
-import nodes
-
-from .backbones import family_of
+from .backbone_file import WEIGHT_DTYPES, load_backbone
+from .experts import switch_text
 from .folders import backbone_names, backbone_path
-from .layouts import reject_other_layouts
-
-_WEIGHT_DTYPES = nodes.UNETLoader.INPUT_TYPES()["required"]["weight_dtype"][0]
+from .say import say
+from .types import DcmExpert
 
 
 class DCMLoadBackbone(io.ComfyNode):
@@ -18,26 +16,38 @@ class DCMLoadBackbone(io.ComfyNode):
             node_id="DCMLoadBackbone",
             display_name="DCM Load Backbone",
             category="DCM",
-            description="Loads a Wan or HunyuanVideo backbone and checks that experts can be applied to it.",
+            description="Loads a backbone in any layout: a ComfyUI file, a diffusers file or folder, or a DCM bundle "
+            "as released, which holds both experts.",
             inputs=[
                 io.Combo.Input(
                     "backbone_name",
                     options=backbone_names(),
-                    tooltip="A backbone in ComfyUI layout, in models/diffusion_models.",
+                    tooltip="In models/diffusion_models. A network in several files is listed by its folder.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
-                    options=_WEIGHT_DTYPES,
+                    options=list(WEIGHT_DTYPES),
                     default="default",
                     tooltip="How the weights are stored. fp8 halves the memory; the detail expert keeps its precision.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For DCM Apply Experts, or any node that takes a MODEL.")],
+            outputs=[
+                io.Model.Output(
+                    tooltip="For DCM Apply Experts, or any node that takes a MODEL. Of a released bundle, the semantic "
+                    "expert."
+                ),
+                DcmExpert.Output(
+                    display_name="expert",
+                    tooltip="The detail expert of a released bundle, for DCM Apply Experts. Other files hold none: "
+                    "take it from DCM Load Expert.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, backbone_name: str, weight_dtype: str) -> io.NodeOutput:
-        reject_other_layouts(backbone_path(backbone_name))
-        (model,) = nodes.UNETLoader().load_unet(backbone_name, weight_dtype)
-        family_of(model)  # a clear error now, rather than at the experts
-        return io.NodeOutput(model)
+        backbone = load_backbone(backbone_path(backbone_name), weight_dtype)
+        told = switch_text(backbone.expert.metadata.schedule) if backbone.expert else "no detail expert in it"
+        say(cls, f"{backbone_name}: {backbone.description}; {told}")
+        return io.NodeOutput(backbone.model, backbone.expert)

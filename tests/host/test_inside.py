@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
-from harness.hosts import Host
+from harness.hosts import TESTS, Host, host_environment
 
 INSIDE = Path(__file__).parent / "inside"
+# Tests that compare with what diffusers and peft compute, which the host's Python does not have.
+WITH_REFERENCE = ("test_published.py", "test_layouts.py")
 
 
 def inside_tests() -> list[str]:
@@ -21,6 +25,17 @@ def inside_tests() -> list[str]:
         ]
         names += [f"{file.name}::{name}" for name in functions if name.startswith("test_")]
     return names
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What tests/reference writes: bundles, and what the published code computes with them."""
+    folder = tmp_path_factory.mktemp("reference")
+    environment = host_environment() | {"PYTHONPATH": str(TESTS)}
+    command = [sys.executable, "-m", "reference.write", str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +53,9 @@ def outcomes(
     for name in ("models", "custom_nodes", "input", "output", "user"):
         (folder / "base" / name).mkdir(parents=True)
     report = folder / "report.xml"
+    environment = {"DCM_TEST_BASE": str(folder / "base")}
+    if any(name.startswith(WITH_REFERENCE) for name in wanted):
+        environment["DCM_TEST_REFERENCE"] = str(request.getfixturevalue("reference"))
     done = host.run(
         *(
             "-m",
@@ -51,7 +69,7 @@ def outcomes(
         ),
         *("--junitxml", str(report), *(str(INSIDE / name) for name in wanted)),
         timeout=1200,
-        DCM_TEST_BASE=str(folder / "base"),
+        **environment,
     )
     assert report.exists(), done.stdout + done.stderr
     found: dict[str, list] = {}

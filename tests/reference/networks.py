@@ -40,9 +40,9 @@ class Kind:
                 table.data = 0.3 * torch.randn(table.shape, generator=generator)
         return network
 
-    def add_detail_expert(self, network: nn.Module, seed: int = 1) -> nn.Module:
+    def add_detail_expert(self, network: nn.Module, seed: int = 1, rank: int = RANK) -> nn.Module:
         """Adapter and twins, in the order in which the published code makes them; returns the same network."""
-        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(TARGETS), lora_dropout=0.0)
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(TARGETS), lora_dropout=0.0)
         network.add_adapter(config, adapter_name=ADAPTER)
         generator = torch.Generator().manual_seed(seed)
 

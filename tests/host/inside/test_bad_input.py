@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import folder_paths
 import pytest
 import torch
 from dcm_pack.dcm_core.expert import Expert, ExpertFileError
@@ -204,53 +203,3 @@ def test_missing_files():
         dcm_node("DCMLoadExpert").execute("nothing.safetensors")
     with pytest.raises(FileNotFoundError, match="models/diffusion_models"):
         dcm_node("DCMLoadBackbone").execute("nothing.safetensors", "default")
-
-
-@pytest.fixture
-def backbones(tmp_path, monkeypatch):
-    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(
-        folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions)
-    )
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("name", "layout"),
-    [
-        ("condition_embedder.time_proj.weight", "Wan backbone in diffusers layout"),
-        (
-            "context_embedder.time_text_embed.timestep_embedder.linear_1.weight",
-            "HunyuanVideo backbone in diffusers",
-        ),
-        ("blocks.0.attn1.to_q.lora_A.lora1.weight", "DCM bundle as released"),
-    ],
-)
-def test_backbones_of_other_layouts(backbones, name, layout):
-    from safetensors.torch import save_file
-
-    save_file({name: torch.zeros(2, 2)}, backbones / "other.safetensors")
-    with pytest.raises(ValueError, match=f"{layout}.*ComfyUI layout only"):
-        dcm_node("DCMLoadBackbone").execute("other.safetensors", "default")
-
-
-def test_backbone_that_is_cut_off(backbones):
-    (backbones / "cut.safetensors").write_bytes(b"\x10\x00")
-    with pytest.raises(ValueError, match="damaged or cut off"):
-        dcm_node("DCMLoadBackbone").execute("cut.safetensors", "default")
-
-
-@pytest.mark.parametrize("family", ["wan", "hunyuan_video"])
-@pytest.mark.parametrize("weight_dtype", ["default", "fp8_e4m3fn"])
-def test_backbone_from_a_file(backbones, family, weight_dtype):
-    from safetensors.torch import save_file
-
-    this = world(family)
-    save_file(this.network.state_dict(), backbones / "tiny.safetensors")
-    loader = dcm_node("DCMLoadBackbone")
-    assert "tiny.safetensors" in loader.define_schema().inputs[0].options
-    model = loader.execute("tiny.safetensors", weight_dtype)[0]
-    dtype = torch.float32 if weight_dtype == "default" else torch.float8_e4m3fn
-    expected = this.sampled(this.applied(this.model(dtype=dtype)))
-    assert torch.equal(this.sampled(this.applied(model)), expected)

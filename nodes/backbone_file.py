@@ -1,0 +1,114 @@
+"""A backbone in any layout to a MODEL, by the host's own loader: it is given the weights under the names it knows."""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import comfy.sd
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor, nn
+
+from ..dcm_core.bundle import expert_from_bundle
+from ..dcm_core.expert import Expert
+from ..dcm_core.keymaps import Recipe
+from ..dcm_core.layouts import Layout, backbone_recipes, recognise
+from ..dcm_core.safetensors_stream import TensorSource
+from ..dcm_core.schedule import preset
+from ..dcm_core.weight_files import open_weights
+from .backbones import as_released, family_of, mark_as_semantic
+from .cogvideox import require_cogvideox
+
+# The host's choices for how weights are stored: as in the file, or in one byte each.
+WEIGHT_DTYPES = {
+    "default": {},
+    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
+    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
+    "fp8_e5m2": {"dtype": torch.float8_e5m2},
+}
+
+
+class Backbone(NamedTuple):
+    model: ModelPatcher
+    expert: Expert | None  # the detail expert of a released bundle
+    description: str
+
+
+def load_backbone(path: str, weight_dtype: str = "default") -> Backbone:
+    """The backbone of a file, a set of shards or a folder, and the detail expert if it is a released bundle.
+
+    Raises ValueError saying what the file looks like where it is no backbone that experts exist for, and
+    FileNotFoundError and OSError as the system gives them.
+    """
+    if not (os.path.isdir(path) or path.endswith((".safetensors", ".sft"))):
+        model = comfy.sd.load_diffusion_model(path, model_options=WEIGHT_DTYPES[weight_dtype])
+        return Backbone(model, None, f"{family_of(model)} backbone, {os.path.splitext(path)[1]} file")
+    source = open_weights(path)
+    layout = recognise(source.infos)
+    if layout.family == "cogvideox":
+        require_cogvideox()
+    model, expert = load_model(path, weight_dtype), None
+    model = as_released(model, preset(family_of(model)).grid)
+    if layout.kind == "released":
+        state = read_all(source)  # mapped, not read: only the expert's own tensors are copied
+        expert = expert_from_bundle(layout, source.infos, lambda name: state[name].clone())
+    if expert or source.metadata.get("dcm.expert") == "semantic":
+        mark_as_semantic(model)
+    return Backbone(model, expert, layout.describe())
+
+
+def load_model(path: str, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
+    """The backbone alone. Newer hosts call this again for each further GPU, and to load without Dynamic VRAM."""
+    source, options = open_weights(path), WEIGHT_DTYPES[weight_dtype]
+    layout = recognise(source.infos)
+    more = {"disable_dynamic": True} if disable_dynamic else {}  # unknown to older hosts
+    if layout.kind == "comfy" and len(source.paths) == 1:
+        return comfy.sd.load_diffusion_model(str(source.paths[0]), model_options=options, **more)
+    model = load_converted(source, layout, options, more)
+    model.cached_patcher_init = (load_model, (path, weight_dtype))
+    return model
+
+
+def load_converted(source: TensorSource, layout: Layout, options: dict, more: dict) -> ModelPatcher:
+    """A MODEL of weights in another layout, without a second copy of them in memory.
+
+    Tensors that are only called otherwise are handed over as they are mapped from the file. Those that are made of
+    several get untouched memory in the state dict, which costs nothing, and are written straight into the network.
+    Raises ValueError for a backbone that this ComfyUI does not know.
+    """
+    state = read_all(source)
+    recipes = backbone_recipes(layout, source.infos, "comfy")
+    composed = {name: recipe for name, recipe in recipes.items() if not recipe.is_copy}
+    given = {
+        name: torch.empty(recipe.info(source.infos).shape, dtype=state[recipe.parts[0].name].dtype)
+        if name in composed
+        else recipe.build(state.__getitem__)
+        for name, recipe in recipes.items()
+    }
+    model = comfy.sd.load_diffusion_model_state_dict(given, model_options=options, **more)
+    if model is None:
+        raise ValueError(
+            f"This ComfyUI knows no backbone of this kind ({layout.describe()}): update ComfyUI."
+        )
+    compose(model.model.diffusion_model, composed, state)
+    return model
+
+
+def compose(network: nn.Module, recipes: Mapping[str, Recipe], state: Mapping[str, Tensor]) -> None:
+    """Write the rows of each recipe into the parameter it is for, in the parameter's own dtype."""
+    parameters = dict(network.named_parameters())
+    for name, recipe in recipes.items():
+        filled = 0
+        for part in recipe.parts:
+            rows = state[part.name][part.start : part.stop]
+            parameters[name].data[filled : filled + len(rows)].copy_(rows)
+            filled += len(rows)
+
+
+def read_all(source: TensorSource) -> dict[str, Tensor]:
+    """Every tensor of the files, the way the host reads its own (mapped into memory, unless it was told not to)."""
+    state: dict[str, Tensor] = {}
+    for path in source.paths:
+        state |= comfy.utils.load_torch_file(str(path))
+    return state
