@@ -4,10 +4,18 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..dcm_core.schedule import step_window
-from .experts import applied_to, schedule_of
-from .inputs import semantic_steps_input, steps_input
-from .run_plan import guided_conditioning, warnings_for, whole_run
-from .sampling import ExpertGuider, sample
+from .guider import guider_for
+from .inputs import (
+    boundary_input,
+    cfg_input,
+    detail_cfg_input,
+    low_noise_model_input,
+    semantic_steps_input,
+    steps_input,
+)
+from .run_notes import warnings_for
+from .run_plan import Run
+from .sampling import sample
 from .say import say
 
 
@@ -18,9 +26,10 @@ class DCMKSampler(io.ComfyNode):
             node_id="DCMKSampler",
             display_name="DCM KSampler",
             category="DCM",
-            description="Samples with both experts in one run. Noise levels and switch come from the expert files.",
+            description="Samples with both experts, or with two MODELs, in one run. Noise levels and switch come from "
+            "the expert files.",
             inputs=[
-                io.Model.Input("model", tooltip="From DCM Apply Experts."),
+                io.Model.Input("model", tooltip="From DCM Apply Experts, or the high-noise MODEL of a pair."),
                 io.Int.Input(
                     "seed",
                     default=0,
@@ -30,15 +39,7 @@ class DCMKSampler(io.ComfyNode):
                     tooltip="The seed of the noise.",
                 ),
                 steps_input(),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Leave it at 1: the experts carry their guidance. Another value doubles the time.",
-                ),
+                cfg_input(),
                 io.Conditioning.Input("positive", tooltip="What the video is to show."),
                 io.Conditioning.Input("negative", tooltip="Used only where cfg is not 1."),
                 io.Latent.Input(
@@ -56,16 +57,7 @@ class DCMKSampler(io.ComfyNode):
                     optional=True,
                     tooltip="euler is what the experts were trained for; lcm adds fresh noise after every step.",
                 ),
-                io.Float.Input(
-                    "detail_cfg",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    optional=True,
-                    tooltip="The cfg of the detail expert's steps; 0 means the same as cfg.",
-                ),
+                detail_cfg_input(),
                 semantic_steps_input(),
                 io.Float.Input(
                     "denoise",
@@ -98,6 +90,8 @@ class DCMKSampler(io.ComfyNode):
                     optional=True,
                     tooltip="Off for a latent that has its noise already.",
                 ),
+                low_noise_model_input(),
+                boundary_input(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The sampled latent."),
@@ -127,13 +121,12 @@ class DCMKSampler(io.ComfyNode):
         start_at_step=0,
         end_at_step=10000,
         add_noise=True,
+        low_noise_model=None,
+        boundary=0.0,
     ) -> io.NodeOutput:
-        schedule = schedule_of(model)
-        whole = whole_run(schedule, sigmas, steps, semantic_steps, denoise)
-        part = step_window(whole, start_at_step, end_at_step)
-        info = say(
-            cls, schedule.describe(part), warnings_for(applied_to(model), schedule, whole, sampler_name)
-        )
-        guider = ExpertGuider(model, schedule, cfg, detail_cfg or cfg)
-        guider.set_conds(*(guided_conditioning(model, texts) for texts in (positive, negative)))
+        run = Run.of(model, low_noise_model, boundary, cfg, detail_cfg)
+        whole = run.sigmas(sigmas, steps, semantic_steps, denoise)
+        part = step_window(whole, start_at_step, end_at_step, run.schedule.grid.sigma_max)
+        info = say(cls, run.describe(part), warnings_for(run, whole, sigmas is not None, sampler_name))
+        guider = guider_for(run, positive, negative)
         return io.NodeOutput(sample(guider, sampler_name, part, latent_image, seed, add_noise), info)

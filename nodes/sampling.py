@@ -1,5 +1,7 @@
 """One sample() call with the host's own machinery: its noise, its samplers, its masks, its previews."""
 
+from collections.abc import Callable
+
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
@@ -10,19 +12,35 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..dcm_core.schedule import ExpertSchedule
+from .run_notes import CallWatch
 
 # What an empty latent of newer hosts says about the VAE it is meant for.
 _EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
 
 class ExpertGuider(comfy.samplers.CFGGuider):
-    """The host's guider, with a cfg of its own for the steps of each expert."""
+    """The host's guider, with a cfg of its own for the steps of each expert.
+
+    `on_run` is called with the sigmas of each run before it begins.
+    """
 
     def __init__(self, model: ModelPatcher, schedule: ExpertSchedule, semantic_cfg: float, detail_cfg: float):
         super().__init__(model)
         self.schedule, self.cfgs = schedule, {False: semantic_cfg, True: detail_cfg}
+        self.watch = CallWatch()
+        self.on_run: Callable[[Tensor], None] = lambda sigmas: None
+
+    def begin(self, sigmas: Tensor) -> None:
+        self.watch.begin(sigmas)
+        if len(sigmas) > 1:  # less is no run, and the host's samplers let it pass
+            self.on_run(sigmas)
+
+    def sample(self, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        self.begin(sigmas)
+        return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
+        self.watch.call(timestep)
         self.set_cfg(self.cfgs[bool(self.schedule.is_detail(timestep).all())])
         return super().predict_noise(x, timestep, model_options, seed)
 

@@ -7,16 +7,23 @@ from server import PromptServer
 log = logging.getLogger("DCM")
 
 
-def say(node, text: str, warnings: list[str] | None = None) -> str:
+def say(node, text: str, warnings: list[str] | None = None, in_log: bool = True) -> str:
     """Log `text` and each warning, show them on the node in the page, and return them as one text.
 
     `node` is the running node class; without its hidden id (or without a server) the log is all there is.
+    `in_log` False is for what another node is going to log for the same run.
     """
-    log.info("DCM: %s", text)
-    for warning in warnings or []:
-        log.warning("DCM: %s", warning)
+    if in_log:
+        to_log(text, warnings)
     said = "\n".join([text, *(f"Warning: {warning}" for warning in warnings or [])])
     server, node_id = getattr(PromptServer, "instance", None), node.hidden.unique_id if node.hidden else None
     if server is not None and node_id is not None:
         server.send_progress_text(said, node_id)
     return said
+
+
+def to_log(text: str, warnings: list[str] | None = None) -> None:
+    """Log `text` and each warning."""
+    log.info("DCM: %s", text)
+    for warning in warnings or []:
+        log.warning("DCM: %s", warning)

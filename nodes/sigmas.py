@@ -4,9 +4,11 @@ from comfy_api.latest import io
 
 from ..dcm_core.plot import plot_schedule
 from ..dcm_core.schedule import preset as family_preset
+from ..dcm_core.speed_presets import SPEED_PRESETS, speed_sigmas
 from .backbones import family_of
 from .experts import applied_to, schedule_of
 from .inputs import semantic_steps_input, steps_input
+from .run_plan import pair_schedule_of
 from .say import say
 
 
@@ -27,11 +29,12 @@ class DCMSigmas(io.ComfyNode):
                 steps_input(),
                 io.Combo.Input(
                     "preset",
-                    options=["experts", "aligned", "official"],
+                    options=["experts", "aligned", "official", *SPEED_PRESETS],
                     default="experts",
                     optional=True,
                     tooltip="experts: as the expert file says. aligned: the semantic expert ends exactly on kappa. "
-                    "official: the published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps).",
+                    "official: the published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps). The others "
+                    "are for speed LoRAs of Wan, with or without a second MODEL; the help page names their sources.",
                 ),
                 semantic_steps_input(),
                 io.Float.Input(
@@ -57,10 +60,16 @@ class DCMSigmas(io.ComfyNode):
     @classmethod
     def execute(cls, model, steps, preset="experts", semantic_steps=0, denoise=1.0) -> io.NodeOutput:
         own = schedule_of(model)
-        asked = own if preset == "experts" else family_preset(family_of(model), preset)
-        sigmas = asked.sigmas(steps, semantic_steps or None, denoise)
-        acting = (
-            own if applied_to(model) else asked
-        )  # who runs is up to the MODEL's experts, whatever list they are given
-        info = say(cls, acting.describe(sigmas))
+        if preset in SPEED_PRESETS:
+            if semantic_steps or denoise != 1:
+                raise ValueError(
+                    f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1."
+                )
+            asked, sigmas = pair_schedule_of(model), speed_sigmas(preset, steps)
+        else:
+            asked = own if preset == "experts" else family_preset(family_of(model), preset)
+            sigmas = asked.sigmas(steps, semantic_steps or None, denoise)
+        # Who takes which step is up to the MODEL's experts, whatever list they are given.
+        acting = own if applied_to(model) else asked
+        info = say(cls, acting.describe(sigmas), in_log=False)
         return io.NodeOutput(sigmas, info, plot_schedule(acting, sigmas).unsqueeze(0))

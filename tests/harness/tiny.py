@@ -8,6 +8,7 @@ prints one JSON line: what each file is -> its name in diffusion_models/ or dcm/
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -30,10 +31,12 @@ RANK = 4
 ATTENTION = {
     "wan": (".self_attn.", ".cross_attn."),
     "hunyuan_video": ("_attn.qkv", "_attn.proj", ".linear1", ".linear2", ".self_attn.qkv", ".self_attn.proj"),
+    "cogvideox": (".q.", ".k.", ".v.", ".attn_out."),
 }
 REPLACED = {
     "wan": ("time_embedding.", "time_projection."),
     "hunyuan_video": ("time_in.", "vector_in.", "guidance_in.", "final_layer.adaLN_modulation."),
+    "cogvideox": ("time_embedding_linear_", "norm_out.linear.", "proj_out."),
 }
 
 
@@ -66,6 +69,25 @@ def hunyuan_video(context: int = 256) -> nn.Module:
     return HunyuanVideo(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
 
 
+def cogvideox(heads: int = 2, blocks: int = 2) -> nn.Module:
+    """A CogVideoX text-to-video network of the 5B kind; only hosts from 0.20 on have the class."""
+    from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
+
+    sizes = {"num_attention_heads": heads, "num_layers": blocks, "text_embed_dim": 256, "time_embed_dim": 64}
+    return CogVideoXTransformer3DModel(
+        **sizes,
+        use_rotary_positional_embeddings=True,
+        dtype=torch.float32,
+        device="cpu",
+        operations=comfy.ops.disable_weight_init,
+    )
+
+
+FAMILIES = {"wan": wan, "hunyuan_video": hunyuan_video}
+if importlib.util.find_spec("comfy.ldm.cogvideo"):
+    FAMILIES["cogvideox"] = cogvideox
+
+
 def random_expert(network: nn.Module, family: str, kind: str, seed: int, strength: float = 0.3):
     """An expert over `network`: low-rank attention, whole differences of the time layers."""
     from dcm_pack.dcm_core.expert import Difference, Expert, ExpertMetadata, LowRank
@@ -81,7 +103,7 @@ def random_expert(network: nn.Module, family: str, kind: str, seed: int, strengt
         if not isinstance(module, nn.Linear):
             continue
         rows, columns = module.weight.shape
-        if name.startswith(REPLACED[family]):
+        if f"{name}.".startswith(REPLACED[family]):
             layers[name] = Difference(normal(rows, columns), normal(rows))
         elif any(part in f"{name}." for part in ATTENTION[family]):
             layers[name] = LowRank(normal(RANK, columns), normal(rows, RANK) / strength, float(RANK))
@@ -95,7 +117,7 @@ def write_all(models: Path) -> dict[str, str]:
     from dcm_pack.dcm_core.expert_file import save_expert
 
     names = {}
-    for seed, (family, make) in enumerate({"wan": wan, "hunyuan_video": hunyuan_video}.items()):
+    for seed, (family, make) in enumerate(FAMILIES.items()):
         network = randomise(make(), seed)
         names[family] = f"tiny_{family}.safetensors"
         folder = models / "diffusion_models"

@@ -1,0 +1,61 @@
+"""DCMGuider: both experts, or two MODELs, behind one GUIDER for the stock SamplerCustomAdvanced."""
+
+from comfy_api.latest import io
+
+from .inputs import boundary_input, cfg_input, detail_cfg_input, low_noise_model_input
+from .pair_guider import PairGuider
+from .run_notes import warnings_for
+from .run_plan import Run, guided_conditioning
+from .sampling import ExpertGuider
+from .say import say, to_log
+
+
+def guider_for(run: Run, positive: list, negative: list) -> ExpertGuider:
+    """The guider of a run, with its CONDITIONING set."""
+    if run.is_pair:
+        guider = PairGuider(run.model, run.low_noise_model, run.schedule, run.cfg, run.detail_cfg)
+        members = (guider, guider.low)
+    else:
+        guider = ExpertGuider(run.model, run.schedule, run.cfg, run.detail_cfg)
+        members = (guider,)
+    for member in members:
+        member.set_conds(
+            *(guided_conditioning(member.model_patcher, texts) for texts in (positive, negative))
+        )
+    return guider
+
+
+class DCMGuider(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DCMGuider",
+            display_name="DCM Guider",
+            category="DCM",
+            description="The guider of DCM KSampler, for SamplerCustomAdvanced, where noise, sampler and noise levels "
+            "come from nodes of their own.",
+            inputs=[
+                io.Model.Input("model", tooltip="From DCM Apply Experts, or the high-noise MODEL of a pair."),
+                io.Conditioning.Input("positive", tooltip="What the video is to show."),
+                io.Conditioning.Input("negative", tooltip="Used only where cfg is not 1."),
+                cfg_input(),
+                detail_cfg_input(),
+                low_noise_model_input(),
+                boundary_input(),
+            ],
+            outputs=[
+                io.Guider.Output(tooltip="For SamplerCustomAdvanced, with the noise levels of DCM Sigmas."),
+                io.String.Output(display_name="info", tooltip="Where the switch is."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, cfg=1.0, detail_cfg=0.0, low_noise_model=None, boundary=0.0
+    ) -> io.NodeOutput:
+        run = Run.of(model, low_noise_model, boundary, cfg, detail_cfg)
+        guider = guider_for(run, positive, negative)
+        # Only the sampler knows the noise levels, so only then can anything be said about the steps.
+        guider.on_run = lambda sigmas: to_log(run.describe(sigmas), warnings_for(run, sigmas, given=True))
+        return io.NodeOutput(guider, say(cls, run.switch_text(), in_log=False))

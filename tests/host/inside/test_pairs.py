@@ -1,0 +1,338 @@
+"""Two MODELs in one run, as Wan 2.2's: against two stock samplers cut at the same noise level."""
+
+from dataclasses import replace
+from functools import cache
+
+import comfy.model_management
+import comfy.samplers
+import comfy.sd
+import comfy.utils
+import pytest
+import torch
+from comfy.model_management import InterruptProcessingException
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from dcm_pack.dcm_core.expert import Expert, LowRank
+from dcm_pack.dcm_core.tensor_names import to_tensors
+from harness import tiny
+from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
+
+import nodes
+
+# The published list of Wan 2.2's speed LoRAs: what the stock "simple" scheduler makes at shift 5.
+STEPS, SHIFT, HIGH_STEPS = 4, 5.0, 2
+
+
+@cache
+def second():
+    """The low-noise network: of the same class, and otherwise nothing in common."""
+    return replace(world("wan"), network=tiny.randomise(tiny.wan(), seed=5).requires_grad_(False))
+
+
+def pair():
+    """(high-noise MODEL, low-noise MODEL), each of its own."""
+    return world("wan").model(), second().model()
+
+
+def stock(high, low, cut=HIGH_STEPS, cfgs=(1.0, 1.0), seed=0, latent=None):
+    """What two KSamplerAdvanced make, the second with what the first leaves."""
+    this = world("wan")
+    texts = this.text(0), this.text(1)
+    models = [ModelSamplingSD3().patch(model, SHIFT)[0] for model in (high, low)]
+    latent = latent or empty_latent()
+    sampling = ("euler", "simple", *texts)
+    node = nodes.KSamplerAdvanced()
+    (first,) = node.sample(models[0], "enable", seed, STEPS, cfgs[0], *sampling, latent, 0, cut, "enable")
+    (last,) = node.sample(models[1], "disable", seed, STEPS, cfgs[1], *sampling, first, cut, 10000, "disable")
+    return last["samples"]
+
+
+def lora(seed):
+    expert = tiny.random_expert(world("wan").network, "wan", "detail", seed=seed, strength=1.0)
+    pairs = {name: layer for name, layer in expert.layers.items() if isinstance(layer, LowRank)}
+    return to_tensors(Expert(expert.metadata, pairs))
+
+
+def with_lora(model, seed):
+    return comfy.sd.load_lora_for_models(model, None, lora(seed), 1.0, 0.0)[0]
+
+
+def test_equals_two_stock_samplers():
+    high, low = pair()
+    result = world("wan").sampled(high, low_noise_model=low)
+    expected = stock(high, low)
+    for wrong in (stock(high, low, 1), stock(high, low, 3), stock(low, high), stock(high, high)):
+        assert_same(result, expected, wrong, 1e-4)
+
+
+def test_each_model_has_its_own_loras():
+    high, low = pair()
+    models = with_lora(high, 1), with_lora(low, 2)
+    result = world("wan").sampled(models[0], low_noise_model=models[1])
+    expected = stock(*models)
+    for wrong in (
+        stock(with_lora(high, 2), with_lora(low, 1)),
+        stock(high, models[1]),
+        stock(models[0], low),
+    ):
+        assert_same(result, expected, wrong, 1e-4)
+
+
+def test_two_clones_of_one_network():
+    """One file, two LoRAs: the host has a single copy of the weights and patches it anew at the switch."""
+    high, _ = pair()
+    models, patchers = (with_lora(high, 1), with_lora(high, 2)), []
+    assert models[0].model is models[1].model
+    this, expected, wrong = world("wan"), stock(*models), stock(*reversed(models))
+
+    def note(executor, *args, **kwargs):
+        patchers.append(executor.class_obj.current_patcher)
+        return executor(*args, **kwargs)
+
+    for model in models:
+        model.add_wrapper(WrappersMP.APPLY_MODEL, note)
+    for _ in range(2):
+        assert_same(this.sampled(models[0], low_noise_model=models[1]), expected, wrong, 1e-4)
+    assert patchers == [models[0], models[0], models[1], models[1]] * 2, (
+        "each patcher is the network's in its own steps"
+    )
+    # This sampler asks above the switch again after it was below.
+    back = {"sampler_name": "heunpp2", "sigmas": torch.tensor([1.0, 0.95, 0.9, 0.6, 0.3, 0.0])}
+    apart = with_lora(this.model(), 1), with_lora(this.model(), 2)
+    expected = this.sampled(apart[0], low_noise_model=apart[1], **back)
+    assert torch.equal(this.sampled(models[0], low_noise_model=models[1], **back), expected)
+    comfy.model_management.unload_all_models()
+    assert torch.equal(this.sampled(high), this.sampled(this.model()))
+
+
+def test_each_model_has_its_own_cfg():
+    high, low = pair()
+    this = world("wan")
+    result = this.sampled(high, low_noise_model=low, cfg=4.0, detail_cfg=1.5)
+    assert_same(result, stock(high, low, cfgs=(4.0, 1.5)), stock(high, low, cfgs=(4.0, 4.0)), 1e-4)
+    same = this.sampled(high, low_noise_model=low, cfg=4.0)
+    assert_same(same, stock(high, low, cfgs=(4.0, 4.0)), result, 1e-4)
+
+
+def in_two_parts(this, high, low, sigmas, cut):
+    first = this.custom_sampled(high, sigmas[: cut + 1])
+    return this.custom_sampled(low, sigmas[cut:], latent={"samples": first}, add_noise=False)
+
+
+@pytest.mark.parametrize(
+    ("in_dim", "boundary", "cut"), [(16, 0.0, 3), (36, 0.0, 2), (16, 0.95, 1), (36, 0.5, 3)], ids=str
+)
+def test_the_boundary(in_dim, boundary, cut):
+    """Wan 2.2's own is 0.875 for text and 0.9 for images; a step that lies on it is the high-noise model's."""
+    networks = [tiny.randomise(tiny.wan(in_dim=in_dim), seed).requires_grad_(False) for seed in (0, 5)]
+    these = [replace(world("wan"), network=network) for network in networks]
+    high, low = (this.model() for this in these)
+    edge = boundary or {16: 0.875, 36: 0.9}[in_dim]
+    sigmas = torch.tensor([1.0, 0.93, 0.89, 0.88, 0.4, 0.0])
+    sigmas[cut] = edge
+    result = these[0].sampled(high, low_noise_model=low, sigmas=sigmas, boundary=boundary)
+    parts = [in_two_parts(these[0], high, low, sigmas, number) for number in (cut + 1, cut, cut + 2)]
+    assert_same(result, parts[0], parts[1], 1e-4)
+    assert_same(result, parts[0], parts[2], 1e-4)
+
+
+def test_a_pair_with_experts_switches_where_they_say():
+    this = world("wan")
+    high, low = this.applied(), second().model()
+    sigmas = this.schedule.sigmas(STEPS)
+    result = this.sampled(high, low_noise_model=low)
+    parts = [in_two_parts(this, high, low, sigmas, cut) for cut in (2, 1, 3)]
+    assert_same(result, parts[0], parts[1], 1e-4)
+    assert_same(result, parts[0], parts[2], 1e-4)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_a_run_in_two_parts_equals_one_run(cut):
+    high, low = pair()
+    this = world("wan")
+    first = this.sampled(high, low_noise_model=low, end_at_step=cut)
+    second_part = {"samples": first}
+    result = this.sampled(high, low_noise_model=low, latent=second_part, start_at_step=cut, add_noise=False)
+    assert_same(result, this.sampled(high, low_noise_model=low), first, 1e-4)
+
+
+def advanced(guider, sigmas, sampler="euler", seed=3):
+    noise, sampler = RandomNoise().get_noise(seed)[0], comfy.samplers.sampler_object(sampler)
+    return SamplerCustomAdvanced().sample(noise, guider, sampler, sigmas, empty_latent())[0]["samples"]
+
+
+def test_the_guider_in_a_stock_sampler_equals_the_node():
+    this = world("wan")
+    high, low = pair()
+    sigmas = dcm_node("DCMSigmas").execute(high, STEPS, preset="wan2.2 lightning")[0]
+    texts, cfgs = (this.text(0), this.text(1)), {"cfg": 3.0, "detail_cfg": 1.5}
+    guider = dcm_node("DCMGuider").execute(high, *texts, **cfgs, low_noise_model=low)[0]
+    result = this.sampled(high, low_noise_model=low, seed=3, **cfgs)
+    for _ in range(2):  # the host keeps a guider from prompt to prompt
+        assert torch.equal(advanced(guider, sigmas), result)
+    assert torch.equal(advanced(guider, sigmas[:0]), empty_latent()["samples"])
+    model = this.applied()
+    guider = dcm_node("DCMGuider").execute(model, *texts, **cfgs)[0]
+    assert torch.equal(advanced(guider, this.schedule.sigmas(4)), this.sampled(model, seed=3, **cfgs))
+
+
+@pytest.mark.parametrize("sampler", ["euler_cfg_pp", "heunpp2", "dpmpp_2m", "lcm"])
+def test_other_samplers_see_one_model(sampler):
+    """What a sampler remembers, adds to the guidance, or asks again above the switch goes through both."""
+    this = world("wan")
+    model, options = this.model(), {"cfg": 3.0, "sampler_name": sampler, "steps": 6}
+    sigmas = torch.tensor([1.0, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0])
+    alone = this.sampled(model, sigmas=sigmas, **options)
+    result = this.sampled(model, low_noise_model=this.model(), sigmas=sigmas, **options)
+    assert_same(
+        result, alone, this.sampled(model, sigmas=sigmas, **options | {"sampler_name": "euler"}), 1e-5
+    )
+    other = this.sampled(model, low_noise_model=second().model(), sigmas=sigmas, **options)
+    assert relative(other, alone) > 1e-2
+
+
+def test_what_other_nodes_put_on_a_model_acts_in_its_own_steps():
+    high, low = pair()
+    seen = {"high": [], "low": []}
+    kinds = (WrappersMP.PREDICT_NOISE, WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE)
+    for name, model in (("high", high), ("low", low)):
+        for kind in kinds:
+
+            def note(executor, *args, name=name, kind=kind, **kwargs):
+                seen[name].append(kind)
+                return executor(*args, **kwargs)
+
+            model.add_wrapper(kind, note)
+        model.set_model_sampler_post_cfg_function(
+            lambda args, name=name: seen[name].append("post cfg") or args["denoised"]
+        )
+    world("wan").sampled(high, low_noise_model=low, steps=4, boundary=0.95)
+    for name, steps in (("high", 1), ("low", 3)):
+        counts = {kind: seen[name].count(kind) for kind in (*kinds, "post cfg")}
+        assert counts == dict.fromkeys((*kinds, "post cfg"), steps) | {WrappersMP.OUTER_SAMPLE: 1}
+
+
+def test_one_bar_of_exactly_the_steps(monkeypatch):
+    high, low = pair()
+    seen = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, preview, **_: seen.append((value, total))
+    )
+    # Newer hosts leave out messages that come too fast, but never one with a preview.
+    monkeypatch.setattr(comfy.cli_args.args, "preview_method", comfy.cli_args.LatentPreviewMethod.Latent2RGB)
+    world("wan").sampled(high, low_noise_model=low, steps=5)
+    assert seen == [(step, 5) for step in range(1, 6)]
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """A device, in truth the CPU, with room for one of the two networks; the host itself decides what has to leave."""
+    management = comfy.model_management
+    management.unload_all_models()
+    room = 1.05 * world("wan").model().model_size()
+
+    def free(device=None, torch_free_too=False):
+        left = room - sum(model.loaded_size() for model in management.loaded_models())
+        return (left, left) if torch_free_too else left
+
+    monkeypatch.setattr(management, "get_free_memory", free)
+    for nothing in ("minimum_inference_memory", "extra_reserved_memory"):
+        monkeypatch.setattr(management, nothing, lambda: 0)
+    yield torch.device("cpu", 0)  # the host asks no other than "cpu" for room
+    management.unload_all_models()
+
+
+def loads(sample, device):
+    """Which of the two MODELs were loaded during each network call of `sample(high, low)`."""
+    calls, models = [], {}
+    for name, model in zip(("high", "low"), pair(), strict=True):
+        model.load_device = device
+        model.model.memory_usage_factor = 0.0
+
+        def note(executor, *args, **kwargs):
+            loaded = comfy.model_management.loaded_models()
+            calls.append([name for name, each in models.items() if any(each.is_clone(one) for one in loaded)])
+            return executor(*args, **kwargs)
+
+        model.add_wrapper(WrappersMP.DIFFUSION_MODEL, note)
+        models[name] = model
+    sample(*models.values())
+    return calls
+
+
+def test_only_one_model_is_loaded_where_two_do_not_fit(little_memory):
+    this = world("wan")
+
+    def in_one(high, low, **options):
+        this.sampled(high, low_noise_model=low, **options)
+
+    one, stocks = loads(in_one, little_memory), loads(stock, little_memory)
+    assert one == stocks == [["high"]] * 2 + [["low"]] * 2
+    comfy.model_management.unload_all_models()
+    sigmas = torch.tensor([0.8, 0.5, 0.0])
+    assert loads(lambda *models: in_one(*models, sigmas=sigmas), little_memory) == [["low"]] * 2
+    comfy.model_management.unload_all_models()
+    assert loads(lambda *models: in_one(*models, end_at_step=2), little_memory) == [["high"]] * 2
+
+
+def test_both_models_stay_where_they_fit():
+    this = world("wan")
+    comfy.model_management.unload_all_models()
+    calls = loads(lambda high, low: this.sampled(high, low_noise_model=low), torch.device("cpu"))
+    assert calls == [["high"]] * 2 + [["high", "low"]] * 2
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.model.diffusion_model.state_dict().items()}
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+@pytest.mark.parametrize("error", [InterruptProcessingException(), RuntimeError("out of memory")], ids=repr)
+def test_an_end_in_either_phase_leaves_both_models_as_they_were(step, error):
+    this = world("wan")
+    plain = pair()
+    models = [with_lora(model, seed) for seed, model in enumerate(plain)]
+    before, expected = [weights(model) for model in plain], this.sampled(models[0], low_noise_model=models[1])
+    calls = []
+
+    def fail(executor, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == step:
+            raise error
+        return executor(*args, **kwargs)
+
+    failing = [model.clone() for model in models]
+    for model in failing:
+        model.add_wrapper(WrappersMP.DIFFUSION_MODEL, fail)
+    with pytest.raises(type(error)):
+        this.sampled(failing[0], low_noise_model=failing[1])
+    assert len(calls) == step
+    assert [model.model.current_patcher for model in plain] == [None, None]
+    assert torch.equal(this.sampled(models[0], low_noise_model=models[1]), expected)
+    comfy.model_management.unload_all_models()
+    for model, state in zip(plain, before, strict=True):
+        after = model.model.diffusion_model.state_dict()
+        assert [name for name in state if not torch.equal(state[name], after[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"boundary": 0.05}, "boundary is 0.05"),
+        ({"boundary": 0.9, "low_noise_model": None}, "low_noise_model is not connected"),
+        ({"low_noise_model": "images"}, "wan with 16 input channels.*wan with 36.*text to video"),
+        ({"low_noise_model": "hunyuan_video"}, "hunyuan_video with"),
+    ],
+    ids=str,
+)
+def test_pairs_that_cannot_be(options, message):
+    this = world("wan")
+    others = {
+        "images": lambda: replace(this, network=tiny.wan(in_dim=36).requires_grad_(False)).model(),
+        "hunyuan_video": lambda: world("hunyuan_video").model(),
+    }
+    low = options.get("low_noise_model", this.model())
+    options = options | {"low_noise_model": others[low]() if low in others else low}
+    with pytest.raises(ValueError, match=message):
+        this.sampled(this.model(), **options)

@@ -1,0 +1,135 @@
+"""What is said about a run, when, and what is not said."""
+
+import logging
+from dataclasses import replace
+
+import comfy.samplers
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from harness.worlds import dcm_node, empty_latent, world
+
+
+@pytest.fixture
+def this():
+    return world("wan")
+
+
+@pytest.fixture
+def said(caplog):
+    """What the pack logs, from now on."""
+    caplog.set_level(logging.INFO, logger="DCM")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "DCM"]
+
+
+def info(this, model, **options):
+    texts = this.text(0), this.text(1)
+    options = {"seed": 0, "steps": 4, "cfg": 1.0, **options}
+    positional = [options.pop(name) for name in ("seed", "steps", "cfg")]
+    return dcm_node("DCMKSampler").execute(model, *positional, *texts, empty_latent(), **options)[1]
+
+
+@pytest.mark.parametrize("options", [{"cfg": 4.0}, {"detail_cfg": 1.5}], ids=str)
+def test_cfg_on_experts_that_carry_their_guidance(this, options):
+    text = info(this, this.applied(), **options)
+    assert f"cfg is {max(options.values()):g}, but the experts carry a guidance of 6" in text
+    assert "Set cfg to 1" in text
+    plain = replace(this, detail=replace(this.detail, metadata=replace(this.detail.metadata, guidance=1.0)))
+    assert "guidance" not in info(this, plain.applied(), **options)
+    assert "guidance" not in info(this, this.applied())
+
+
+def generic(model, steps, scheduler="simple"):
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)
+
+
+def test_a_generic_scheduler_that_starves_an_expert(this):
+    model = this.applied()
+    text = info(this, model, sigmas=generic(model, 4))
+    assert "give the semantic expert 1 of 4 steps instead of 2" in text
+    assert "Connect DCM Sigmas, or leave sigmas open." in text
+    assert "the shift of the MODEL, which is 8 here, where 17 is meant" in text
+    fine = ModelSamplingSD3().patch(model, 41.0)[0]
+    assert "Warning" not in info(this, fine, sigmas=generic(fine, 4))
+    # Here it is not the shift that is wrong.
+    few = ModelSamplingSD3().patch(model, 17.0)[0]
+    text = info(this, few, sigmas=generic(few, 4, "exponential"))
+    assert "of 4 steps instead of 2" in text and "shift" not in text
+    none = info(this, model, sigmas=torch.tensor([0.9, 0.5, 0.0]))
+    assert "no step is the semantic expert's" in none and "Connect DCM Sigmas" in none
+
+
+def test_an_uneven_share_that_was_asked_for_is_no_fault(this):
+    model = this.applied()
+    asked = dcm_node("DCMSigmas").execute(model, 4, semantic_steps=1)[0]
+    assert "Warning" not in info(this, model, sigmas=asked)
+    assert "Warning" not in info(this, model, semantic_steps=1)
+    assert "Warning" not in info(this, model, denoise=0.95)
+    assert "Warning" not in info(this, model, end_at_step=2)
+
+
+def test_a_starved_model_of_a_pair(this):
+    pair = {"low_noise_model": this.model()}
+    assert (
+        info(this, this.model(), **pair) == "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625"
+    )
+    late = torch.tensor([1.0, 0.8, 0.6, 0.3, 0.0])
+    text = info(this, this.model(), sigmas=late, **pair)
+    assert "give the high-noise model 1 of 4 steps instead of 2 (the switch is at sigma 0.8750)" in text
+    assert "no step is the low-noise model's" in info(this, this.model(), boundary=0.6, **pair)
+
+
+@pytest.mark.parametrize(("sampler", "is_said"), [("euler", False), ("dpmpp_2m", False), ("heun", True)])
+@pytest.mark.parametrize("is_pair", [True, False])
+def test_samplers_that_ask_beside_the_steps(this, said, sampler, is_said, is_pair):
+    model = this.model() if is_pair else this.applied()
+    low = {"low_noise_model": this.model()} if is_pair else {}
+    for _ in range(2):
+        before = len(said())
+        info(this, model, sampler_name=sampler, **low)
+        notes = [line for line in said()[before:] if "beside the noise levels of the steps" in line]
+        assert len(notes) == is_said, "once a run"
+    if is_said:
+        assert "The switch follows the noise level that is asked for" in notes[0]
+
+
+def test_the_plan_is_logged_once_a_run(this, said):
+    model = this.applied()
+    before = len(said())
+    sigmas = dcm_node("DCMSigmas").execute(model, 4)[0]
+    info(this, model, sigmas=sigmas)
+    plan = "DCM: SemE 2 steps 1.000 0.989 | DetE 2 steps 0.975 0.905"
+    assert said()[before:] == [plan]
+    guider = dcm_node("DCMGuider").execute(model, this.text(0), this.text(1), cfg=2.0)[0]
+    assert said()[before:] == [plan]
+    noise, euler = RandomNoise().get_noise(0)[0], comfy.samplers.sampler_object("euler")
+    for run in range(2):
+        before = len(said())
+        SamplerCustomAdvanced().sample(noise, guider, euler, sigmas, empty_latent())
+        assert said()[before] == plan and "cfg is 2" in said()[before + 1], run
+        assert len(said()) == before + 2
+
+
+def test_where_the_switch_of_a_guider_is(this):
+    texts = this.text(0), this.text(1)
+    assert "DetE from there down" in dcm_node("DCMGuider").execute(this.applied(), *texts)[1]
+    text = dcm_node("DCMGuider").execute(this.model(), *texts, low_noise_model=this.model())[1]
+    assert text == (
+        "the low-noise model acts below sigma 0.8750; "
+        "4 steps: high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625"
+    )
+
+
+def test_lists_of_speed_loras(this):
+    dcm_sigmas = dcm_node("DCMSigmas")
+    sigmas, text, _ = dcm_sigmas.execute(this.model(), 4, preset="wan2.1 lightx2v")
+    assert torch.allclose(sigmas, torch.tensor([1.0, 0.9375, 0.833333, 0.625, 0.0]))
+    assert text == "SemE 2 steps 1.000 0.938 | DetE 2 steps 0.833 0.625"
+    # A MODEL with experts switches where they say, on whatever noise levels.
+    _, text, _ = dcm_sigmas.execute(this.applied(), 9, preset="wan2.1 causvid 14B")
+    assert text.startswith("SemE 1 step 0.999 | DetE 8 steps 0.934")
+    with pytest.raises(ValueError, match="published for 4 or 8 steps, not for 5"):
+        dcm_sigmas.execute(this.model(), 5, preset="wan2.2 lightning")
+    with pytest.raises(ValueError, match="leave semantic_steps at 0"):
+        dcm_sigmas.execute(this.model(), 4, preset="wan2.2 lightning", semantic_steps=1)
