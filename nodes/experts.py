@@ -1,20 +1,20 @@
 """Putting experts on a MODEL and taking them off again, with nothing but the host's own patch mechanisms."""
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import comfy.model_patcher
-import comfy.weight_adapter
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor, nn
+from torch import nn
 
-from ..dcm_core.expert import Expert, LowRank, Replacement
+from ..dcm_core.expert import Expert
 from ..dcm_core.schedule import ExpertSchedule, preset
 from ..dcm_core.sidecar import Sidecar
-from .backbones import PREFIX, family_of
+from .backbones import as_released, family_of
 from .expert_switch import ExpertSwitch
+from .expert_weights import merge_expert, take_off
 
 ATTACHMENT = "dcm_experts"
 
@@ -25,9 +25,12 @@ class Applied:
 
     schedule: ExpertSchedule
     guidance: float  # what the experts were trained under, in the terms of their family
+    detail: Expert
+    detail_strength: float
     key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
-    patches: dict[str, object] = field(default_factory=dict)  # the semantic expert's, by weight name
+    patches: list[tuple[str | tuple, object]] = field(default_factory=list)  # of merged experts, by weight
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
+    baked: str | None = None  # "semantic" or "detail" where DCMBake has left one expert, in the weights
 
 
 def applied_to(model: ModelPatcher) -> Applied | None:
@@ -43,7 +46,7 @@ def schedule_of(model: ModelPatcher) -> ExpertSchedule:
 def switch_text(schedule: ExpertSchedule) -> str:
     """Which expert acts where, in one line."""
     example = schedule.describe(schedule.sigmas(4))
-    return f"SemE above sigma {schedule.switch_sigma:.4f}, DetE from there down; 4 steps: {example}"
+    return f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; 4 steps: {example}"
 
 
 def apply_experts(
@@ -60,19 +63,17 @@ def apply_experts(
     the detail expert lies beside the network and acts in its own calls only.
     Raises ValueError naming each tensor of the semantic expert that the host would not take.
     """
-    model = model.clone()
+    model = as_released(model.clone(), schedule.grid)
     remove_experts(model)
-    # At strength 0, patching would still round fp8 weights anew.
-    acts = semantic is not None and semantic_strength != 0
-    patches, parameters = semantic_patches(model, semantic, semantic_strength) if acts else ({}, {})
-    applied = Applied(schedule, detail.metadata.guidance, patches=patches, parameters=parameters)
-    refused = patches.keys() - set(model.add_patches(patches, semantic_strength))
-    if refused:
-        raise ValueError(
-            f"The host did not take {len(refused)} tensors of the semantic expert: {sorted(refused)}"
-        )
-    for name, parameter in parameters.items():
-        model.add_object_patch(name, parameter)
+    patches, parameters = merge_expert(model, semantic, semantic_strength) if semantic else ({}, {})
+    applied = Applied(
+        schedule,
+        detail.metadata.guidance,
+        detail,
+        detail_strength,
+        patches=list(patches.items()),
+        parameters=parameters,
+    )
     side = side_model(detail, detail_strength, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
@@ -80,40 +81,35 @@ def apply_experts(
     return model
 
 
-def semantic_patches(
-    model: ModelPatcher, expert: Expert, strength: float
-) -> tuple[dict[str, object], dict[str, nn.Parameter]]:
-    """(weight patches, changed bare Parameters) by the host's names.
+def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
+    """(semantic MODEL, detail MODEL) of a MODEL with experts: clones with one expert each, in their weights.
 
-    The host accepts weight patches for a bare Parameter of a non-leaf module (Wan's modulation) and never applies them,
-    so those are replaced whole. Raises ValueError for a strength other than 1 where the expert sets weights.
+    Both keep the experts' schedule, and what other nodes have put on the MODEL. Raises ValueError for a MODEL without
+    experts, and one naming each tensor of the detail expert that the host would not take.
     """
-    patches: dict[str, object] = {}
-    for name, layer in expert.layers.items():
-        if isinstance(layer, LowRank):
-            weights = (layer.up, layer.down, layer.alpha, None, None, None)
-            patches[f"{PREFIX}{name}.weight"] = comfy.weight_adapter.LoRAAdapter(set(), weights)
-            continue
-        exact = isinstance(layer, Replacement)
-        if exact and strength != 1:
-            raise ValueError(
-                f"The semantic expert sets the weight of {name}, which cannot be scaled: use a semantic_strength of 1."
-            )
-        for key, tensor in (("weight", layer.weight), ("bias", layer.bias)):
-            if tensor is not None:
-                patches[f"{PREFIX}{name}.{key}"] = ("set" if exact else "diff", (tensor,))
-    parameters = {
-        PREFIX + name: changed_parameter(model.get_model_object(PREFIX + name), difference, strength)
-        for name, difference in expert.parameters.items()
+    applied = applied_to(model)
+    if applied is None or applied.baked:
+        has = f"holds the {applied.baked} expert in its weights already" if applied else "has no experts"
+        raise ValueError(f"This MODEL {has}: connect the one that comes from DCM Apply Experts.")
+    semantic = model.clone()
+    semantic.remove_additional_models(applied.key)
+    others = [
+        wrapper
+        for wrapper in semantic.get_wrappers(WrappersMP.APPLY_MODEL, applied.key)
+        if not isinstance(wrapper, ExpertSwitch)
+    ]
+    semantic.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, applied.key)
+    for wrapper in others:
+        semantic.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, wrapper)
+    semantic.set_attachments(ATTACHMENT, replace(applied, baked="semantic"))
+    detail = semantic.clone()
+    patches, parameters = merge_expert(detail, applied.detail, applied.detail_strength)
+    both = {
+        "patches": [*applied.patches, *patches.items()],
+        "parameters": applied.parameters | parameters,
     }
-    return patches, parameters
-
-
-def changed_parameter(base: Tensor, difference: Tensor, strength: float) -> nn.Parameter:
-    """base + strength * difference, in the base's dtype, or float32 where that is a one-byte storage format."""
-    dtype = base.dtype if base.dtype.itemsize >= 2 else torch.float32
-    changed = base.detach().float() + strength * difference.to(base.device, torch.float32)
-    return nn.Parameter(changed.to(dtype), requires_grad=False)
+    detail.set_attachments(ATTACHMENT, replace(applied, baked="detail", **both))
+    return semantic, detail
 
 
 def side_model(
@@ -134,11 +130,5 @@ def remove_experts(model: ModelPatcher) -> None:
     model.remove_attachments(ATTACHMENT)
     model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, applied.key)
     model.remove_additional_models(applied.key)
-    for name, patch in applied.patches.items():
-        others = [entry for entry in model.patches.pop(name, []) if entry[1] is not patch]
-        if others:
-            model.patches[name] = others
-    for name, parameter in applied.parameters.items():
-        if model.object_patches.get(name) is parameter:
-            del model.object_patches[name]
+    take_off(model, applied.patches, applied.parameters)
     model.patches_uuid = uuid.uuid4()  # the host reloads weights only when this changes

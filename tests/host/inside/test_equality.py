@@ -47,8 +47,9 @@ def test_experts_that_set_weights_exactly():
     )
     result = this.sampled(setting.applied())
     assert_same(result, this.sampled(this.applied()), this.without_detail(), 1e-4)
-    with pytest.raises(ValueError, match="cannot be scaled"):
-        setting.applied(semantic_strength=0.5)
+    half = {"semantic_strength": 0.5, "detail_strength": 0.0}
+    scaled, expected = (this.sampled(each.applied(**half)) for each in (setting, this))
+    assert_same(scaled, expected, this.without_detail(), 1e-4)
 
 
 def test_one_step_is_the_semantic_experts():

@@ -1,0 +1,30 @@
+"""DCMBake: a MODEL with two experts to two ordinary MODELs, each with one expert in its weights."""
+
+from comfy_api.latest import io
+
+from .experts import bake, schedule_of, switch_text
+from .say import say
+
+
+class DCMBake(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DCMBake",
+            display_name="DCM Bake",
+            category="DCM",
+            description="Makes two ordinary MODELs with one expert each merged into the weights: for graphs with two "
+            "samplers, for ModelSave, and for loaders and compilers that want plain weights.",
+            inputs=[io.Model.Input("model", tooltip="The MODEL of DCM Apply Experts.")],
+            outputs=[
+                io.Model.Output(display_name="semantic", tooltip="For the steps above the switch."),
+                io.Model.Output(display_name="detail", tooltip="For the steps from the switch down."),
+                io.String.Output(display_name="info", tooltip="Which MODEL is for which steps."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model) -> io.NodeOutput:
+        semantic, detail = bake(model)
+        return io.NodeOutput(semantic, detail, say(cls, f"two MODELs: {switch_text(schedule_of(model))}"))
