@@ -24,7 +24,7 @@ from .tensor_names import shortened
 Read = Callable[[str], Tensor]
 
 # Wan's targets were guided with CFG 6, HunyuanVideo's network was told an embedded guidance of 6.
-_GUIDANCE = 6.0
+GUIDANCE = 6.0
 
 
 def expert_from_bundle(layout: Layout, infos: Infos, read: Read, exact: bool = False) -> Expert:
@@ -51,7 +51,7 @@ def expert_from_bundle(layout: Layout, infos: Infos, read: Read, exact: bool = F
         family=layout.family,
         backbone=layout.variant,
         schedule=preset(layout.family, "official"),
-        guidance=_GUIDANCE,
+        guidance=GUIDANCE,
         rank=layout.rank,
         alpha=ALPHA_OVER_RANK * layout.rank,
         base_fingerprint=_fingerprint(layout.family, base, infos, read),

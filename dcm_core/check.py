@@ -91,7 +91,7 @@ def check(
     report.missing = sorted(_expected(expert.metadata, shapes) - {name for name, _ in changed})
     # The norm of a replacement would need the backbone's weights, which may be packed.
     differences = {name: layer for name, layer in expert.layers.items() if not isinstance(layer, Replacement)}
-    report.norms = {name: _norm(difference) for name, difference in (differences | expert.parameters).items()}
+    report.norms = {name: change_norm(difference) for name, difference in (differences | expert.parameters).items()}
     zero = [name for name, norm in report.norms.items() if norm == 0]
     if zero:
         report.warnings.append(f"all zero, so without effect (an untrained expert?): {shortened(zero)}")
@@ -117,9 +117,10 @@ def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:
     return {f"{name}.weight" for name in (*low_rank, *replaced)}
 
 
-def _norm(difference: LowRank | FusedLowRank | Difference | Tensor) -> float:
+def change_norm(difference: LowRank | FusedLowRank | Difference | Tensor) -> float:
+    """Frobenius norm of what a layer or bare Parameter is changed by at strength 1, pairs multiplied out."""
     if isinstance(difference, FusedLowRank):
-        return _norm(difference.block)
+        return change_norm(difference.block)
     if isinstance(difference, LowRank):
         # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
         down, up = difference.down.float(), difference.up.float()
@@ -127,7 +128,7 @@ def _norm(difference: LowRank | FusedLowRank | Difference | Tensor) -> float:
         return abs(difference.scale) * float(square.sqrt())
     if isinstance(difference, Difference):
         parts = [part for part in (difference.weight, difference.bias) if part is not None]
-        return sum(_norm(part) ** 2 for part in parts) ** 0.5
+        return sum(change_norm(part) ** 2 for part in parts) ** 0.5
     return float(torch.linalg.vector_norm(difference, dtype=torch.float32))
 
 

@@ -53,12 +53,15 @@ def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None 
 
 
 def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the ``dcm.*`` metadata and every tensor's key, dtype, shape and bytes."""
+    """SHA-256 over the ``dcm.*`` metadata and every tensor's key, dtype, shape and bytes.
+
+    ``tensors`` are asked for one after the other, so they may be read from a file on the way.
+    """
     meant = sorted(
         (key, value) for key, value in header.items() if key.startswith("dcm.") and key != "dcm.digest"
     )
     digest = hashlib.sha256(json.dumps(meant).encode())
-    _update(digest, sorted(tensors.items()))
+    _update(digest, ((name, tensors[name]) for name in sorted(tensors)))
     return digest.hexdigest()
 
 

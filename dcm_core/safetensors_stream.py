@@ -7,7 +7,7 @@ splits or concatenates tensors by rows passes as bytes through one small buffer.
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -92,7 +92,7 @@ class TensorSource:
         number, start, stop = self._where[name]
         memory = torch.empty(stop - start, dtype=torch.uint8)
         self._fill(number, start, memoryview(memory.numpy()))
-        return memory.view(_TORCH[info.dtype]).reshape(info.shape)
+        return _as_tensor(memory, info)
 
     def rows(self, name: str, start: int | None = None, stop: int | None = None) -> ByteRange:
         """Where the bytes of rows ``start`` to ``stop`` of a tensor are, for ``TensorWriter.put``."""
@@ -112,6 +112,22 @@ class TensorSource:
             if not count:
                 raise _shortened(self.paths[number])
             memory = memory[count:]
+
+
+class LazyTensors(Mapping[str, Tensor]):
+    """Named tensors that are read each time they are asked for."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
+        self._names, self._read = dict.fromkeys(names), read
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 class TensorWriter:
@@ -152,14 +168,13 @@ class TensorWriter:
                 self._progress(count)
             position += size
 
-    def chunks(self, name: str) -> Iterator[bytes]:
-        """The bytes of a tensor that was written, piece by piece, read back from the file."""
-        position, stop = self._spans[name]
-        self._file.seek(position)
-        while position < stop:
-            chunk = self._file.read(min(_CHUNK, stop - position))
-            position += len(chunk)
-            yield chunk
+    def read(self, name: str) -> Tensor:
+        """A tensor that was written, read back from the file."""
+        start, stop = self._spans[name]
+        memory = torch.empty(stop - start, dtype=torch.uint8)
+        self._file.seek(start)
+        self._file.readinto(memoryview(memory.numpy()))
+        return _as_tensor(memory, self._infos[name])
 
     def finish(self) -> None:
         """Bring the header to the final ``metadata``. Raises ValueError for a tensor that was never written."""
@@ -171,6 +186,10 @@ class TensorWriter:
             raise ValueError("the metadata outgrew the room left for it")
         self._file.seek(0)
         self._file.write(header)
+
+
+def _as_tensor(memory: Tensor, info: TensorInfo) -> Tensor:
+    return memory.view(_TORCH[info.dtype]).reshape(info.shape)
 
 
 def _copied(source: ByteRange, target: BinaryIO) -> Iterator[int]:

@@ -105,6 +105,13 @@ def from_tensors(
     return layers, bare
 
 
+def layer_name(key: str) -> str | None:
+    """The layer or bare Parameter that a file key belongs to; None for a key that is no part of an expert."""
+    stem = key.removesuffix(_suffix(key) or "")
+    name = stem.removeprefix(PREFIX)
+    return name if name and stem not in (key, name) else None
+
+
 def shortened(names: Collection[str], limit: int = 8) -> str:
     """The first names, and how many more there are."""
     names = list(names)
@@ -112,14 +119,16 @@ def shortened(names: Collection[str], limit: int = 8) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def _suffix(key: str) -> str | None:
+    return next((suffix for suffix in _SUFFIXES if key.endswith(suffix)), None)
+
+
 def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     parts: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for key, tensor in tensors.items():
-        suffix = next((suffix for suffix in _SUFFIXES if key.endswith(suffix)), None)
-        stem = key.removesuffix(suffix or "")
-        name = stem.removeprefix(PREFIX)
-        if suffix is None or not name or name == stem:
+        name, suffix = layer_name(key), _suffix(key)
+        if name is None:
             unknown.append(key)
             continue
         part = parts.setdefault(name, {})

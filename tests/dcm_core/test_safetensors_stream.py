@@ -87,7 +87,7 @@ def test_metadata_may_become_known_after_the_tensors(tmp_path):
     path, tensor = tmp_path / "x.safetensors", torch.arange(300.0)
     with stream_tensors(path, {"x": TensorInfo("F32", (300,))}, {"a": "1"}, room=50) as writer:
         writer.put("x", tensor_bytes(tensor))
-        assert b"".join(writer.chunks("x")) == tensor_bytes(tensor)
+        assert same(writer.read("x"), tensor)
         writer.metadata["b"] = "2" * 30
     assert read_header(path).metadata == {"a": "1", "b": "2" * 30}
     assert same(load_file(path)["x"], tensor)
@@ -131,26 +131,27 @@ def test_a_source_that_is_cut_while_it_is_read_is_said(tmp_path, source_file):
     assert list(tmp_path.iterdir()) == [source_file]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the address space")
-def test_a_file_larger_than_the_memory_allowed_is_copied_and_read_through(tmp_path):
-    """A process that may take 60 MB more than it has copies 120 MB, through both ways of copying."""
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory use as Linux counts it")
+def test_a_file_larger_than_the_memory_taken_is_copied_and_read_through(tmp_path):
+    """240 MB in tensors of 20 MB take less than three of them in memory, through both ways of copying."""
     code = """
         import errno, os, resource, sys
-        import torch
         from dcm_core.safetensors_stream import TensorSource, stream_tensors
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000,) * 2)
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         def refuse(*_):
             raise OSError(errno.ENOSYS, "not here")
+        before = peak()
         for _ in range(2):
             with TensorSource([sys.argv[1]]) as source, stream_tensors(sys.argv[2], source.infos, {}) as writer:
                 for name in source.infos:
                     writer.put(name, source.rows(name))
-                assert sum(source.read(name)[-1, -1] for name in source.infos) == 15
+                assert sum(source.read(name)[-1, -1] for name in source.infos) == 66
             os.copy_file_range = refuse
+        assert peak() - before < 60_000_000, peak() - before
     """
     path = tmp_path / "large.safetensors"
-    infos = {f"x.{number}": TensorInfo("F32", (1000, 5_000)) for number in range(6)}
+    infos = {f"x.{number}": TensorInfo("F32", (1000, 5_000)) for number in range(12)}
     with stream_tensors(path, infos, {}) as writer:
         for number, name in enumerate(infos):
             writer.put(name, tensor_bytes(torch.full((1000, 5_000), float(number))))
@@ -161,4 +162,3 @@ def test_a_file_larger_than_the_memory_allowed_is_copied_and_read_through(tmp_pa
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    assert path.stat().st_size >= 120_000_000

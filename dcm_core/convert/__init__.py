@@ -1,0 +1,5 @@
+"""Files between layouts: backbones, released bundles and expert files, of any size in little memory.
+
+The command line is ``python -m dcm_core.convert``; what it does stands in ``backbone`` (whole backbones),
+``detail`` and ``semantic`` (expert files, bundles) and ``report`` (what a file is), for use in other programs.
+"""

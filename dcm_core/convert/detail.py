@@ -1,0 +1,37 @@
+"""The detail expert of a released bundle as a file of its own, and back into a bundle."""
+
+from __future__ import annotations
+
+import os
+
+from ..bundle import bundle_recipes, bundle_tensors, expert_from_bundle
+from ..expert import Expert
+from ..expert_file import save_expert
+from .backbone import Backbone, write_recipes
+
+
+def export_detail(
+    bundle: Backbone, path: str | os.PathLike, exact: bool = False, compact: bool = False
+) -> Expert:
+    """Write the detail expert of a released bundle as an expert file, and return it.
+
+    ``exact`` keeps the replaced layers bit for bit, for the way back into a bundle; ``compact`` leaves out the zeros
+    that other programs need in HunyuanVideo's fused layers. Raises ValueError for a file that is no whole
+    bundle, and OSError with the remedy.
+    """
+    expert = expert_from_bundle(bundle.layout, bundle.source.infos, bundle.source.read, exact)
+    save_expert(path, expert, compact)
+    return expert
+
+
+def export_bundle(backbone: Backbone, expert: Expert, path: str | os.PathLike) -> None:
+    """Write a backbone (the semantic expert) and a detail expert as one released bundle.
+
+    Raises ValueError for an expert that does not fit the backbone or cannot be in a bundle, and OSError with
+    the remedy.
+    """
+    backbone.check_fit(expert)
+    source, layout = backbone.source, backbone.layout
+    recipes = bundle_recipes(layout, source.infos, expert)
+    tensors = bundle_tensors(layout, source.infos, source.read, expert)
+    write_recipes(path, backbone, recipes, tensors, {})

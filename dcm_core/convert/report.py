@@ -1,0 +1,186 @@
+"""What a file is: an expert, a backbone, or a released bundle of both."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from ..bundle import expert_from_bundle
+from ..check import change_norm
+from ..expert import Difference, ExpertMetadata, FusedLowRank, Layer, LowRank, Replacement
+from ..expert_file import inspect as inspect_expert
+from ..fingerprint import content_digest
+from ..safetensors_stream import LazyTensors, TensorSource
+from ..schedule import ExpertSchedule
+from ..tensor_names import from_tensors, layer_name
+from ..weight_files import open_weights
+from .backbone import Backbone
+from .progress import size_text
+from .semantic import ERRORS
+
+_STEPS = (4, 6, 8)
+
+
+def inspect(path: str | os.PathLike) -> dict[str, Any]:
+    """Everything there is to say about a file, as JSON has it; read in little memory.
+
+    Raises ValueError for what is neither an expert nor a backbone, saying what it looks like, and OSError as
+    the system gives it.
+    """
+    source = open_weights(path)
+    if any(layer_name(name) for name in source.infos) and "dcm.expert" in source.metadata:
+        return _expert(source)
+    with Backbone.open(path) as backbone:
+        return _backbone(backbone)
+
+
+def _expert(source: TensorSource) -> dict[str, Any]:
+    (path,) = source.paths
+    found = inspect_expert(path)
+    with source:
+        digest = content_digest(source.metadata, LazyTensors(source.infos, source.read))
+        changes = list(_changes(source))
+    dtypes = sorted({info.dtype for name, info in source.infos.items() if info.shape})
+    return {
+        "file": str(path),
+        "kind": f"{found.metadata.expert} expert",
+        "bytes": found.size,
+        "dtype": " and ".join(dtypes),
+        "intact": source.metadata.get("dcm.digest") == digest,
+        "metadata": dict(sorted(source.metadata.items())),
+        **_about(found.metadata),
+        "layers": changes,
+    }
+
+
+def _backbone(backbone: Backbone) -> dict[str, Any]:
+    source, layout = backbone.source, backbone.layout
+    said = {
+        "file": ", ".join(map(str, source.paths)),
+        "kind": "released bundle" if layout.kind == "released" else "backbone",
+        "what": layout.describe(),
+        "bytes": sum(os.path.getsize(path) for path in source.paths),
+        "family": layout.family,
+        "layout": layout.kind,
+        "prefix": layout.prefix,
+        "variant": layout.variant,
+        "parameters": layout.parameters,
+        "dtype": layout.dtype,
+        "scaled": layout.scaled,
+        "tensors": len(source.infos),
+        "metadata": dict(sorted(source.metadata.items())),
+    }
+    # Made in full, so that a tensor that fits nowhere is told here and not in the middle of other work.
+    backbone.recipes("comfy")
+    if layout.kind == "released":
+        expert = expert_from_bundle(layout, source.infos, source.read)
+        said |= _about(expert.metadata)
+        said["layers"] = [_change(name, layer) for name, layer in expert.layers.items()]
+        said["layers"] += [_change(name, tensor) for name, tensor in expert.parameters.items()]
+    elif source.metadata.get("dcm.expert") == "semantic":
+        said |= {"kind": "semantic expert as a whole backbone"}
+        said |= _about(ExpertMetadata.from_header(source.metadata))
+    return said
+
+
+def _about(metadata: ExpertMetadata) -> dict[str, Any]:
+    return {
+        "expert": metadata.expert,
+        "family": metadata.family,
+        "backbone": metadata.backbone,
+        "guidance": metadata.guidance,
+        "rank": metadata.rank,
+        "alpha": metadata.alpha,
+        "schedule": _schedule(metadata.schedule),
+    }
+
+
+def _schedule(schedule: ExpertSchedule) -> dict[str, Any]:
+    runs = {steps: schedule.sigmas(steps) for steps in _STEPS}
+    return {
+        "rule": schedule.rule,
+        "prediction": schedule.grid.prediction,
+        "shift": schedule.grid.shift,
+        "points": schedule.grid.points,
+        "kappa_index": schedule.kappa_index,
+        "kappa_sigma": schedule.kappa_sigma,
+        "switch_sigma": schedule.switch_sigma,
+        "sigmas": {
+            str(steps): [round(sigma, 6) for sigma in sigmas.tolist()] for steps, sigmas in runs.items()
+        },
+        "steps": {str(steps): schedule.describe(sigmas) for steps, sigmas in runs.items()},
+    }
+
+
+def _changes(source: TensorSource) -> Iterator[dict[str, Any]]:
+    """The layers of an expert file, read one at a time."""
+    keys: dict[str, list[str]] = defaultdict(list)
+    for key in source.infos:
+        keys[layer_name(key) or key].append(key)
+    bare = set(source.metadata.get("dcm.parameters", "").split(","))
+    for name, own in keys.items():
+        tensors = {key: source.read(key) for key in own}
+        layers, parameters = from_tensors(tensors, bare & {name})
+        yield _change(name, (layers | parameters)[name])
+
+
+def _change(name: str, change: Layer | Tensor) -> dict[str, Any]:
+    if isinstance(change, Replacement):
+        return {"layer": name, "change": "new weight"}
+    norm = float(f"{change_norm(change):.6g}")
+    if isinstance(change, LowRank | FusedLowRank):
+        kind = "low-rank pair" if isinstance(change, LowRank) else f"{change.parts} fused low-rank pairs"
+        return {"layer": name, "change": kind, "rank": change.rank, "scale": change.scale, "norm": norm}
+    kind = "difference" if isinstance(change, Difference) else "parameter"
+    return {"layer": name, "change": kind, "norm": norm}
+
+
+def as_text(said: dict[str, Any]) -> str:
+    """What ``inspect`` found, for people."""
+    lines = [f"{said['file']}", f"  {said['kind']}, {size_text(said['bytes'])}, {said['dtype']}"]
+    if "what" in said:
+        lines.append(
+            f"  {said['what']}; {said['tensors']} tensors"
+            + (f", names begin with {said['prefix']!r}" if said["prefix"] else "")
+        )
+    if "expert" in said:
+        rank = f", rank {said['rank']}, alpha {said['alpha']:g}" if said["rank"] else ""
+        lines.append(
+            f"  {said['expert']} expert for {said['backbone']} ({said['family']}), guidance {said['guidance']:g}{rank}"
+        )
+        lines += _schedule_text(said["schedule"])
+    if not said.get("intact", True):
+        lines.append("  DAMAGED: the content is not what was written. Download or export the file again.")
+    for key, value in said["metadata"].items():
+        if key != ERRORS:
+            lines.append(f"  {key} = {value if len(value) <= 100 else value[:97] + '...'}")
+    return "\n".join([*lines, *_layers_text(said)])
+
+
+def _schedule_text(schedule: dict[str, Any]) -> list[str]:
+    lines = [
+        f"  kappa: grid index {schedule['kappa_index']} of {schedule['points']}, sigma {schedule['kappa_sigma']:.6f}; "
+        f"detail expert from sigma {schedule['switch_sigma']:.6f} down (rule {schedule['rule']}), "
+        f"shift {schedule['shift']:g}, prediction {schedule['prediction']}"
+    ]
+    return lines + [f"  {steps} steps: {text}" for steps, text in schedule["steps"].items()]
+
+
+def _layers_text(said: dict[str, Any]) -> list[str]:
+    layers = said.get("layers", [])
+    if not layers:
+        return []
+    errors = json.loads(said["metadata"].get(ERRORS, "{}"))
+    width = max(len(layer["layer"]) for layer in layers)
+    lines = [f"  {len(layers)} changed layers, with the Frobenius norm of the change:"]
+    for layer in layers:
+        norm = f"{layer['norm']:.5g}" if "norm" in layer else "depends on the backbone"
+        rank = f" of rank {layer['rank']}, scale {layer['scale']:g}" if "rank" in layer else ""
+        lost = f", {errors[layer['layer']]:.2%} of the difference lost" if layer["layer"] in errors else ""
+        lines.append(f"    {layer['layer']:{width}}  {norm:>10}  {layer['change']}{rank}{lost}")
+    return lines

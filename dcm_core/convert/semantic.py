@@ -1,0 +1,187 @@
+"""The semantic expert: a whole backbone, its difference to the backbone it was made from, or a low-rank one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..bundle import GUIDANCE
+from ..expert import Difference, Expert, ExpertFileError, ExpertMetadata, LowRank
+from ..expert_file import header_of
+from ..fingerprint import content_digest, fingerprint
+from ..layouts import Layout
+from ..safetensors_format import TensorInfo, tensor_bytes, tensor_size
+from ..safetensors_stream import LazyTensors, stream_tensors
+from ..schedule import preset
+from ..tensor_names import shortened, to_tensors
+from .backbone import DTYPES, Backbone, cast, convert_backbone, dtype_name
+from .low_rank import Loss, decompose, smaller_than_full
+from .progress import Progress
+
+ERRORS = "dcm.low_rank_errors"
+
+
+def export_whole(backbone: Backbone, path: str | os.PathLike, dtype: str | None = None) -> None:
+    """Write a semantic expert as a whole ComfyUI backbone that says what it is.
+
+    Raises ValueError for a backbone that cannot be converted, and OSError with the remedy.
+    """
+    metadata = replace(semantic_metadata(backbone), fingerprint=_fingerprint(backbone))
+    convert_backbone(backbone, path, "comfy", dtype, metadata.to_header())
+
+
+def export_change(
+    semantic: Backbone,
+    base: Backbone,
+    path: str | os.PathLike,
+    rank: int | None = None,
+    dtype: str | None = None,
+) -> dict[str, Loss]:
+    """Write what makes ``base`` into ``semantic`` as an expert file; returns what is lost of each layer.
+
+    Without ``rank`` these are full differences, with it low-rank pairs wherever they are the smaller form. Losses are
+    relative Frobenius norms; those of the low-rank layers are kept in the file's metadata. ``dtype``
+    is that of the tensors, by default that of the semantic weights, bf16 for one-byte weights. Raises
+    ValueError for backbones that do not go together, and OSError with the remedy.
+    """
+    _refuse_unlike(semantic, base)
+    dtype = dtype or next(
+        (name for name, (stored, _) in DTYPES.items() if stored == semantic.layout.dtype), "bf16"
+    )
+    metadata = replace(
+        semantic_metadata(semantic),
+        base_fingerprint=_fingerprint(base),
+        fingerprint=_fingerprint(semantic),
+        rank=rank,
+        alpha=rank,
+        complete=True,
+        title="",
+    )
+    ours, theirs = semantic.recipes("comfy"), base.recipes("comfy")
+
+    def difference(name: str) -> Tensor:
+        return semantic.build(ours[name]).float().sub_(base.build(theirs[name]))
+
+    planned = _planned(metadata, semantic.shapes(), rank, DTYPES[dtype][1])
+    infos = {
+        key: TensorInfo(dtype_name(tensor), tuple(tensor.shape))
+        for key, tensor in to_tensors(planned).items()
+    }
+    # Room for the digest, and for a name and a number for each layer.
+    room = 200 + sum(len(name) + 32 for name in planned.layers)
+    progress = Progress(os.path.basename(path), sum(map(tensor_size, infos.values())))
+    losses: dict[str, Loss] = {}
+    with stream_tensors(path, infos, header_of(planned), room, progress) as writer:
+        for name, part, loss in _parts(planned, difference, dtype):
+            losses[name] = loss
+            for key, tensor in to_tensors(part).items():
+                writer.put(key, tensor_bytes(tensor))
+        if rank:
+            writer.metadata[ERRORS] = json.dumps(
+                {name: float(f"{loss.relative:.4g}") for name, loss in losses.items() if loss.rest}
+            )
+        writer.metadata["dcm.digest"] = content_digest(writer.metadata, LazyTensors(infos, writer.read))
+    progress.finish()
+    return losses
+
+
+def semantic_metadata(backbone: Backbone) -> ExpertMetadata:
+    """What a backbone that is a semantic expert says of itself; where its file says nothing, its family's preset."""
+    header, layout = backbone.source.metadata, backbone.layout
+    if header.get("dcm.expert") == "semantic":
+        return ExpertMetadata.from_header({key: value for key, value in header.items() if key != "format"})
+    released = layout.kind == "released"
+    family = schedule_family(layout)
+    return ExpertMetadata(
+        expert="semantic",
+        family=family,
+        backbone=layout.variant,
+        schedule=preset(family, "official" if released else "aligned"),
+        guidance=GUIDANCE,
+        trained_with="the released DCM bundle" if released else "",
+    )
+
+
+def schedule_family(layout: Layout) -> str:
+    """The name under which a backbone's schedule is known: CogVideoX 2B has one of its own."""
+    return "cogvideox_2b" if layout.family == "cogvideox" and layout.variant.endswith("2B") else layout.family
+
+
+def _planned(
+    metadata: ExpertMetadata, shapes: Mapping[str, tuple[int, ...]], rank: int | None, dtype: torch.dtype
+) -> Expert:
+    """The expert without its numbers: tensors on the meta device."""
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    expert = Expert(metadata, {}, {})
+    full: dict[str, dict[str, Tensor]] = {}
+    for name, shape in shapes.items():
+        module, _, kind = name.rpartition(".")
+        if rank and kind == "weight" and smaller_than_full(rank, shape):
+            expert.layers[module] = LowRank(empty(rank, shape[1]), empty(shape[0], rank), rank)
+        elif kind in ("weight", "bias"):
+            full.setdefault(module, {})[kind] = empty(*shape)
+        else:
+            expert.parameters[name] = empty(*shape)
+    for module, parts in full.items():
+        if module in expert.layers:
+            # A layer of a file is one pair or one difference, so this bias is changed by its own name.
+            expert.parameters[f"{module}.bias"] = parts["bias"]
+        else:
+            expert.layers[module] = Difference(**parts)
+    return expert
+
+
+def _parts(
+    planned: Expert, difference: Callable[[str], Tensor], dtype: str
+) -> Iterator[tuple[str, Expert, Loss]]:
+    """The expert layer by layer, with its numbers, and what each leaves out."""
+    for name, layer in planned.layers.items():
+        if isinstance(layer, LowRank):
+            down, up, loss = decompose(difference(f"{name}.weight"), layer.rank, layer.up.dtype)
+            yield name, Expert(planned.metadata, {name: LowRank(down, up, layer.alpha)}), loss
+            continue
+        parts = {key: difference(f"{name}.{key}") for key in layer.shapes}
+        loss = Loss(0.0, math.hypot(*map(_norm, parts.values())))
+        parts = {key: cast(f"{name}.{key}", tensor, dtype) for key, tensor in parts.items()}
+        yield name, Expert(planned.metadata, {name: Difference(**parts)}), loss
+    for name in planned.parameters:
+        tensor = difference(name)
+        changed = {name: cast(name, tensor, dtype)}
+        yield name, Expert(planned.metadata, {}, changed), Loss(0.0, _norm(tensor))
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor))
+
+
+def _fingerprint(backbone: Backbone) -> str:
+    return fingerprint(schedule_family(backbone.layout), backbone.shapes(), backbone.norms())
+
+
+def _refuse_unlike(semantic: Backbone, base: Backbone) -> None:
+    for backbone in (semantic, base):
+        if backbone.layout.scaled:
+            names = ", ".join(map(str, backbone.source.paths))
+            raise ExpertFileError(
+                f"{names}: a difference of scaled one-byte weights is noise: take the bf16 file"
+            )
+    if semantic.layout.family != base.layout.family:
+        raise ExpertFileError(
+            f"{semantic.layout.describe()} and {base.layout.describe()} are of different families"
+        )
+    ours, theirs = semantic.shapes(), base.shapes()
+    if ours != theirs:
+        unlike = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        raise ExpertFileError(
+            f"{semantic.layout.variant} and {base.layout.variant} differ in {len(unlike)} tensors, so neither was made "
+            f"from the other: {shortened(unlike, 4)}"
+        )
