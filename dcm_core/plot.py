@@ -121,7 +121,7 @@ class _Canvas:
         while x < self.right:
             self.line((x, y), (min(x + dash, self.right), y), _KAPPA, 1.6)
             x += 1.8 * dash
-        label = f"kappa {self.curve.label(self.schedule.kappa_sigma, 4)}"
+        label = f"kappa {self.schedule.kappa_text}"
         self.text(self.right, y - 16 * self.unit, label, self.font, _KAPPA, "rm")
 
     def path(self, levels: Sequence[float]) -> None:

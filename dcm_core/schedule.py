@@ -197,6 +197,11 @@ class ExpertSchedule:
         """A noise level in words: ``sigma 0.9827``, for CogVideoX ``timestep 769``."""
         return f"{self.grid.curve.unit} {self.grid.curve.label(sigma, digits)}"
 
+    @property
+    def kappa_text(self) -> str:
+        """Kappa as people type it or read it on a plot: ``0.9818``, for CogVideoX the timestep ``759``."""
+        return self.grid.curve.label(self.kappa_sigma, 4)
+
     # --- in the header of an expert file --------------------------------------------------
 
     def to_metadata(self) -> dict[str, str]:

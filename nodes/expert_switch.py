@@ -29,7 +29,7 @@ class ExpertSwitch:
         transformer_options=None,
         **kwargs,
     ):
-        """x [B, C, T, H, W] at t [B] (sigma in 0..1; guidance stacks its conditions in B) to the denoised x.
+        """x [B, C, T, H, W] at t [B] (the host's sigmas; guidance stacks its conditions in B) to the denoised x.
 
         Raises ValueError for sigmas of both experts in one call, and for a result that is not finite.
         """

@@ -41,6 +41,6 @@ class DCMLoadExpert(io.ComfyNode):
         made = expert.metadata
         say(
             cls,
-            f"{made.expert} expert for {made.backbone} ({made.family}), kappa {made.schedule.kappa_sigma:.4f}",
+            f"{made.expert} expert for {made.backbone} ({made.family}), kappa {made.schedule.kappa_text}",
         )
         return io.NodeOutput(expert)

@@ -16,15 +16,16 @@ import comfy.samplers
 import comfy.sd
 import torch
 from comfy_extras.nodes_custom_sampler import SamplerCustom
+from dcm_pack.dcm_core.cogvideox_positions import rotary_angles
 from dcm_pack.dcm_core.expert import Difference, Expert, ExpertMetadata, LowRank
 from dcm_pack.dcm_core.fingerprint import fingerprint, logical_shapes, norm_tensors
-from dcm_pack.dcm_core.sampling import euler, with_experts
+from dcm_pack.dcm_core.sampling import ddim, euler, with_experts
 from dcm_pack.dcm_core.schedule import SCHEDULES, ExpertSchedule
 from torch import Tensor, nn
 
 from . import tiny
 
-TEXT_WIDTH = {"wan": 4096, "hunyuan_video": 256}
+TEXT_WIDTH = {"wan": 4096, "hunyuan_video": 256, "cogvideox": 256}
 SHAPE = (1, 16, 3, 8, 8)
 
 
@@ -89,13 +90,14 @@ class World:
 
     def velocity(self, network: nn.Module, conditioning: list) -> Callable[[Tensor, Tensor], Tensor]:
         text, options = conditioning[0]
-        extra = (
-            {"y": options["pooled_output"], "guidance": torch.tensor([6.0])} if self.family != "wan" else {}
-        )
+        extra = {}
+        if self.family == "hunyuan_video":
+            extra = {"y": options["pooled_output"], "guidance": torch.tensor([6.0])}
+        told = self.schedule.grid.curve.timestep
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
             batched = {name: tensor.expand(len(x), *tensor.shape[1:]) for name, tensor in extra.items()}
-            return network(x, 1000 * sigma, text.expand(len(x), -1, -1), **batched)
+            return network(x, told(sigma), text.expand(len(x), -1, -1), **batched)
 
         return velocity
 
@@ -106,6 +108,8 @@ class World:
         noise = comfy.sample.prepare_noise(torch.zeros(batch, *SHAPE[1:]), seed)
         text = self.text()
         model = with_experts(self.velocity(semantic, text), self.velocity(detail, text), self.schedule)
+        if self.schedule.grid.prediction == "v_prediction":
+            return ddim(model, noise, sigmas, self.schedule.grid.sigma_max)
         return euler(model, noise * sigmas[0], sigmas)
 
 
@@ -136,8 +140,11 @@ def empty_latent(batch: int = 1) -> dict[str, Tensor]:
 
 @cache
 def world(family: str) -> World:
-    make = {"wan": tiny.wan, "hunyuan_video": tiny.hunyuan_video}[family]
-    network = tiny.randomise(make(), seed=0)
+    network = tiny.randomise(tiny.FAMILIES[family](), seed=0)
+    if family == "cogvideox":
+        network._get_rotary_emb = lambda h, w, t, device: rotary_angles(
+            t, h, w, 64, device
+        )  # not as the host has it
     semantic = full_difference(network, family, seed=1)
     detail = tiny.random_expert(network, family, "detail", seed=2)
     changed = merge(network.state_dict(), semantic)
