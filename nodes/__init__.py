@@ -4,6 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import folders
 from .apply_experts import DCMApplyExperts
+from .bake import DCMBake
+from .guider import DCMGuider
 from .load_backbone import DCMLoadBackbone
 from .load_expert import DCMLoadExpert
 from .sampler import DCMKSampler
@@ -14,4 +16,4 @@ from .sigmas import DCMSigmas
 class DCMExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         folders.register()  # not in on_load, which 0.3.64 does not call
-        return [DCMLoadBackbone, DCMLoadExpert, DCMApplyExperts, DCMSigmas, DCMKSampler, DCMShapes]
+        return [DCMLoadBackbone, DCMLoadExpert, DCMApplyExperts, DCMBake, DCMSigmas, DCMKSampler, DCMGuider, DCMShapes]
