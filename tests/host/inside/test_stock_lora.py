@@ -88,3 +88,35 @@ def test_folders_of_extra_model_paths_are_kept(monkeypatch):
     paths, extensions = folder_paths.folder_names_and_paths["dcm"]
     assert paths[0] == "/elsewhere" and len(paths) == 2
     assert extensions == {".safetensors"}
+
+
+def test_pairs_of_q_k_and_v_for_the_stock_loader(loras):
+    """In one file of either form: DCM runs both alike, and the stock loader takes the block-diagonal one."""
+    from dcm_pack.dcm_core.expert import Expert, FusedLowRank
+    from dcm_pack.dcm_core.expert_file import load_expert, save_expert
+
+    this = world("hunyuan_video")
+    generator = torch.Generator().manual_seed(4)
+    layers = {}
+    for name, module in this.network.named_modules():
+        if name.endswith(("_attn.qkv", ".linear1")):
+            rows, columns = module.weight.shape
+            down, up = (
+                torch.randn(12, columns, generator=generator),
+                torch.randn(3 * columns, 4, generator=generator),
+            )
+            layers[name] = FusedLowRank(down / columns**0.5, 0.3 * up, 8.0, rows)
+    assert any(name.startswith("txt_in.") for name in layers) and any("single" in name for name in layers)
+    expert = Expert(this.detail.metadata, layers)
+    for compact in (False, True):
+        save_expert(loras / f"{compact}.safetensors", expert, compact=compact)
+    stock = nodes.LoraLoaderModelOnly().load_lora_model_only(this.model(), "False.safetensors", 1.0)[0]
+    sigmas = torch.tensor([0.9, 0.5, 0.0])  # the detail expert's steps
+    expected = this.custom_sampled(stock, sigmas)
+    for compact in (False, True):
+        read = load_expert(loras / f"{compact}.safetensors")
+        assert all(isinstance(layer, FusedLowRank) for layer in read.layers.values())
+        model = dcm_node("DCMApplyExperts").execute(this.model(), read)[0]
+        assert_same(
+            this.custom_sampled(model, sigmas), expected, this.custom_sampled(this.model(), sigmas), 1e-4
+        )
