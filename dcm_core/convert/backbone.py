@@ -100,7 +100,9 @@ def write_recipes(
     source, layout = backbone.source, backbone.layout
     if dtype is not None and layout.scaled:
         raise LayoutError("scaled one-byte weights mean nothing without their scales: convert the bf16 file")
-    made = {name: recipe.info(source.infos) for name, recipe in recipes.items()}
+    # In the order of the source, since jumping about costs a hard disk most of its speed.
+    ordered = sorted(recipes, key=lambda name: source.position(recipes[name].parts[0].name))
+    made = {name: recipes[name].info(source.infos) for name in ordered}
     infos = {name: _cast_info(info, dtype) for name, info in made.items()}
     given = {name: TensorInfo(dtype_name(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     infos |= given
@@ -109,8 +111,7 @@ def write_recipes(
     with stream_tensors(path, infos, dict(metadata) | {"format": "pt"}, progress=progress) as writer:
         for name, tensor in tensors.items():
             writer.put(name, tensor_bytes(tensor))
-        # In the order of the source, since jumping about costs a hard disk most of its speed.
-        for name in sorted(recipes, key=lambda name: source.position(recipes[name].parts[0].name)):
+        for name in ordered:
             if infos[name] == made[name]:
                 writer.put(name, *(source.rows(*part) for part in recipes[name].parts))
             else:

@@ -167,8 +167,8 @@ def _to_comfy(options: argparse.Namespace) -> None:
     target = _target(options)
     with Backbone.open(options.source) as backbone:
         if backbone.layout.kind == "released":
-            _say("the backbone of a released bundle is the semantic expert; its detail expert: see export")
             export_whole(backbone, target, options.dtype)
+            _say("this backbone is the bundle's semantic expert; 'export' writes its detail expert")
         else:
             convert_backbone(backbone, target, "comfy", options.dtype)
 
