@@ -18,6 +18,7 @@ from .expert import (
 )
 from .fingerprint import Shapes, fingerprint
 from .keymaps import keymap
+from .spelling import as_spelled
 from .tensor_names import shortened
 
 
@@ -79,6 +80,7 @@ def check(
     norm values a warning only, because fine-tuned copies of the right backbone are welcome.
     """
     report = Report()
+    expert = as_spelled(expert, shapes)
     changed = _changed(expert)
     report.doubled = sorted(name for name, count in Counter(name for name, _ in changed).items() if count > 1)
     for name, shape in changed:
@@ -91,7 +93,9 @@ def check(
     report.missing = sorted(_expected(expert.metadata, shapes) - {name for name, _ in changed})
     # The norm of a replacement would need the backbone's weights, which may be packed.
     differences = {name: layer for name, layer in expert.layers.items() if not isinstance(layer, Replacement)}
-    report.norms = {name: change_norm(difference) for name, difference in (differences | expert.parameters).items()}
+    report.norms = {
+        name: change_norm(difference) for name, difference in (differences | expert.parameters).items()
+    }
     zero = [name for name, norm in report.norms.items() if norm == 0]
     if zero:
         report.warnings.append(f"all zero, so without effect (an untrained expert?): {shortened(zero)}")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from .expert import Expert, ExpertFileError, FusedLowRank, LowRank, Replacement
+from .spelling import as_spelled
 from .tensor_names import shortened
 
 
@@ -13,6 +14,7 @@ def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str,
 
     Raises ExpertFileError that names the parameters the backbone lacks or has in another shape.
     """
+    expert = as_spelled(expert, state)
     differences = {name: difference.float() for name, difference in expert.parameters.items()}
     for name, layer in expert.layers.items():
         layer = layer.block if isinstance(layer, FusedLowRank) else layer

@@ -6,7 +6,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..dcm_core.expert import Expert, FusedLowRank, Layer, LowRank, Replacement
-from .backbones import PREFIX
+from ..dcm_core.fingerprint import logical_shapes
+from ..dcm_core.spelling import as_spelled
+from .backbones import PREFIX, network_of
 
 # By the name of a weight or, for some rows of it, (name, (dimension, first row, number of rows)).
 Patches = dict[str | tuple, object]
@@ -22,6 +24,7 @@ def merge_expert(
     """
     if strength == 0:  # patching would still round fp8 weights anew
         return {}, {}
+    expert = as_spelled(expert, logical_shapes(network_of(model)))
     patches: Patches = {}
     for replaced in (False, True):
         group: Patches = {}

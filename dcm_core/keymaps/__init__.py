@@ -189,6 +189,14 @@ class KeyMap:
             m for m in replaced if f"{m}.weight" in names
         ]
 
+    def spellings(self, name: str) -> tuple[str, ...]:
+        """All the names that ComfyUI has for a parameter, in its several versions; none for an unknown one."""
+        try:
+            row, number = self._find(name, self._by_comfy, "comfy")
+        except UnknownKeyError:
+            return ()
+        return tuple(each.replace("{i}", number) for each in (row.comfy, row.also) if each)
+
     def projections(self, module: str) -> int:
         """How many square projections of their own adapter a ComfyUI module holds: 3 with q, k and v in one, else 1.
 
