@@ -24,7 +24,10 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
                 f"A {expert.metadata.expert} expert is connected to {kind}_expert: connect it to "
                 f"{expert.metadata.expert}_expert, and a {kind} expert here."
             )
-    backbone = logical_shapes(network_of(model)), norms_of(model), family_of(model)
+    shapes, norms = (
+        without_adapters(tensors) for tensors in (logical_shapes(network_of(model)), norms_of(model))
+    )
+    backbone = shapes, norms, family_of(model)
     report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
     report.raise_if_wrong()
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
@@ -47,3 +50,8 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
             f"{detail.metadata.schedule.kappa_text}); the detail expert's is used."
         )
     return warnings
+
+
+def without_adapters(tensors: dict[str, object]) -> dict[str, object]:
+    """The tensors of the backbone alone: VACE adds blocks to a frozen Wan, whose experts fit as ever."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("vace_")}

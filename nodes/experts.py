@@ -15,6 +15,7 @@ from ..dcm_core.sidecar import Sidecar
 from .backbones import as_released, family_of
 from .expert_switch import ExpertSwitch
 from .expert_weights import merge_expert, take_off
+from .step_cache import CachePerExpert
 
 ATTACHMENT = "dcm_experts"
 
@@ -77,6 +78,9 @@ def apply_experts(
     side = side_model(detail, detail_strength, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
+    # Outermost: a cache that is there already answers some calls without asking what lies inside.
+    others = model.wrappers.get(WrappersMP.PREDICT_NOISE, {})
+    model.wrappers[WrappersMP.PREDICT_NOISE] = {applied.key: [CachePerExpert(schedule)], **others}
     model.set_attachments(ATTACHMENT, applied)
     return model
 
@@ -98,7 +102,7 @@ def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
         for wrapper in semantic.get_wrappers(WrappersMP.APPLY_MODEL, applied.key)
         if not isinstance(wrapper, ExpertSwitch)
     ]
-    semantic.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, applied.key)
+    remove_wrappers(semantic, applied)
     for wrapper in others:
         semantic.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, wrapper)
     semantic.set_attachments(ATTACHMENT, replace(applied, baked="semantic"))
@@ -122,13 +126,18 @@ def side_model(
     return side
 
 
+def remove_wrappers(model: ModelPatcher, applied: Applied) -> None:
+    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.PREDICT_NOISE):
+        model.remove_wrappers_with_key(kind, applied.key)
+
+
 def remove_experts(model: ModelPatcher) -> None:
     """Take the experts off this MODEL (already a clone), and nothing else."""
     applied = applied_to(model)
     if applied is None:
         return
     model.remove_attachments(ATTACHMENT)
-    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, applied.key)
+    remove_wrappers(model, applied)
     model.remove_additional_models(applied.key)
     take_off(model, applied.patches, applied.parameters)
     model.patches_uuid = uuid.uuid4()  # the host reloads weights only when this changes

@@ -75,6 +75,17 @@ class World:
             "samples"
         ]
 
+    def baked(self, model=None):
+        """(semantic MODEL, detail MODEL) that DCMBake makes of this one, or of a fresh one with both experts."""
+        return dcm_node("DCMBake").execute(model or self.applied())[:2]
+
+    def in_two_runs(self, semantic, detail, steps: int = 4, latent: dict | None = None) -> Tensor:
+        """A stock sampler for each MODEL: the second goes on where the first one stopped, at the switch."""
+        sigmas = self.schedule.sigmas(steps)
+        cut = self.schedule.split(sigmas)[0]
+        first = self.custom_sampled(semantic, sigmas[: cut + 1], latent=latent)
+        return self.custom_sampled(detail, sigmas[cut:], latent={"samples": first}, add_noise=False)
+
     def text(self, seed: int = 0) -> list:
         """A CONDITIONING of 6 tokens, with the pooled vector that HunyuanVideo takes."""
         generator = torch.Generator().manual_seed(1000 + seed)

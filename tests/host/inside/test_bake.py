@@ -9,21 +9,9 @@ import pytest
 import torch
 from comfy.weight_adapter import LoRAAdapter
 from comfy_extras.nodes_model_merging import ModelSave
-from harness.worlds import assert_same, dcm_node, relative, world
+from harness.worlds import assert_same, relative, world
 
 FAMILIES = ["wan", "hunyuan_video"]
-
-
-def baked(model):
-    return dcm_node("DCMBake").execute(model)[:2]
-
-
-def in_two_runs(this, semantic, detail, steps=4):
-    """A sampler for each MODEL, as with two stock nodes: the second goes on where the first one stopped."""
-    sigmas = this.schedule.sigmas(steps)
-    cut = this.schedule.split(sigmas)[0]
-    first = this.custom_sampled(semantic, sigmas[: cut + 1])
-    return this.custom_sampled(detail, sigmas[cut:], latent={"samples": first}, add_noise=False)
 
 
 def with_fused_pairs(this, seed=11):
@@ -50,9 +38,9 @@ def with_fused_pairs(this, seed=11):
 def test_two_runs_equal_one(family):
     this = world(family)
     expected = this.sampled(this.applied())
-    semantic, detail = baked(this.applied())
-    assert_same(in_two_runs(this, semantic, detail), expected, this.without_detail(), 1e-4)
-    assert relative(in_two_runs(this, detail, semantic), expected) > 1e-2
+    semantic, detail = this.baked()
+    assert_same(this.in_two_runs(semantic, detail), expected, this.without_detail(), 1e-4)
+    assert relative(this.in_two_runs(detail, semantic), expected) > 1e-2
     for model in (semantic, detail):
         assert not model.get_additional_models(), "nothing is left to act beside the weights"
 
@@ -75,7 +63,7 @@ def test_every_kind_of_change(strengths):
 
     this = replace(this, semantic=setting(this.semantic), detail=setting(this.detail))
     assert {Difference, Replacement} < {type(layer) for layer in this.semantic.layers.values()}
-    models = [this.applied(**strengths), *baked(this.applied(**strengths))]
+    models = [this.applied(**strengths), *this.baked(this.applied(**strengths))]
     states = [this.network.state_dict()]
     for expert, name in ((this.semantic, "semantic_strength"), (this.detail, "detail_strength")):
         states.append(merged(states[-1], expert, strengths.get(name, 1.0)))
@@ -88,7 +76,7 @@ def test_every_kind_of_change(strengths):
     process = models[0].model.process_latent_in
     alone = this.truth(sigmas, networks[0], networks[0])
     assert_same(process(this.sampled(models[0])), expected, alone, 1e-4)
-    assert_same(process(in_two_runs(this, *models[1:])), expected, alone, 1e-4)
+    assert_same(process(this.in_two_runs(*models[1:])), expected, alone, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -99,11 +87,11 @@ def test_weights_in_fewer_bits(family, dtype, tolerance):
     """Merged weights are rounded to the storage format; the detail expert beside them is not."""
     this = world(family)
     expected = this.sampled(this.applied(this.model(dtype=getattr(torch, dtype))))
-    semantic, detail = baked(this.applied(this.model(dtype=getattr(torch, dtype))))
+    semantic, detail = this.baked(this.applied(this.model(dtype=getattr(torch, dtype))))
     assert detail.model.get_dtype() == getattr(torch, dtype)
-    result = in_two_runs(this, semantic, detail)
+    result = this.in_two_runs(semantic, detail)
     assert relative(result, expected) < tolerance
-    only_semantic = in_two_runs(this, semantic, semantic)
+    only_semantic = this.in_two_runs(semantic, semantic)
     assert relative(only_semantic, expected) > 1.5 * tolerance, "the detail expert is lost in the rounding"
 
 
@@ -120,8 +108,8 @@ def test_other_patches_stay():
 
     expected = this.sampled(this.applied(with_lora(this.model())))
     assert relative(expected, this.sampled(this.applied())) > 1e-2
-    before = in_two_runs(this, *baked(this.applied(with_lora(this.model()))))
-    after = in_two_runs(this, *(with_lora(model) for model in baked(this.applied())))
+    before = this.in_two_runs(*this.baked(this.applied(with_lora(this.model()))))
+    after = this.in_two_runs(*(with_lora(model) for model in this.baked()))
     assert relative(before, expected) < 1e-4 and relative(after, expected) < 1e-4
 
 
@@ -129,7 +117,7 @@ def test_models_of_one_network_do_not_touch_each_other():
     this = world("wan")
     plain = this.model()
     experts = this.applied(plain)
-    semantic, detail = baked(experts)
+    semantic, detail = this.baked(experts)
     runs = {
         "plain": lambda: this.custom_sampled(plain, this.schedule.sigmas(4)),
         "experts": lambda: this.sampled(experts),
@@ -145,19 +133,19 @@ def test_models_of_one_network_do_not_touch_each_other():
 def test_experts_over_a_baked_model_replace_the_baked_ones():
     this = world("wan")
     expected = this.sampled(this.applied())
-    for model in baked(this.applied(detail_strength=0.3, semantic_strength=0.7)):
+    for model in this.baked(this.applied(detail_strength=0.3, semantic_strength=0.7)):
         assert torch.equal(this.sampled(this.applied(model)), expected)
-        again = baked(this.applied(model))
-        assert relative(in_two_runs(this, *again), expected) < 1e-4
+        again = this.baked(this.applied(model))
+        assert relative(this.in_two_runs(*again), expected) < 1e-4
 
 
 def test_only_a_model_with_experts_can_be_baked():
     this = world("wan")
     with pytest.raises(ValueError, match="has no experts.*DCM Apply Experts"):
-        baked(this.model())
-    for model, kind in zip(baked(this.applied()), ("semantic", "detail"), strict=True):
+        this.baked(this.model())
+    for model, kind in zip(this.baked(), ("semantic", "detail"), strict=True):
         with pytest.raises(ValueError, match=f"{kind} expert in its weights already.*DCM Apply Experts"):
-            baked(model.clone())
+            this.baked(model.clone())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -172,7 +160,7 @@ def test_a_saved_model_is_the_baked_one(family, tmp_path, monkeypatch):
         if name.endswith("modulation")
     }
     this = replace(this, detail=replace(this.detail, parameters=bare))
-    detail = baked(this.applied())[1]
+    detail = this.baked()[1]
     expected = this.custom_sampled(detail, this.schedule.sigmas(4))
     ModelSave().save(detail, "baked")
     (file,) = tmp_path.glob("baked*.safetensors")
