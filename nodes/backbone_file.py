@@ -10,7 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ..dcm_core.bundle import expert_from_bundle
+from ..dcm_core.bundle import Read, expert_from_bundle
 from ..dcm_core.expert import Expert
 from ..dcm_core.keymaps import Recipe
 from ..dcm_core.layouts import Layout, backbone_recipes, recognise
@@ -48,67 +48,73 @@ def load_backbone(path: str, weight_dtype: str = "default") -> Backbone:
     layout = recognise(source.infos)
     if layout.family == "cogvideox":
         require_cogvideox()
-    model, expert = load_model(path, weight_dtype), None
+    read, expert = reader(source), None
+    model = to_model(source, layout, read, weight_dtype)
+    model.cached_patcher_init = (load_again, (path, weight_dtype))
     model = as_released(model, preset(family_of(model)).grid)
     if layout.kind == "released":
-        state = read_all(source)  # mapped, not read: only the expert's own tensors are copied
-        expert = expert_from_bundle(layout, source.infos, lambda name: state[name].clone())
+        expert = expert_from_bundle(layout, source.infos, read)
     if expert or source.metadata.get("dcm.expert") == "semantic":
         mark_as_semantic(model)
     return Backbone(model, expert, layout.describe())
 
 
-def load_model(path: str, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """The backbone alone. Newer hosts call this again for each further GPU, and to load without Dynamic VRAM."""
-    source, options = open_weights(path), WEIGHT_DTYPES[weight_dtype]
-    layout = recognise(source.infos)
-    more = {"disable_dynamic": True} if disable_dynamic else {}  # unknown to older hosts
-    if layout.kind == "comfy" and len(source.paths) == 1:
-        return comfy.sd.load_diffusion_model(str(source.paths[0]), model_options=options, **more)
-    model = load_converted(source, layout, options, more)
-    model.cached_patcher_init = (load_model, (path, weight_dtype))
-    return model
+def load_again(path: str, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
+    """The MODEL once more: newer hosts ask for each further GPU, and for one without Dynamic VRAM."""
+    source = open_weights(path)
+    return to_model(source, recognise(source.infos), reader(source), weight_dtype, disable_dynamic)
 
 
-def load_converted(source: TensorSource, layout: Layout, options: dict, more: dict) -> ModelPatcher:
-    """A MODEL of weights in another layout, without a second copy of them in memory.
+def reader(source: TensorSource) -> Read:
+    """Gives each tensor the way the host reads its own: mapped from the file, and in memory only where it is used."""
+    state: dict[str, Tensor] = {}
+
+    def read(name: str) -> Tensor:
+        if not state:
+            for path in source.paths:
+                state.update(comfy.utils.load_torch_file(str(path)))
+        return state[name]
+
+    return read
+
+
+def to_model(
+    source: TensorSource, layout: Layout, read: Read, weight_dtype: str, disable_dynamic: bool = False
+) -> ModelPatcher:
+    """A MODEL of the weights in these files, without a second copy of them in memory.
 
     Tensors that are only called otherwise are handed over as they are mapped from the file. Those that are made of
     several get untouched memory in the state dict, which costs nothing, and are written straight into the network.
     Raises ValueError for a backbone that this ComfyUI does not know.
     """
-    state = read_all(source)
+    options = {"model_options": WEIGHT_DTYPES[weight_dtype]}
+    if disable_dynamic:  # unknown to older hosts
+        options["disable_dynamic"] = True
+    if layout.kind == "comfy" and len(source.paths) == 1:  # with all the host knows of quantised files
+        return comfy.sd.load_diffusion_model(str(source.paths[0]), **options)
     recipes = backbone_recipes(layout, source.infos, "comfy")
     composed = {name: recipe for name, recipe in recipes.items() if not recipe.is_copy}
     given = {
-        name: torch.empty(recipe.info(source.infos).shape, dtype=state[recipe.parts[0].name].dtype)
+        name: torch.empty(recipe.info(source.infos).shape, dtype=read(recipe.parts[0].name).dtype)
         if name in composed
-        else recipe.build(state.__getitem__)
+        else recipe.build(read)
         for name, recipe in recipes.items()
     }
-    model = comfy.sd.load_diffusion_model_state_dict(given, model_options=options, **more)
+    model = comfy.sd.load_diffusion_model_state_dict(given, **options)
     if model is None:
         raise ValueError(
             f"This ComfyUI knows no backbone of this kind ({layout.describe()}): update ComfyUI."
         )
-    compose(model.model.diffusion_model, composed, state)
+    compose(model.model.diffusion_model, composed, read)
     return model
 
 
-def compose(network: nn.Module, recipes: Mapping[str, Recipe], state: Mapping[str, Tensor]) -> None:
+def compose(network: nn.Module, recipes: Mapping[str, Recipe], read: Read) -> None:
     """Write the rows of each recipe into the parameter it is for, in the parameter's own dtype."""
     parameters = dict(network.named_parameters())
     for name, recipe in recipes.items():
         filled = 0
         for part in recipe.parts:
-            rows = state[part.name][part.start : part.stop]
+            rows = read(part.name)[part.start : part.stop]
             parameters[name].data[filled : filled + len(rows)].copy_(rows)
             filled += len(rows)
-
-
-def read_all(source: TensorSource) -> dict[str, Tensor]:
-    """Every tensor of the files, the way the host reads its own (mapped into memory, unless it was told not to)."""
-    state: dict[str, Tensor] = {}
-    for path in source.paths:
-        state |= comfy.utils.load_torch_file(str(path))
-    return state
