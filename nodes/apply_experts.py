@@ -6,6 +6,7 @@ from .bf16_timestep import round_timesteps
 from .expert_check import check_experts
 from .experts import applied_to, apply_experts, switch_text
 from .say import say
+from .stock_runs import note_stock_runs
 from .types import DcmExpert
 
 
@@ -97,4 +98,5 @@ class DCMApplyExperts(io.ComfyNode):
         )
         if bf16_timestep:
             round_timesteps(model)
+        note_stock_runs(model)
         return io.NodeOutput(model, say(cls, switch_text(schedule), warnings))

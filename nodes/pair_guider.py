@@ -30,8 +30,8 @@ class PairGuider(ExpertGuider):
         low_noise_cfg: float,
     ):
         super().__init__(model, schedule, cfg, low_noise_cfg)
-        self.low = CFGGuider(low_noise_model)
-        self.low.set_cfg(low_noise_cfg)
+        self.low = ExpertGuider(low_noise_model, schedule, cfg, low_noise_cfg)
+        self.low.watch = self.watch
         self.low_is_loaded = False
         # For each, what loads it: the host's own loading, kept.
         self.high_loading, self.low_loading = _Loading(self), _Loading(self.low)
@@ -69,7 +69,6 @@ class PairGuider(ExpertGuider):
             self.low_is_loaded = is_low
         if not is_low:
             return super().outer_predict_noise(x, timestep, model_options, seed)
-        self.watch.call(timestep)
         options = with_additions(self.low.model_options, self.model_options, model_options)
         return self.low.outer_predict_noise(x, timestep, options, seed)
 

@@ -11,16 +11,26 @@ from .say import log
 USUAL_SAMPLERS = ("euler", "lcm", "ddim")
 
 
-def warnings_for(run: Run, sigmas: Tensor, given: bool, sampler_name: str | None = None) -> list[str]:
+def warnings_for(
+    run: Run, sigmas: Tensor, given: bool, sampler_name: str | None = None, is_part: bool = False
+) -> list[str]:
     """One sentence for each thing about a run down `sigmas` [N + 1] that the user may not have meant.
 
-    `given`: the noise levels came from another node, and that can be changed.
+    `given`: the noise levels came from another node, and that can be changed. `is_part`: a list that does not go from
+    noise to video is one part of a run, which may well be one expert's alone.
     """
     applied = applied_to(run.model)
     if applied is None and not run.is_pair:
         warnings = [
             "this MODEL has no detail expert, so the plain one takes all steps: put DCM Apply Experts before this node."
         ]
+    elif applied and applied.baked and not run.is_pair:
+        warnings = [
+            f"this MODEL holds the {applied.baked} expert only, which takes all steps: connect the semantic MODEL of "
+            "DCM Bake to model and the detail one to low_noise_model."
+        ]
+    elif is_part and not is_whole(run, sigmas):
+        warnings = []
     else:
         warnings = starved(run, sigmas, given)
     cfg = max(run.cfg, run.detail_cfg)
@@ -47,8 +57,7 @@ def starved(run: Run, sigmas: Tensor, given: bool) -> list[str]:
     for name, share, cost in zip(names, shares, costs, strict=True):
         if not share:
             return [f"no step is the {name}'s ({switch}): {cost}.{remedy}"]
-    is_whole = sigmas[0] >= run.schedule.grid.sigma_max * (1 - 1e-3) and sigmas[-1] == 0
-    if not given or not is_whole or steps > run.schedule.grid.points:
+    if not given or not is_whole(run, sigmas) or steps > run.schedule.grid.points:
         return []
     if is_made_by(run.schedule, sigmas, shares[0]):
         return []
@@ -58,6 +67,11 @@ def starved(run: Run, sigmas: Tensor, given: bool) -> list[str]:
         for name, share, its_due in zip(names, shares, due, strict=True)
         if 2 * share <= its_due
     ]
+
+
+def is_whole(run: Run, sigmas: Tensor) -> bool:
+    """From noise to video? Some lists begin at timestep 999 of 1000."""
+    return bool(sigmas[0] >= 0.999 * run.schedule.grid.sigma_max - 1e-6 and sigmas[-1] == 0)
 
 
 def is_made_by(schedule: ExpertSchedule, sigmas: Tensor, semantic_steps: int) -> bool:

@@ -81,7 +81,13 @@ class Run:
 
 
 def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
-    """Raises ValueError for two MODELs that do not work on the same latents and images."""
+    """Raises ValueError for two MODELs that do not work on the same latents and images, or are swapped."""
+    for each, wrong in ((model, "detail"), (low_noise_model, "semantic")):
+        applied = applied_to(each)
+        if applied and applied.baked == wrong:
+            raise ValueError(
+                "The MODELs of DCM Bake are swapped: connect semantic to model and detail to low_noise_model."
+            )
     high, low = ((family_of(each), input_channels(each)) for each in (model, low_noise_model))
     if high != low:
         raise ValueError(

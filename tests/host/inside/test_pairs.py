@@ -147,6 +147,13 @@ def test_a_pair_with_experts_switches_where_they_say():
     assert_same(result, parts[0], parts[2], 1e-4)
 
 
+def test_what_was_baked_is_a_pair():
+    this = world("wan")
+    semantic, detail, _ = dcm_node("DCMBake").execute(this.applied())
+    result = this.sampled(semantic, low_noise_model=detail)
+    assert_same(result, this.sampled(this.applied()), this.without_detail(), 1e-4)
+
+
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_run_in_two_parts_equals_one_run(cut):
     high, low = pair()

@@ -10,6 +10,8 @@ from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from harness.worlds import dcm_node, empty_latent, world
 
+import nodes
+
 
 @pytest.fixture
 def this():
@@ -109,6 +111,35 @@ def test_the_plan_is_logged_once_a_run(this, said):
         SamplerCustomAdvanced().sample(noise, guider, euler, sigmas, empty_latent())
         assert said()[before] == plan and "cfg is 2" in said()[before + 1], run
         assert len(said()) == before + 2
+
+
+def test_runs_of_stock_samplers_are_noted_too(this, said):
+    """There the generic scheduler is chosen that starves an expert."""
+    model, texts = this.applied(), (this.text(0), this.text(1))
+    before = len(said())
+    nodes.common_ksampler(model, 0, 4, 3.0, "heun", "simple", *texts, empty_latent())
+    plan, starved, cfg, beside = said()[before:]
+    assert plan == "DCM: SemE 1 step 1.000 | DetE 3 steps 0.960 0.889 0.727"
+    assert "the semantic expert 1 of 4 steps instead of 2" in starved and "Connect DCM Sigmas" in starved
+    assert "cfg is 3, but the experts carry" in cfg
+    assert "The switch follows the noise level that is asked for" in beside
+    # Each part of a run may be one expert's, and sigmas that rise are no business of ours.
+    for part in (this.schedule.sigmas(4)[:3], this.schedule.sigmas(4)[2:], torch.tensor([0.1, 0.5, 0.9])):
+        before = len(said())
+        this.custom_sampled(model, part)
+        assert not [line for line in said()[before:] if "no step is" in line or "instead of" in line]
+    # Applied anew, the former experts' notes are gone with them.
+    before = len(said())
+    this.custom_sampled(this.applied(model), this.schedule.sigmas(4))
+    assert len([line for line in said()[before:] if "SemE 2 steps" in line and "4 steps:" not in line]) == 1
+
+
+def test_one_half_of_what_was_baked(this):
+    semantic, detail, _ = dcm_node("DCMBake").execute(this.applied())
+    assert "holds the semantic expert only" in info(this, semantic)
+    assert info(this, semantic, low_noise_model=detail).startswith("high noise 2 steps 1.000 0.989")
+    with pytest.raises(ValueError, match="swapped: connect semantic to model"):
+        info(this, detail, low_noise_model=semantic)
 
 
 def test_where_the_switch_of_a_guider_is(this):
