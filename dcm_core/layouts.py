@@ -33,7 +33,7 @@ class LayoutError(ValueError):
 class Layout:
     """What a backbone file is.
 
-    * ``family``: wan, hunyuan_video or cogvideox
+    * ``family``: wan, hunyuan_video, cogvideox or cogvideox_2b
     * ``prefix``: what stands before every name of the file
     * ``variant``: size and task, for people: "14B T2V"
     * ``dtype``: of most weights, as safetensors names it: "BF16", "F8_E4M3"
@@ -146,7 +146,7 @@ def _layout(table: KeyMap, kind: str, prefix: str, infos: Infos) -> Layout:
         dtypes[info.dtype] += prod(info.shape)
     try:
         shapes = {name: info.shape for name, info in _comfy_infos(layout, weights).items()}
-        variant = table.variant(shapes)
+        variant, family = table.variant(shapes), table.family_of(shapes) if table.family_of else table.family
     except (ValueError, KeyError, IndexError) as error:
         raise LayoutError(f"this looks like a {table.family} backbone, but {error}") from error
     rank = None
@@ -154,7 +154,7 @@ def _layout(table: KeyMap, kind: str, prefix: str, infos: Infos) -> Layout:
         downs = read_names(table, bare_names(layout, infos)).down.values()
         rank = max((infos[prefix + name].shape[0] for name in downs), default=None)
     return Layout(
-        table.family, kind, prefix, variant, dtypes.most_common(1)[0][0], layout.scaled, rank, dtypes.total()
+        family, kind, prefix, variant, dtypes.most_common(1)[0][0], layout.scaled, rank, dtypes.total()
     )
 
 

@@ -24,6 +24,7 @@ __all__ = [
 ]
 
 Value = TypeVar("Value")
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class UnknownKeyError(ValueError):
@@ -73,6 +74,7 @@ class KeyMap:
     * ``variant``: version, task and size for people, from the shapes by ComfyUI name.
     * ``twins``: diffusers modules of which a released bundle holds a second copy, ``<module>_lora``.
     * ``optional``: beginnings of ComfyUI names that only some variants have.
+    * ``family_of``: the family by the shapes, where several families are of one network class.
 
     Raises ValueError for a table that is no bijection.
     """
@@ -82,9 +84,10 @@ class KeyMap:
     low_rank: tuple[str, ...]
     replaced: tuple[str, ...]
     mark: Row
-    variant: Callable[[Mapping[str, tuple[int, ...]]], str]
+    variant: Callable[[Shapes], str]
     twins: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    family_of: Callable[[Shapes], str] | None = None
 
     def __post_init__(self) -> None:
         for side, names in (

@@ -10,8 +10,14 @@ from . import KeyMap, Row, blocks_of, layers
 
 _PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "attn_out"))
 
+_WIDTH_OF_2B = 1920
 # Name by (width, blocks).
-_SIZES = {(1920, 30): "2B", (3072, 42): "5B"}
+_SIZES = {(_WIDTH_OF_2B, 30): "2B", (3072, 42): "5B"}
+
+
+def family(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """2B has noise levels of its own."""
+    return "cogvideox_2b" if shapes["patch_embed.proj.weight"][0] == _WIDTH_OF_2B else "cogvideox"
 
 
 def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -63,4 +69,5 @@ KEYMAP = KeyMap(
     mark=layers("transformer_blocks.0.norm1.norm", "blocks.0.norm1.norm")[0],
     twins=("time_embedding", "norm_out", "proj_out"),
     optional=("patch_embed.pos_embedding", "ofs_embedding_linear"),
+    family_of=family,
 )

@@ -85,6 +85,16 @@ _IMAGE = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
             {"num_attention_heads": 24, "attention_head_dim": 128, "num_layers": 20, "num_single_layers": 40},
             "HunyuanVideo I2V 13B",
         ),
+        (
+            "cogvideox t2v",
+            {"num_attention_heads": 30, "attention_head_dim": 64, "num_layers": 30},
+            "CogVideoX 1.0 T2V 2B",
+        ),
+        (
+            "cogvideox t2v",
+            {"num_attention_heads": 48, "attention_head_dim": 64, "num_layers": 42},
+            "CogVideoX 1.0 T2V 5B",
+        ),
     ],
 )
 def test_the_published_sizes_are_told_apart(name, sizes, variant):
@@ -96,6 +106,8 @@ def test_the_published_sizes_are_told_apart(name, sizes, variant):
         for key, recipe in backbone_recipes(recognise(theirs), theirs, "comfy").items()
     }
     assert recognise(theirs).variant == recognise(ours).variant == variant
+    # The only size that has noise levels of its own.
+    assert recognise(ours).family == ("cogvideox_2b" if variant.endswith("2B") else family_of(name))
 
 
 def test_fp8_files_are_used_in_comfyui_as_they_are():
