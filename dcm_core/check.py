@@ -159,10 +159,18 @@ def _compare_fingerprints(
     found = here.split(":")
     if wanted[:2] != found[:2]:
         report.errors.append(
-            f"the expert was made for a backbone with other layers: {metadata.base_fingerprint} against {here}"
+            f"the expert was made for a backbone with other layers ({metadata.backbone or 'not named'}), this one is "
+            f"{_variant(metadata.family, shapes)}"
         )
     elif "-" not in (wanted[-1], found[-1]) and wanted[-1] != found[-1]:
         report.warnings.append(
             f"the expert was made for {metadata.backbone or 'a backbone'} with other weights of the same shape: "
             "results may be worse than with the backbone (or semantic expert) it was made for"
         )
+
+
+def _variant(family: str, shapes: Shapes) -> str:
+    try:
+        return keymap(family).variant(shapes)
+    except (ValueError, LookupError):  # a part of a backbone, or one of no known kind
+        return "of no size that is known here"

@@ -176,3 +176,27 @@ def test_an_expert_in_the_place_of_a_backbone(backbones):
     save_expert(backbones / "expert.safetensors", world("wan").detail)
     with pytest.raises(ValueError, match="DCM Load Expert"):
         load("expert.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "message"),
+    [
+        ("wan", "wan_i2v", r"Wan 2.1 I2V of width 256 with 2 blocks\), this one is Wan 2.1 T2V of width 256"),
+        ("wan", "hunyuan_video", "for the hunyuan_video family, the backbone is wan"),
+        ("hunyuan_video", "wan", "for the wan family, the backbone is hunyuan_video"),
+    ],
+)
+def test_an_expert_of_another_backbone(kind, other, message):
+    model, expert = published(kind).load()[0], published(other).load()[1]
+    with pytest.raises(ValueError, match=f"(?s){message}.*Choose an expert made for this backbone"):
+        dcm_node("DCMApplyExperts").execute(model, expert)
+
+
+def test_a_semantic_expert_over_a_bundle_that_is_one():
+    from dcm_pack.nodes.backbones import mark_as_semantic
+
+    this = world("wan")
+    model = this.model()
+    mark_as_semantic(model)
+    _, info = dcm_node("DCMApplyExperts").execute(model, this.detail, this.semantic)
+    assert "this MODEL is a semantic expert itself" in info
