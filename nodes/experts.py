@@ -13,7 +13,7 @@ from ..dcm_core.expert import Expert
 from ..dcm_core.schedule import ExpertSchedule, preset
 from ..dcm_core.sidecar import Sidecar
 from .backbones import as_released, family_of
-from .expert_switch import ExpertSwitch
+from .expert_switch import ExpertSwitch, dtype_of
 from .expert_weights import merge_expert, take_off
 from .step_cache import CachePerExpert
 
@@ -75,7 +75,8 @@ def apply_experts(
         patches=list(patches.items()),
         parameters=parameters,
     )
-    side = side_model(detail, detail_strength, model.load_device, model.offload_device)
+    dtype = dtype_of(model.model)
+    side = side_model(detail, detail_strength, dtype, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
     # Outermost: a cache that is there already answers some calls without asking what lies inside.
@@ -117,12 +118,21 @@ def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
 
 
 def side_model(
-    expert: Expert, strength: float, load_device: torch.device, offload_device: torch.device
+    expert: Expert,
+    strength: float,
+    dtype: torch.dtype,
+    load_device: torch.device,
+    offload_device: torch.device,
 ) -> ModelPatcher:
-    """The expert's tensors as a model of their own, so that the host counts, loads and offloads them."""
-    side = comfy.model_patcher.ModelPatcher(Sidecar(expert, strength), load_device, offload_device)
+    """The expert's tensors as a model of their own, so that the host counts, loads and offloads them.
+
+    They are in the `dtype` that the network computes in: copies made for each use would be nobody's to count.
+    """
+    sidecar = Sidecar(expert, strength)
+    sidecar.terms.to(dtype)
+    side = comfy.model_patcher.ModelPatcher(sidecar, load_device, offload_device)
     # From this, newer hosts make another one for each further GPU.
-    side.cached_patcher_init = (side_model, (expert, strength, load_device, offload_device))
+    side.cached_patcher_init = (side_model, (expert, strength, dtype, load_device, offload_device))
     return side
 
 
