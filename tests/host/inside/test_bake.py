@@ -36,11 +36,14 @@ def with_fused_pairs(this, seed=11):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_runs_equal_one(family):
+    """Two stock samplers, or the two MODELs as a pair in one of ours."""
     this = world(family)
     expected = this.sampled(this.applied())
     semantic, detail = this.baked()
     assert_same(this.in_two_runs(semantic, detail), expected, this.without_detail(), 1e-4)
     assert relative(this.in_two_runs(detail, semantic), expected) > 1e-2
+    pair = this.sampled(semantic, low_noise_model=detail)
+    assert_same(pair, expected, this.without_detail(), 1e-4)
     for model in (semantic, detail):
         assert not model.get_additional_models(), "nothing is left to act beside the weights"
 
