@@ -13,6 +13,7 @@ _MARKS = (
     (".lora_down.", "a LoRA. Load it with LoraLoaderModelOnly"),
     (".lora_up.", "a LoRA. Load it with LoraLoaderModelOnly"),
     (".diff_b", "a LoRA or an expert file. Load it with DCM Load Expert or LoraLoaderModelOnly"),
+    (".fused_down", "an expert file. Load it with DCM Load Expert"),
     (".set_weight", "a LoRA or an expert file. Load it with DCM Load Expert or LoraLoaderModelOnly"),
     ("decoder.conv_in.", "a VAE. Load it with Load VAE"),
     ("decoder.conv1.", "a VAE. Load it with Load VAE"),

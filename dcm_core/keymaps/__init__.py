@@ -214,14 +214,10 @@ class KeyMap:
         """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
         names = set(names)
         groups = tuple(group for group in self.optional if not any(_begins(name, group) for name in names))
-        lost = []
-        for row in self.rows:
-            if not row.comfy.startswith(groups):
-                spelled = zip(
-                    *(_over_blocks([name], names) for name in (row.comfy, row.also or row.comfy)), strict=True
-                )
-                lost += [name for name, also in spelled if not {name, also} & names]
-        return lost
+        rows = [row for row in self.rows if not row.comfy.startswith(groups)]
+        ours = _over_blocks([row.comfy for row in rows], names)
+        also = _over_blocks([row.also or row.comfy for row in rows], names)
+        return [name for name, other in zip(ours, also, strict=True) if not {name, other} & names]
 
     def _find(self, name: str, table: dict[str, Row], side: str) -> tuple[Row, str]:
         # Only a number between dots is a block's: time_embedding.0.weight stands in the table as it is.
@@ -268,14 +264,14 @@ def blocks_of(stem: str, names: Iterable[str]) -> int:
 
 
 def _over_blocks(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The patterns with every block number that the names have for the text before ``{i}``."""
-    blocks: dict[str, list[int]] = {}
+    """The patterns with every block number up to the highest that the names have after the text before ``{i}``."""
+    blocks: dict[str, range] = {}
     found = []
     for pattern in patterns:
         stem, numbered, _ = pattern.partition("{i}")
         if numbered and stem not in blocks:
             numbers = (re.match(rf"{re.escape(stem)}(\d+)\.", name) for name in names)
-            blocks[stem] = sorted({int(match[1]) for match in numbers if match})
+            blocks[stem] = range(1 + max((int(match[1]) for match in numbers if match), default=-1))
         found += [pattern.replace("{i}", str(i)) for i in blocks[stem]] if numbered else [pattern]
     return found
 

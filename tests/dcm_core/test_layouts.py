@@ -136,6 +136,16 @@ def test_fp8_files_are_used_in_comfyui_as_they_are():
             backbone_recipes(layout, infos(scaled), "diffusers")
 
 
+@pytest.mark.parametrize("name", ["wan t2v", "hunyuan_video t2v"])
+def test_a_whole_block_that_is_missing_is_noticed(name):
+    """As without one file of a sharded model."""
+    state = converted(random_state(name), "comfy")
+    block = {"wan t2v": "blocks.1.", "hunyuan_video t2v": "single_blocks.1."}[name]
+    cut = {key: tensor for key, tensor in state.items() if not key.startswith(block)}
+    with pytest.raises(LayoutError, match=rf"{len(state) - len(cut)} tensors are missing \({block}"):
+        backbone_recipes(recognise(infos(cut)), infos(cut), "diffusers")
+
+
 @pytest.mark.parametrize(
     ("name", "lost"),
     [
