@@ -6,8 +6,8 @@ import os
 
 from ..bundle import bundle_recipes, bundle_tensors, expert_from_bundle
 from ..expert import Expert
-from ..expert_file import save_expert
 from .backbone import Backbone, write_recipes
+from .expert_stream import save_in_parts
 
 
 def export_detail(
@@ -20,7 +20,7 @@ def export_detail(
     bundle, and OSError with the remedy.
     """
     expert = expert_from_bundle(bundle.layout, bundle.source.infos, bundle.source.read, exact)
-    save_expert(path, expert, compact)
+    save_in_parts(path, expert, compact)
     return expert
 
 

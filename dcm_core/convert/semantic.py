@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 
 from ..bundle import GUIDANCE
-from ..expert import Difference, Expert, ExpertFileError, ExpertMetadata, LowRank
-from ..expert_file import header_of
-from ..fingerprint import content_digest, fingerprint
+from ..expert import Difference, Expert, ExpertFileError, ExpertMetadata, Layer, LowRank
+from ..fingerprint import fingerprint
 from ..layouts import Layout
-from ..safetensors_format import TensorInfo, tensor_bytes, tensor_size
-from ..safetensors_stream import LazyTensors, stream_tensors
 from ..schedule import preset
-from ..tensor_names import shortened, to_tensors
-from .backbone import DTYPES, Backbone, cast, convert_backbone, dtype_name
+from ..tensor_names import shortened
+from .backbone import DTYPES, Backbone, cast, convert_backbone
+from .expert_stream import stream_expert
 from .low_rank import Loss, decompose, smaller_than_full
-from .progress import Progress
 
 ERRORS = "dcm.low_rank_errors"
 
@@ -69,25 +66,15 @@ def export_change(
         return semantic.build(ours[name]).float().sub_(base.build(theirs[name]))
 
     planned = _planned(metadata, semantic.shapes(), rank, DTYPES[dtype][1])
-    infos = {
-        key: TensorInfo(dtype_name(tensor), tuple(tensor.shape))
-        for key, tensor in to_tensors(planned).items()
-    }
-    # Room for the digest, and for a name and a number for each layer.
-    room = 200 + sum(len(name) + 32 for name in planned.layers)
-    progress = Progress(os.path.basename(path), sum(map(tensor_size, infos.values())))
     losses: dict[str, Loss] = {}
-    with stream_tensors(path, infos, header_of(planned), room, progress) as writer:
+    # Room for a name and a number for each layer.
+    with stream_expert(path, planned, room=sum(len(name) + 32 for name in planned.layers)) as writer:
         for name, part, loss in _parts(planned, difference, dtype):
             losses[name] = loss
-            for key, tensor in to_tensors(part).items():
-                writer.put(key, tensor_bytes(tensor))
+            writer.put(name, part)
         if rank:
-            writer.metadata[ERRORS] = json.dumps(
-                {name: float(f"{loss.relative:.4g}") for name, loss in losses.items() if loss.rest}
-            )
-        writer.metadata["dcm.digest"] = content_digest(writer.metadata, LazyTensors(infos, writer.read))
-    progress.finish()
+            errors = {name: float(f"{loss.relative:.4g}") for name, loss in losses.items() if loss.rest}
+            writer.metadata[ERRORS] = json.dumps(errors)
     return losses
 
 
@@ -142,21 +129,20 @@ def _planned(
 
 def _parts(
     planned: Expert, difference: Callable[[str], Tensor], dtype: str
-) -> Iterator[tuple[str, Expert, Loss]]:
+) -> Iterator[tuple[str, Layer | Tensor, Loss]]:
     """The expert layer by layer, with its numbers, and what each leaves out."""
     for name, layer in planned.layers.items():
         if isinstance(layer, LowRank):
             down, up, loss = decompose(difference(f"{name}.weight"), layer.rank, layer.up.dtype)
-            yield name, Expert(planned.metadata, {name: LowRank(down, up, layer.alpha)}), loss
+            yield name, LowRank(down, up, layer.alpha), loss
             continue
         parts = {key: difference(f"{name}.{key}") for key in layer.shapes}
         loss = Loss(0.0, math.hypot(*map(_norm, parts.values())))
         parts = {key: cast(f"{name}.{key}", tensor, dtype) for key, tensor in parts.items()}
-        yield name, Expert(planned.metadata, {name: Difference(**parts)}), loss
+        yield name, Difference(**parts), loss
     for name in planned.parameters:
         tensor = difference(name)
-        changed = {name: cast(name, tensor, dtype)}
-        yield name, Expert(planned.metadata, {}, changed), Loss(0.0, _norm(tensor))
+        yield name, cast(name, tensor, dtype), Loss(0.0, _norm(tensor))
 
 
 def _norm(tensor: Tensor) -> float:

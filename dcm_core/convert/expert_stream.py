@@ -1,0 +1,80 @@
+"""Writing an expert file layer by layer, so that no more than one layer has to be in memory as the file has it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from ..expert import Expert, ExpertFileError, Layer
+from ..expert_file import header_of
+from ..fingerprint import content_digest
+from ..safetensors_format import TensorInfo, tensor_bytes, tensor_size
+from ..safetensors_stream import LazyTensors, TensorWriter, stream_tensors
+from ..tensor_names import to_tensors
+from .backbone import dtype_name
+from .progress import Progress
+
+_DIGEST_ROOM = 200
+
+
+class ExpertWriter:
+    """Takes an expert's layers one at a time, in any order; ``metadata`` may be added to until the end."""
+
+    def __init__(self, writer: TensorWriter, planned: Expert, compact: bool) -> None:
+        self._writer, self._planned, self._compact = writer, planned, compact
+        self.metadata = writer.metadata
+
+    def put(self, name: str, layer: Layer | Tensor) -> None:
+        """Write a layer, or the difference of a bare Parameter. Raises ExpertFileError for NaN or Inf in it."""
+        bare = isinstance(layer, Tensor)
+        part = Expert(self._planned.metadata, {} if bare else {name: layer}, {name: layer} if bare else {})
+        for key, tensor in to_tensors(part, self._compact).items():
+            if not torch.isfinite(tensor).all():
+                raise ExpertFileError(
+                    f"NaN or Inf in {key}: take another checkpoint, or export in bf16 or fp32"
+                )
+            self._writer.put(key, tensor_bytes(tensor))
+
+
+@contextmanager
+def stream_expert(
+    path: str | os.PathLike, planned: Expert, compact: bool = False, room: int = 0
+) -> Iterator[ExpertWriter]:
+    """Yield a writer for an expert file; the block has to put every layer of ``planned``, whose numbers do not count.
+
+    The file is the one ``save_expert`` writes, but for spaces at the end of its header. ``room``: bytes that the
+    metadata may grow by in the block. Raises as ``stream_tensors``.
+    """
+    infos = {
+        key: TensorInfo(dtype_name(tensor), tuple(tensor.shape))
+        for key, tensor in sorted(to_tensors(without_numbers(planned), compact).items())
+    }
+    progress = Progress(os.path.basename(path), sum(map(tensor_size, infos.values())))
+    with stream_tensors(path, infos, header_of(planned), room + _DIGEST_ROOM, progress) as writer:
+        yield ExpertWriter(writer, planned, compact)
+        writer.metadata["dcm.digest"] = content_digest(writer.metadata, LazyTensors(infos, writer.read))
+    progress.finish()
+
+
+def save_in_parts(path: str | os.PathLike, expert: Expert, compact: bool = False) -> None:
+    """As ``save_expert``, without a second copy of the expert in the form the file has."""
+    with stream_expert(path, expert, compact) as writer:
+        for name, layer in (expert.layers | expert.parameters).items():
+            writer.put(name, layer)
+
+
+def without_numbers(expert: Expert) -> Expert:
+    """The same expert with tensors that have a shape and a dtype only."""
+    layers = {name: _layer_without_numbers(layer) for name, layer in expert.layers.items()}
+    return Expert(expert.metadata, layers, {name: t.to("meta") for name, t in expert.parameters.items()})
+
+
+def _layer_without_numbers(layer: Layer) -> Layer:
+    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
+    tensors = {name: value.to("meta") for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(layer, **tensors)
