@@ -18,7 +18,7 @@ from .fingerprint import fingerprint, norm_tensors
 from .keymaps import KeyMap, Recipe
 from .keymaps.released import ALPHA_OVER_RANK, Bundle, read_names, write_names
 from .layouts import Infos, Layout, LayoutError, backbone_recipes, bare_names
-from .schedule import preset
+from .schedule import bundle_preset
 from .tensor_names import shortened
 
 Read = Callable[[str], Tensor]
@@ -50,7 +50,7 @@ def expert_from_bundle(layout: Layout, infos: Infos, read: Read, exact: bool = F
         expert="detail",
         family=layout.family,
         backbone=layout.variant,
-        schedule=preset(layout.family, "official"),
+        schedule=bundle_preset(layout.family),
         guidance=GUIDANCE,
         rank=layout.rank,
         alpha=ALPHA_OVER_RANK * layout.rank,

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from .safetensors_format import tensor_bytes
 
+# Tensors that a file of the backbone holds and its network has among its buffers: CogVideoX's table of positions.
+_BUFFERS = ".pos_embedding"
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -43,10 +46,14 @@ def norm_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None = None) -> str:
     """``family:shapes:norms``, with ``-`` for unknown norms.
 
-    ``shapes`` as from ``logical_shapes``; only those with two or more dimensions count. ``norms`` as from
-    ``norm_tensors``, compared as bfloat16 so that copies in another precision agree.
+    ``shapes`` as from ``logical_shapes`` or of a file's tensors; only those with two or more dimensions count.
+    ``norms`` as from ``norm_tensors``, compared as bfloat16 so that copies in another precision agree.
     """
-    counted = sorted((name, list(shape)) for name, shape in shapes.items() if len(shape) > 1)
+    counted = sorted(
+        (name, list(shape))
+        for name, shape in shapes.items()
+        if len(shape) > 1 and not name.endswith(_BUFFERS)
+    )
     shape_digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
     norm_digest = _norm_digest(norms)[:16] if norms else "-"
     return f"{family}:{shape_digest}:{norm_digest}"

@@ -22,6 +22,7 @@ __all__ = [
     "SCHEDULES",
     "ExpertSchedule",
     "NoiseGrid",
+    "bundle_preset",
     "check_sigmas",
     "preset",
     "shift_sigma",
@@ -267,3 +268,11 @@ def preset(family: str, rule: str = "aligned") -> ExpertSchedule:
         )
     threshold, lists = _PUBLISHED[family]
     return replace(SCHEDULES[family], rule=rule, official_switch_timestep=threshold, official_sigmas=lists)
+
+
+def bundle_preset(family: str) -> ExpertSchedule:
+    """The schedule of the experts in a bundle of this family: as published, or "aligned" where none were published.
+
+    Raises ValueError for an unknown family.
+    """
+    return preset(family, "official" if family in _PUBLISHED else "aligned")

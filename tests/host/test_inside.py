@@ -13,7 +13,7 @@ from harness.hosts import TESTS, Host, host_environment
 
 INSIDE = Path(__file__).parent / "inside"
 # Tests that compare with what diffusers and peft compute, which the host's Python does not have.
-WITH_REFERENCE = ("test_published.py", "test_layouts.py")
+WITH_REFERENCE = ("test_published.py", "test_layouts.py", "test_cogvideox_reference.py")
 
 
 def inside_tests() -> list[str]:

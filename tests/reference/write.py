@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from . import cogvideox
 from .inference import PUBLISHED, switched, trajectory
 from .networks import KINDS, Kind
 
@@ -35,6 +36,7 @@ def main(folder: Path) -> None:
         save_file(network.state_dict(), released / "diffusion_pytorch_model.safetensors")
         (released / "config.json").write_text(json.dumps(dict(network.config)), "utf-8")
         save_file(expectations(network, kind), folder / f"{name}.safetensors")
+    cogvideox.main(folder)
 
 
 @torch.inference_mode()
