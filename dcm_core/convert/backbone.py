@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..check import Report, check
 from ..expert import Expert, ExpertFileError
+from ..expert_file import all_finite
 from ..fingerprint import norm_tensors
 from ..keymaps import KEYMAPS, Recipe, keymap
 from ..layouts import Layout, LayoutError, backbone_recipes, recognise
@@ -122,10 +123,10 @@ def write_recipes(
 def cast(name: str, tensor: Tensor, dtype: str) -> Tensor:
     """The tensor in another precision. Raises ExpertFileError where finite numbers would become infinite."""
     result = tensor.to(DTYPES[dtype][1])
-    if not torch.isfinite(result).all():
+    if not all_finite(result):
         why = (
             f"does not fit into {dtype}: use bf16 or fp32"
-            if torch.isfinite(tensor).all()
+            if all_finite(tensor.float())
             else "holds NaN or Inf"
         )
         raise ExpertFileError(f"{name} {why}")

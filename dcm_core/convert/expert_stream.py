@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 
-import torch
 from torch import Tensor
 
 from ..expert import Expert, ExpertFileError, Layer
-from ..expert_file import header_of
+from ..expert_file import all_finite, header_of
 from ..fingerprint import content_digest
 from ..safetensors_format import TensorInfo, tensor_bytes, tensor_size
 from ..safetensors_stream import LazyTensors, TensorWriter, stream_tensors
@@ -34,7 +33,7 @@ class ExpertWriter:
         bare = isinstance(layer, Tensor)
         part = Expert(self._planned.metadata, {} if bare else {name: layer}, {name: layer} if bare else {})
         for key, tensor in to_tensors(part, self._compact).items():
-            if not torch.isfinite(tensor).all():
+            if not all_finite(tensor):
                 raise ExpertFileError(
                     f"NaN or Inf in {key}: take another checkpoint, or export in bf16 or fp32"
                 )
