@@ -1,5 +1,6 @@
 """The key maps against the host's own classes: the same names, and weights that its loader takes as they are."""
 
+from dataclasses import replace
 from functools import partial
 
 import comfy.ops
@@ -9,6 +10,7 @@ import torch
 from comfy.ldm.wan.model import WanModel
 from harness import tiny
 from harness.random_weights import randomise
+from harness.worlds import relative, world
 
 
 def wan(**changes):
@@ -57,3 +59,26 @@ def test_the_host_loads_what_came_from_diffusers(network):
     assert type(loaded) is type(model)
     assert loaded.state_dict().keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_semantic_expert_from_a_host_with_other_names():
+    from dcm_pack.dcm_core.spelling import as_spelled
+
+    this = world("hunyuan_video")
+    names = [respelled(name) for name in this.network.state_dict()]
+    foreign = as_spelled(this.semantic, names)
+    assert foreign is not this.semantic
+    expected = this.sampled(this.applied())
+    assert torch.equal(this.sampled(replace(this, semantic=foreign).applied()), expected)
+    norms = [name for name in foreign.parameters if "_norm." in name]
+    lost = {name: tensor for name, tensor in foreign.parameters.items() if name not in norms}
+    without = replace(foreign, parameters=lost)
+    assert relative(this.sampled(replace(this, semantic=without).applied()), expected) > 1e-3
+
+
+def respelled(name: str) -> str:
+    """The name that hosts of the other kind have for it."""
+    for one, other in ((".scale", ".weight"), (".weight", ".scale")):
+        if name.endswith(f"_norm{one}"):
+            return name.removesuffix(one) + other
+    return name
