@@ -41,7 +41,8 @@ class Run:
         """
         if low_noise_model is not None:
             check_pair(model, low_noise_model)
-            schedule = pair_schedule(boundary) if boundary else pair_schedule_of(model, low_noise_model)
+            schedule = pair_schedule_of(model, low_noise_model)
+            schedule = pair_schedule(boundary, schedule.grid) if boundary else schedule
         elif boundary:
             raise ValueError(
                 "boundary is for two MODELs, but low_noise_model is not connected. For experts it is the kappa of "

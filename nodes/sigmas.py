@@ -65,6 +65,10 @@ class DCMSigmas(io.ComfyNode):
                 raise ValueError(
                     f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1."
                 )
+            if family_of(model) != "wan":
+                raise ValueError(
+                    f"{preset} is for Wan, and this MODEL is {family_of(model)}: choose another preset."
+                )
             asked, sigmas = pair_schedule_of(model), speed_sigmas(preset, steps)
         else:
             asked = own if preset == "experts" else family_preset(family_of(model), preset)

@@ -15,6 +15,7 @@ from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from dcm_pack.dcm_core.expert import Expert, LowRank
 from dcm_pack.dcm_core.tensor_names import to_tensors
+from dcm_pack.nodes.backbones import as_released
 from harness import tiny
 from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
 
@@ -137,14 +138,21 @@ def test_the_boundary(in_dim, boundary, cut):
     assert_same(result, parts[0], parts[2], 1e-4)
 
 
-def test_a_pair_with_experts_switches_where_they_say():
-    this = world("wan")
-    high, low = this.applied(), second().model()
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_pair_of_any_family_switches_where_its_experts_say(family):
+    """Or its schedule, without experts; Wan has two, so that it needs them here."""
+    this = world(family)
+    other = replace(this, network=tiny.randomise(tiny.FAMILIES[family](), seed=5).requires_grad_(False))
+    high, low = this.applied(semantic_strength=0.0) if family == "wan" else this.model(), other.model()
     sigmas = this.schedule.sigmas(STEPS)
     result = this.sampled(high, low_noise_model=low)
-    parts = [in_two_parts(this, high, low, sigmas, cut) for cut in (2, 1, 3)]
+    released = [as_released(model, this.schedule.grid) for model in (high, low)]
+    parts = [in_two_parts(this, *released, sigmas, cut) for cut in (2, 1, 3)]
     assert_same(result, parts[0], parts[1], 1e-4)
     assert_same(result, parts[0], parts[2], 1e-4)
+    boundary = 0.95 if family == "cogvideox" else 0.995  # between the first two steps
+    earlier = this.sampled(high, low_noise_model=low, sigmas=sigmas, boundary=boundary)
+    assert_same(earlier, parts[1], parts[0], 1e-4)
 
 
 def test_what_was_baked_is_a_pair():

@@ -162,5 +162,7 @@ def test_lists_of_speed_loras(this):
     assert text.startswith("SemE 1 step 0.999 | DetE 8 steps 0.934")
     with pytest.raises(ValueError, match="published for 4 or 8 steps, not for 5"):
         dcm_sigmas.execute(this.model(), 5, preset="wan2.2 lightning")
+    with pytest.raises(ValueError, match="is for Wan, and this MODEL is hunyuan_video"):
+        dcm_sigmas.execute(world("hunyuan_video").model(), 4, preset="wan2.2 lightning")
     with pytest.raises(ValueError, match="leave semantic_steps at 0"):
         dcm_sigmas.execute(this.model(), 4, preset="wan2.2 lightning", semantic_steps=1)
