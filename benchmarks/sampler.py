@@ -104,7 +104,9 @@ def prompt(more: dict, sampler: str, inputs: dict) -> dict:
 
 
 def as_markdown(record: dict) -> str:
-    step, overhead, memory, prompt = (record[name] for name in ("step", "overhead", "memory", "prompt"))
+    step, switch, overhead, memory, prompt = (
+        record[name] for name in ("step", "switch", "overhead", "memory", "prompt")
+    )
     rows = [
         (
             "DCM KSampler against KSampler, same sigmas",
@@ -113,7 +115,30 @@ def as_markdown(record: dict) -> str:
             "<= 1.02",
             overhead["size"],
         ),
-        ("detail step against semantic step, rank 128", step["ratio"], spread(step), "<= 1.05", step["size"]),
+        *(
+            (
+                "detail step against semantic step, rank 128",
+                measured["ratio"],
+                spread(measured),
+                "<= 1.05",
+                f"{measured['size']}; {measured['ratio_of_flops']} by counted FLOPs",
+            )
+            for measured in step.values()
+        ),
+        (
+            "switch to the detail expert and back, against a semantic step",
+            switch["switch"]["ratio"],
+            spread(switch["switch"]),
+            "<= 0.02",
+            f"{switch['size']}, {switch['layers']} changed layers",
+        ),
+        (
+            "the same with two baked MODELs, which the host patches anew",
+            switch["baked"]["ratio"],
+            spread(switch["baked"]),
+            "",
+            switch["size"],
+        ),
         (
             "memory of the detail expert against its file",
             memory["ratio"],

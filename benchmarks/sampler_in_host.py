@@ -30,58 +30,90 @@ import comfy.sd  # noqa: E402
 from comfy.ldm.wan.model import WanModel  # noqa: E402
 from comfy.ops import disable_weight_init  # noqa: E402
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3  # noqa: E402
-from dcm_pack.dcm_core.expert import Difference, Expert, ExpertMetadata, LowRank  # noqa: E402
+from dcm_pack.dcm_core.expert import Difference, Expert, ExpertMetadata, FusedLowRank, LowRank  # noqa: E402
 from dcm_pack.dcm_core.expert_file import load_expert, save_expert  # noqa: E402
 from dcm_pack.dcm_core.keymaps import keymap  # noqa: E402
 from dcm_pack.dcm_core.schedule import SCHEDULES  # noqa: E402
-from dcm_pack.nodes import DCMApplyExperts, DCMKSampler  # noqa: E402
+from dcm_pack.nodes import DCMApplyExperts, DCMBake, DCMKSampler  # noqa: E402
+from harness import tiny  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 import nodes  # noqa: E402
 
 RANK = 128  # that of the published detail experts
-SCHEDULE = SCHEDULES["wan"]
 
 
 @dataclass(frozen=True)
 class Size:
-    """A random Wan of the 1.3B width, and the latent it is run on."""
+    """A random network with layers as wide as in a real one, and the latent it is run on."""
 
-    blocks: int
+    family: str
+    blocks: int  # of HunyuanVideo so many double ones, and as many single ones
     latent: tuple[int, ...]
+    width: int = 1536  # that of Wan 1.3B; 3072 in HunyuanVideo
 
     def __str__(self) -> str:
         tokens = self.latent[2] * self.latent[3] * self.latent[4] // 4
-        return f"Wan of width 1536 with {self.blocks} block(s), {tokens} tokens"
+        blocks = (
+            f"{self.blocks} block(s)" if self.family == "wan" else f"{self.blocks} double and single block(s)"
+        )
+        return f"{NAMES[self.family]} of width {self.width} with {blocks}, {tokens} tokens"
 
     def model(self, dtype: torch.dtype):
-        sizes = {"dim": 1536, "ffn_dim": 8960, "num_heads": 12, "num_layers": self.blocks}
-        network = WanModel(**sizes, dtype=dtype, device="cpu", operations=disable_weight_init)
+        if self.family == "wan":
+            sizes = {"dim": self.width, "ffn_dim": 35 * self.width // 6, "num_heads": self.width // 128}
+            network = WanModel(
+                **sizes, num_layers=self.blocks, dtype=dtype, device="cpu", operations=disable_weight_init
+            )
+        else:
+            network = tiny.hunyuan_video(4096, self.width, self.blocks, self.blocks).to(dtype)
         for parameter in network.parameters():
             parameter.data = 0.02 * torch.randn_like(parameter)
         return comfy.sd.load_diffusion_model_state_dict(network.state_dict())
 
+    def with_expert(self, dtype: torch.dtype):
+        model = self.model(dtype)
+        return DCMApplyExperts.execute(model, random_expert(model.model.diffusion_model, self.family, dtype))[
+            0
+        ]
 
-STEP = Size(30, (1, 16, 21, 60, 104)) if CUDA else Size(1, (1, 16, 6, 52, 52))
-OVERHEAD = Size(30, (1, 16, 5, 30, 52)) if CUDA else Size(2, (1, 16, 2, 16, 16))
-MEMORY = Size(4, (1, 16, 1, 8, 8))
+    def text(self) -> list:
+        return [[torch.randn(1, 64, 4096), {"pooled_output": torch.randn(1, 768)}]]
+
+
+NAMES = {"wan": "Wan", "hunyuan_video": "HunyuanVideo"}
+STEPS = (
+    [Size("wan", 30, (1, 16, 21, 60, 104)), Size("hunyuan_video", 6, (1, 16, 17, 68, 120), 3072)]
+    if CUDA
+    else [Size("wan", 1, (1, 16, 6, 52, 52)), Size("hunyuan_video", 1, (1, 16, 3, 52, 52))]
+)
+OVERHEAD = Size("wan", 30, (1, 16, 5, 30, 52)) if CUDA else Size("wan", 2, (1, 16, 2, 16, 16))
+MEMORY = Size("wan", 4, (1, 16, 1, 8, 8))
 DTYPE = torch.bfloat16 if CUDA else torch.float32
 
 
-def random_expert(network: nn.Module, dtype: torch.dtype) -> Expert:
-    """A detail expert of the published kind: rank 128 on all attention, and the embedders and the head whole."""
-    low_rank, replaced = keymap("wan").detail_layers(network.state_dict())
+def random_expert(network: nn.Module, family: str, dtype: torch.dtype) -> Expert:
+    """A detail expert of the published kind: rank 128 on the attention, and the embedders and the head whole."""
+    table, names = keymap(family), network.state_dict()
+    low_rank, replaced = table.detail_layers(names)
+
+    def normal(scale: float, *shape: int):
+        return scale * torch.randn(shape, dtype=dtype)
+
     layers = {}
     for name in [*low_rank, *replaced]:
-        rows, columns = network.get_submodule(name).weight.shape
-        if name in low_rank:
-            pair = torch.randn(RANK, columns, dtype=dtype), torch.randn(rows, RANK, dtype=dtype)
-            layers[name] = LowRank(0.01 * pair[0], 0.01 * pair[1], 2.0 * RANK)
+        rows, columns = names[f"{name}.weight"].shape
+        parts = table.projections(name)
+        if name in replaced:
+            layers[name] = Difference(normal(0.001, rows, columns), torch.zeros(rows, dtype=dtype))
+        elif parts > 1:
+            pairs = normal(0.01, parts * RANK, columns), normal(0.01, parts * columns, RANK)
+            layers[name] = FusedLowRank(*pairs, 2.0 * RANK, rows)
         else:
-            layers[name] = Difference(
-                0.001 * torch.randn(rows, columns, dtype=dtype), torch.zeros(rows, dtype=dtype)
-            )
-    return Expert(ExpertMetadata("detail", "wan", "random", SCHEDULE, 5.0, RANK, 2.0 * RANK), layers)
+            layers[name] = LowRank(normal(0.01, RANK, columns), normal(0.01, rows, RANK), 2.0 * RANK)
+    metadata = ExpertMetadata("detail", family, "random", SCHEDULES[family], 5.0, RANK, 2.0 * RANK)
+    return Expert(metadata, layers)
 
 
 def seconds() -> float:
@@ -116,30 +148,64 @@ def round_to(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def text() -> list:
-    return [[torch.randn(1, 64, 4096), {}]]
-
-
-def detail_step_against_semantic_step(rounds: int) -> dict:
-    model = STEP.model(DTYPE)
-    experts = DCMApplyExperts.execute(model, random_expert(model.model.diffusion_model, DTYPE))[0]
-    kappa = SCHEDULE.kappa_sigma
-    conditioning, latent = text(), {"samples": torch.zeros(STEP.latent)}
+def detail_step_against_semantic_step(size: Size, rounds: int) -> dict:
+    experts, conditioning, latent = (
+        size.with_expert(DTYPE),
+        size.text(),
+        {"samples": torch.zeros(size.latent)},
+    )
 
     def step(sigma: float):
         sigmas = torch.tensor([sigma, sigma - 0.01])
         DCMKSampler.execute(experts, 0, 1, 1.0, conditioning, conditioning, latent, sigmas=sigmas)
 
-    return {"size": str(STEP)} | compared(
-        {"semantic step": lambda: step(1.0), "detail step": lambda: step(kappa)}, rounds
+    kappa = SCHEDULES[size.family].kappa_sigma
+    runs = {"semantic step": lambda: step(1.0), "detail step": lambda: step(kappa)}
+    fewest, more = (flops(run) for run in runs.values())
+    return {"size": str(size), "ratio_of_flops": round_to(more / fewest)} | compared(runs, rounds)
+
+
+def flops(run) -> int:
+    """Floating-point operations of all matrix products and attention."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def switch_against_a_step(size: Size, rounds: int) -> dict:
+    """Putting the detail expert in place and taking it away again; and loading one baked MODEL after the other."""
+    experts, conditioning, latent = (
+        size.with_expert(DTYPE),
+        size.text(),
+        {"samples": torch.zeros(size.latent)},
     )
+    (side,) = experts.get_additional_models()
+    baked, network = DCMBake.execute(experts)[:2], experts.model.diffusion_model
+
+    def step():
+        DCMKSampler.execute(
+            experts, 0, 1, 1.0, conditioning, conditioning, latent, sigmas=torch.tensor([1.0, 0.99])
+        )
+
+    def switch():
+        with side.model.active(network):
+            pass
+
+    def load():
+        for model in baked:
+            comfy.model_management.load_models_gpu([model])
+
+    results = {"size": str(size), "layers": len(side.model.terms)}
+    for name, run in (("switch", switch), ("baked", load)):
+        results[name] = compared({"semantic step": step, name: run}, rounds)
+    return results
 
 
 def sampler_against_stock_ksampler(rounds: int) -> dict:
     model = ModelSamplingSD3().patch(OVERHEAD.model(DTYPE), 17.0)[0]
-    experts = DCMApplyExperts.execute(model, random_expert(model.model.diffusion_model, DTYPE))[0]
+    experts = DCMApplyExperts.execute(model, random_expert(model.model.diffusion_model, "wan", DTYPE))[0]
     sigmas = comfy.samplers.calculate_sigmas(experts.get_model_object("model_sampling"), "simple", 8)
-    conditioning, latent = text(), {"samples": torch.zeros(OVERHEAD.latent)}
+    conditioning, latent = OVERHEAD.text(), {"samples": torch.zeros(OVERHEAD.latent)}
 
     def stock():
         nodes.common_ksampler(experts, 0, 8, 1.0, "euler", "simple", conditioning, conditioning, latent)
@@ -153,10 +219,10 @@ def sampler_against_stock_ksampler(rounds: int) -> dict:
 def memory_of_the_second_expert() -> dict:
     """Bytes of all tensors alive after a run with the detail expert and before, against the size of its file."""
     model = MEMORY.model(DTYPE)
-    conditioning, latent = text(), {"samples": torch.zeros(MEMORY.latent)}
+    conditioning, latent = MEMORY.text(), {"samples": torch.zeros(MEMORY.latent)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "detail.safetensors"
-        save_expert(path, random_expert(model.model.diffusion_model, DTYPE))
+        save_expert(path, random_expert(model.model.diffusion_model, "wan", DTYPE))
         file = path.stat().st_size
         DCMKSampler.execute(model, 0, 4, 1.0, conditioning, conditioning, latent)
         before = held()
@@ -188,7 +254,8 @@ def main(rounds: int) -> None:
         results = {
             "memory": memory_of_the_second_expert(),
             "overhead": sampler_against_stock_ksampler(3 * rounds),
-            "step": detail_step_against_semantic_step(rounds),
+            "step": {size.family: detail_step_against_semantic_step(size, rounds) for size in STEPS},
+            "switch": switch_against_a_step(STEPS[0], rounds),
         }
     results["device"] = torch.cuda.get_device_name() if CUDA else "CPU, one thread, processor time"
     results["torch"] = torch.__version__

@@ -46,18 +46,25 @@ def wan(dim: int = 128, blocks: int = 2, in_dim: int = 16) -> nn.Module:
     return WanModel(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
 
 
-def hunyuan_video(context: int = 256) -> nn.Module:
-    """A HunyuanVideo network of 1 double and 2 single blocks, for text vectors of `context` channels."""
+def wan_i2v(dim: int = 128, blocks: int = 2) -> nn.Module:
+    """A Wan 2.1 image-to-video network: it takes a picture as further channels, and as what CLIP vision sees in it."""
+    sizes = {"dim": dim, "ffn_dim": 2 * dim, "num_heads": dim // 128, "num_layers": blocks, "in_dim": 36}
+    made = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
+    return WanModel(model_type="i2v", **sizes, **made)
+
+
+def hunyuan_video(context: int = 256, width: int = 128, double: int = 1, single: int = 2) -> nn.Module:
+    """A HunyuanVideo network of so many double and single blocks, for text vectors of `context` channels."""
     sizes = {
         "in_channels": 16,
         "out_channels": 16,
         "vec_in_dim": 768,
         "context_in_dim": context,
-        "hidden_size": 128,
+        "hidden_size": width,
         "mlp_ratio": 4.0,
-        "num_heads": 1,
-        "depth": 1,
-        "depth_single_blocks": 2,
+        "num_heads": width // 128,
+        "depth": double,
+        "depth_single_blocks": single,
         "axes_dim": [16, 56, 56],
         "theta": 256,
         "patch_size": [1, 2, 2],
@@ -117,17 +124,17 @@ def write_all(models: Path) -> dict[str, str]:
     from dcm_pack.dcm_core.expert_file import save_expert
 
     names = {}
-    for seed, (family, make) in enumerate(FAMILIES.items()):
+    for seed, (name, make) in enumerate((FAMILIES | {"wan_i2v": wan_i2v}).items()):
         network = randomise(make(), seed)
-        names[family] = f"tiny_{family}.safetensors"
+        names[name] = f"tiny_{name}.safetensors"
         folder = models / "diffusion_models"
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(network.state_dict(), folder / names[family])
+        save_file(network.state_dict(), folder / names[name])
         for number, kind in enumerate(("semantic", "detail")):
-            names[f"{family}_{kind}"] = f"tiny_{family}_{kind}.safetensors"
+            names[f"{name}_{kind}"] = f"tiny_{name}_{kind}.safetensors"
             (models / "dcm").mkdir(exist_ok=True)
-            expert = random_expert(network, family, kind, seed=10 * seed + number)
-            save_expert(models / "dcm" / names[f"{family}_{kind}"], expert)
+            expert = random_expert(network, name.removesuffix("_i2v"), kind, seed=10 * seed + number)
+            save_expert(models / "dcm" / names[f"{name}_{kind}"], expert)
     return names
 
 
