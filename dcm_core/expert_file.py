@@ -12,11 +12,11 @@ pairs are one block-diagonal pair in the file, and are taken apart again on read
 import math
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .expert import Expert, ExpertFileError, ExpertMetadata, FusedLowRank, Layer, LowRank
@@ -25,7 +25,8 @@ from .fingerprint import content_digest
 from .keymaps import KEYMAPS, keymap
 from .keymaps.released import is_released
 from .safetensors_format import Header, TensorInfo, read_header, write_tensors
-from .tensor_names import from_tensors, shortened, to_tensors
+from .safetensors_stream import LazyTensors, TensorSource
+from .tensor_names import from_tensors, keys_by_layer, layer_name, shortened, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
@@ -84,21 +85,18 @@ def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
     wrong = [f"{key} ({info.dtype})" for key, info in header.tensors.items() if info.dtype not in _DTYPES]
     if wrong:
         raise ExpertFileError(f"{path} has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key).clone() for key in header.tensors}
-    except SafetensorError as error:
-        raise ExpertFileError(f"{path} is damaged ({error}). Download or export it again.") from error
-    try:
-        expert = _assemble(header, metadata, tensors)
-        _refuse_non_finite(tensors)
-    except ExpertFileError as error:
-        raise ExpertFileError(f"{path}: {error}") from error
-    if verify and header.metadata.get("dcm.digest") != content_digest(header.metadata, tensors):
-        raise ExpertFileError(
-            f"{path}: the content does not match dcm.digest, so the file was damaged or changed after it "
-            "was written. Download or export it again."
-        )
+    with TensorSource([path]) as source:
+        tensors = LazyTensors(header.tensors, source.read)
+        try:
+            expert = _assemble(header, metadata, tensors)
+            _refuse_non_finite(tensors)
+        except ExpertFileError as error:
+            raise ExpertFileError(f"{path}: {error}") from error
+        if verify and header.metadata.get("dcm.digest") != content_digest(header.metadata, tensors):
+            raise ExpertFileError(
+                f"{path}: the content does not match dcm.digest, so the file was damaged or changed after it "
+                "was written. Download or export it again."
+            )
     return expert
 
 
@@ -127,9 +125,15 @@ def _read_header(path: Path) -> tuple[Header, ExpertMetadata]:
         raise ExpertFileError(f"{path}: {error}") from error
 
 
-def _assemble(header: Header, metadata: ExpertMetadata, tensors: dict[str, Tensor]) -> Expert:
+def _assemble(header: Header, metadata: ExpertMetadata, tensors: Mapping[str, Tensor]) -> Expert:
+    """The expert, read layer by layer: its fused layers take several times the space in the file."""
     names = [name for name in header.metadata.get("dcm.parameters", "").split(",") if name]
-    layers, parameters = from_tensors(tensors, names)
+    # All names and shapes first, so that a message can name everything that is wrong. Numbers are read right away.
+    outline = {
+        key: tensors[key] if math.prod(info.shape) == 1 else torch.empty(info.shape, device="meta")
+        for key, info in header.tensors.items()
+    }
+    layers, parameters = from_tensors(outline, names)
     counted, promised = len(layers) + len(parameters), header.metadata.get("dcm.layers", "")
     if str(counted) != promised:
         lost = _gaps(list(layers) + list(parameters))
@@ -138,20 +142,18 @@ def _assemble(header: Header, metadata: ExpertMetadata, tensors: dict[str, Tenso
             f"dcm.layers promises {promised or 'no number of'} layers, the file has {counted}.{hint} "
             "Download or export it again."
         )
-    return Expert(metadata, _taken_apart(layers, metadata.family), parameters)
+    for own in keys_by_layer(header.tensors).values():
+        part = {key: tensors[key] for key in own}
+        whole, bare = from_tensors(part, [name for name in names if layer_name(own[0]) == name])
+        layers |= {name: _taken_apart(name, layer, metadata.family) for name, layer in whole.items()}
+        parameters |= bare
+    return Expert(metadata, layers, parameters)
 
 
-def _taken_apart(layers: dict[str, Layer], family: str) -> dict[str, Layer]:
-    """Block-diagonal pairs of the family's fused layers as the pairs they are made of."""
-    if family not in KEYMAPS:
-        return layers
-    table = keymap(family)
-    return {
-        name: FusedLowRank.from_block(layer, parts) or layer
-        if isinstance(layer, LowRank) and (parts := table.projections(name)) > 1
-        else layer
-        for name, layer in layers.items()
-    }
+def _taken_apart(name: str, layer: Layer, family: str) -> Layer:
+    """A block-diagonal pair over a fused layer of the family as the pairs it is made of."""
+    parts = keymap(family).projections(name) if family in KEYMAPS and isinstance(layer, LowRank) else 1
+    return (FusedLowRank.from_block(layer, parts) if parts > 1 else None) or layer
 
 
 def _gaps(names: list[str]) -> list[str]:

@@ -79,9 +79,16 @@ def read_header(path: str | os.PathLike) -> Header:
     for name, entry in entries.items():
         tensors[name], start, stop = _tensor(path, name, entry)
         spans[name] = (8 + length + start, 8 + length + stop)
-    end = max((stop for _, stop in spans.values()), default=0)
+    ordered = sorted(spans.values())
+    end = max((stop for _, stop in ordered), default=8 + length)
     if end > size:
         raise _broken(path, f"it is cut off ({size} bytes of {end})")
+    if end < size:
+        raise _broken(path, f"{size - end} bytes follow its last tensor")
+    if any(
+        stop != start for (_, stop), (start, _) in zip([(0, 8 + length), *ordered], ordered, strict=False)
+    ):
+        raise _broken(path, "its tensors overlap or leave gaps")
     return Header(metadata, tensors, spans)
 
 

@@ -9,7 +9,7 @@ Pairs of fused layers (HunyuanVideo's q, k and v) are written as one block-diago
 in the compact form ``.fused_down`` / ``.fused_up`` / ``.fused_alpha`` / ``.fused_rows``, which only DCM reads.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -110,6 +110,14 @@ def layer_name(key: str) -> str | None:
     stem = key.removesuffix(_suffix(key) or "")
     name = stem.removeprefix(PREFIX)
     return name if name and stem not in (key, name) else None
+
+
+def keys_by_layer(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The file keys of each layer and bare Parameter; a key that is no part of an expert stands alone."""
+    layers: dict[str, list[str]] = {}
+    for key in keys:
+        layers.setdefault(layer_name(key) or key, []).append(key)
+    return layers
 
 
 def shortened(names: Collection[str], limit: int = 8) -> str:

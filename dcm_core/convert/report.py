@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from ..expert_file import inspect as inspect_expert
 from ..fingerprint import content_digest
 from ..safetensors_stream import LazyTensors, TensorSource
 from ..schedule import ExpertSchedule
-from ..tensor_names import from_tensors, layer_name
+from ..tensor_names import from_tensors, keys_by_layer, layer_name
 from ..weight_files import open_weights
 from .backbone import Backbone
 from .progress import size_text
@@ -119,11 +118,8 @@ def _schedule(schedule: ExpertSchedule) -> dict[str, Any]:
 
 def _changes(source: TensorSource) -> Iterator[dict[str, Any]]:
     """The layers of an expert file, read one at a time."""
-    keys: dict[str, list[str]] = defaultdict(list)
-    for key in source.infos:
-        keys[layer_name(key) or key].append(key)
     bare = set(source.metadata.get("dcm.parameters", "").split(","))
-    for name, own in keys.items():
+    for name, own in keys_by_layer(source.infos).items():
         tensors = {key: source.read(key) for key in own}
         layers, parameters = from_tensors(tensors, bare & {name})
         yield _change(name, (layers | parameters)[name])

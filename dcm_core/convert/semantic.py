@@ -14,8 +14,7 @@ from torch import Tensor
 from ..bundle import GUIDANCE
 from ..expert import Difference, Expert, ExpertFileError, ExpertMetadata, Layer, LowRank
 from ..fingerprint import fingerprint
-from ..layouts import Layout
-from ..schedule import preset
+from ..schedule import bundle_preset, preset
 from ..tensor_names import shortened
 from .backbone import DTYPES, Backbone, cast, convert_backbone
 from .expert_stream import stream_expert
@@ -84,20 +83,14 @@ def semantic_metadata(backbone: Backbone) -> ExpertMetadata:
     if header.get("dcm.expert") == "semantic":
         return ExpertMetadata.from_header({key: value for key, value in header.items() if key != "format"})
     released = layout.kind == "released"
-    family = schedule_family(layout)
     return ExpertMetadata(
         expert="semantic",
-        family=family,
+        family=layout.family,
         backbone=layout.variant,
-        schedule=preset(family, "official" if released else "aligned"),
+        schedule=bundle_preset(layout.family) if released else preset(layout.family),
         guidance=GUIDANCE,
         trained_with="the released DCM bundle" if released else "",
     )
-
-
-def schedule_family(layout: Layout) -> str:
-    """The name under which a backbone's schedule is known: CogVideoX 2B has one of its own."""
-    return "cogvideox_2b" if layout.family == "cogvideox" and layout.variant.endswith("2B") else layout.family
 
 
 def _planned(
@@ -150,7 +143,7 @@ def _norm(tensor: Tensor) -> float:
 
 
 def _fingerprint(backbone: Backbone) -> str:
-    return fingerprint(schedule_family(backbone.layout), backbone.shapes(), backbone.norms())
+    return fingerprint(backbone.layout.family, backbone.shapes(), backbone.norms())
 
 
 def _refuse_unlike(semantic: Backbone, base: Backbone) -> None:

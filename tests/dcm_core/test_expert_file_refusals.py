@@ -236,3 +236,13 @@ def test_inspect_refuses_as_load_does(tmp_path):
     write_as_is(path, tensors, header | {"dcm.format": "3.0"})
     with pytest.raises(ExpertFileError, match="update DCM"):
         inspect(path)
+
+
+@pytest.mark.parametrize("change", [-8, 8], ids=["overlap", "gap"])
+def test_tensors_that_do_not_lie_end_to_end_are_refused(tmp_path, change):
+    path = tmp_path / "e.safetensors"
+    save_file({"a": torch.zeros(8), "b": torch.ones(8)}, path)
+    content = path.read_bytes()
+    moved = content.replace(b"[32,64]", f"[{32 + change},{64 + change}]".encode())
+    path.write_bytes(moved[: len(moved) + min(change, 0)] + bytes(max(change, 0)))
+    refused(path, "overlap or leave gaps")
