@@ -145,7 +145,8 @@ class Config:
             known = preset(self.backbone.family, wanted.rule)
             if wanted.shift is wanted.points is wanted.kappa_index is None:
                 return known
-            grid = NoiseGrid(wanted.shift or known.grid.shift, wanted.points or known.grid.points)
+            shift, points = wanted.shift or known.grid.shift, wanted.points or known.grid.points
+            grid = NoiseGrid(shift, points, known.grid.prediction)
             kappa = known.kappa_index if wanted.kappa_index is None else wanted.kappa_index
             return ExpertSchedule(grid, kappa)
         except ValueError as error:

@@ -67,6 +67,16 @@ def test_a_plain_backbone_runs_as_released_too(this):
     assert relative(result, this.truth(sigmas, this.network, this.network)) <= TOLERANCE
 
 
+@known
+def test_a_run_in_two_parts_and_with_guidance_is_the_stock_run(this):
+    model, sigmas = this.applied(), this.schedule.sigmas(4)
+    stock = this.custom_sampled(model, sigmas, cfg=3.0)
+    first = this.sampled(model, cfg=3.0, end_at_step=2)
+    second = this.sampled(model, cfg=3.0, latent={"samples": first}, start_at_step=2, add_noise=False)
+    assert relative(second, stock) <= TOLERANCE
+    assert relative(this.sampled(model), stock) > 100 * TOLERANCE
+
+
 # --- the same comparison on runs that are wrong in one thing ---------------------------------------------------------
 
 
