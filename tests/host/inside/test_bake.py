@@ -9,6 +9,7 @@ import pytest
 import torch
 from comfy.weight_adapter import LoRAAdapter
 from comfy_extras.nodes_model_merging import ModelSave
+from harness import tiny
 from harness.worlds import assert_same, relative, world
 
 FAMILIES = ["wan", "hunyuan_video"]
@@ -34,7 +35,7 @@ def with_fused_pairs(this, seed=11):
     return replace(this, semantic=fused(this.semantic), detail=fused(this.detail))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_two_runs_equal_one(family):
     """Two stock samplers, or the two MODELs as a pair in one of ours."""
     this = world(family)

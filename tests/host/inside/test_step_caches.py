@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+from harness import tiny
 from harness.worlds import assert_same, relative, world
 
 STEPS = 8
@@ -25,7 +26,7 @@ def with_calls_counted(model, run):
         hook.remove()
 
 
-@pytest.mark.parametrize("family", ["wan", "hunyuan_video"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("node", [EasyCacheNode, LazyCacheNode])
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_a_cache_begins_anew_at_the_switch(family, node, order):
