@@ -5,6 +5,7 @@ import os
 from comfy_api.latest import io
 
 from ..dcm_core.expert_file import load_expert
+from .experts import switch_text
 from .folders import expert_names, expert_path
 from .say import say
 from .types import DcmExpert
@@ -39,8 +40,6 @@ class DCMLoadExpert(io.ComfyNode):
     def execute(cls, expert_name: str) -> io.NodeOutput:
         expert = load_expert(expert_path(expert_name))
         made = expert.metadata
-        say(
-            cls,
-            f"{made.expert} expert for {made.backbone} ({made.family}), kappa {made.schedule.kappa_text}",
-        )
+        backbone = f"{made.backbone} ({made.family})" if made.backbone else made.family
+        say(cls, f"{expert_name}: {made.expert} expert for {backbone}; {switch_text(made.schedule)}")
         return io.NodeOutput(expert)

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from .browser import drop_workflows, missing
 from .client import Client
@@ -47,10 +48,22 @@ def client(server: HostServer) -> Client:
 
 @pytest.fixture(scope="session")
 def checkpoints(host: Host, server: HostServer) -> dict[str, str]:
-    """Tiny random backbones and experts in the server's model folders: what each is -> its file name."""
+    """Tiny random backbones, experts and bundles in the server's model folders: what each is -> its file name."""
     done = host.run("-m", "harness.tiny", str(server.models))
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]) | write_bundles(server.models / "diffusion_models")
+
+
+def write_bundles(folder: Path) -> dict[str, str]:
+    """Bundles as released, by diffusers and peft: what each is -> its file name."""
+    from reference.networks import KINDS  # diffusers takes long to import
+
+    names = {}
+    for family in ("wan", "hunyuan_video"):
+        network = KINDS[family].add_detail_expert(KINDS[family].build())
+        names[f"{family}_bundle"] = f"tiny_{family}_bundle.safetensors"
+        save_file(network.state_dict(), folder / names[f"{family}_bundle"])
+    return names
 
 
 @pytest.fixture(scope="session")

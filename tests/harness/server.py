@@ -14,7 +14,7 @@ from pathlib import Path
 from .hosts import ROOT, TESTS, Host, host_environment
 
 PACK = "dcm-video"
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 class HostServer:

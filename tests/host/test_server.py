@@ -1,6 +1,9 @@
 """The server starts with the pack and shows its nodes."""
 
-NODE_IDS = ["DCMLoadBackbone", "DCMLoadExpert", "DCMApplyExperts", "DCMSigmas", "DCMKSampler", "DCMShapes"]
+NODE_IDS = [
+    *("DCMLoadBackbone", "DCMLoadExpert", "DCMApplyExperts", "DCMBake"),
+    *("DCMSigmas", "DCMKSampler", "DCMGuider", "DCMShapes"),
+]
 
 
 def test_server_offers_the_nodes(client):

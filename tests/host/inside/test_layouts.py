@@ -3,6 +3,7 @@
 import folder_paths
 import pytest
 import torch
+from harness.hosts import ROOT
 from harness.published import folder, published
 from harness.worlds import dcm_node, world
 from safetensors.torch import load_file, save_file
@@ -147,6 +148,16 @@ def test_a_bundle_in_the_node_for_expert_files(monkeypatch):
     folder_paths.filename_list_cache.clear()
     with pytest.raises(ValueError, match="released.*DCM Load Backbone"):
         dcm_node("DCMLoadExpert").execute("wan/released/diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["wan", "hunyuan_video"])
+def test_a_bundle_in_the_stock_loader(kind):
+    """Its words, which are not ours to change, and the help page that answers them."""
+    folder()
+    with pytest.raises(RuntimeError, match="Could not detect model type"):
+        nodes.UNETLoader().load_unet(f"{kind}/released/diffusion_pytorch_model.safetensors", "default")
+    for page in ("README.md", "web/docs/DCMLoadBackbone.md", "web/docs/DCMLoadBackbone/zh.md"):
+        assert "Could not detect model type" in (ROOT / page).read_text("utf-8")
 
 
 def test_a_shard_that_is_missing(backbones):

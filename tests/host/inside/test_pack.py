@@ -4,7 +4,10 @@ import asyncio
 
 import dcm_pack
 
-NODE_IDS = ["DCMLoadBackbone", "DCMLoadExpert", "DCMApplyExperts", "DCMSigmas", "DCMKSampler", "DCMShapes"]
+NODE_IDS = [
+    *("DCMLoadBackbone", "DCMLoadExpert", "DCMApplyExperts", "DCMBake"),
+    *("DCMSigmas", "DCMKSampler", "DCMGuider", "DCMShapes"),
+]
 
 
 def test_entry_point_lists_the_nodes_by_their_final_ids():

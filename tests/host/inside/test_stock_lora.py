@@ -48,14 +48,17 @@ def test_two_stock_samplers_with_the_file_as_a_lora(family, strength, loras):
         assert relative(alone, stock) >= 5e-2
 
 
-def test_the_file_loads_by_its_name_from_both_folders(loras, tmp_path):
+def test_the_file_loads_by_its_name_from_both_folders(loras, tmp_path, caplog):
     from dcm_pack.dcm_core.expert_file import save_expert
 
     this = world("wan")
     save_expert(loras / "detail.safetensors", this.detail)
     load = dcm_node("DCMLoadExpert")
     assert "detail.safetensors" in load.define_schema().inputs[0].options
+    caplog.set_level("INFO", "DCM")
     expert = load.execute("detail.safetensors")[0]
+    assert "detail.safetensors: detail expert for tiny_wan (wan); SemE above sigma 0.9765" in caplog.text
+    assert "4 steps: SemE 2 steps 1.000 0.989 | DetE 2 steps 0.975 0.905" in caplog.text
     model = dcm_node("DCMApplyExperts").execute(this.model(), expert, this.semantic)[0]
     assert torch.equal(this.sampled(model), this.sampled(this.applied()))
     first = load.fingerprint_inputs("detail.safetensors")

@@ -7,7 +7,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import ComfyExtension, io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 
-from .stand_ins import PreviewVae, RandomClip, random_text
+from .stand_ins import PreviewVae, RandomClip, RandomVision, random_text
 
 PAUSE_SECONDS = 60
 
@@ -34,6 +34,18 @@ class TestCLIP(io.ComfyNode):
     @classmethod
     def execute(cls, channels):
         return io.NodeOutput(RandomClip(channels))
+
+
+class TestCLIPVision(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            "DCMTestCLIPVision", category="DCM tests", inputs=[], outputs=[io.ClipVision.Output()]
+        )
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput(RandomVision())
 
 
 class TestVAE(io.ComfyNode):
@@ -116,4 +128,4 @@ def tell(data: dict) -> None:
 
 class TestExtension(ComfyExtension):
     async def get_node_list(self):
-        return [TestConditioning, TestCLIP, TestVAE, TestAgain, TestCompileEager, TestPause]
+        return [TestConditioning, TestCLIP, TestCLIPVision, TestVAE, TestAgain, TestCompileEager, TestPause]

@@ -1,9 +1,11 @@
-"""Duck-typed CLIP and VAE: right shapes and reproducible values, no files."""
+"""Duck-typed CLIP, CLIP vision and VAE: right shapes and reproducible values, no files."""
 
 import hashlib
+from types import SimpleNamespace
 
 import comfy.latent_formats
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TOKENS = 16
@@ -30,8 +32,24 @@ class RandomClip:
         return random_text(seed, self.channels)
 
 
+class RandomVision:
+    """What Wan's image-to-video network is told about a picture, noise here."""
+
+    def encode_image(self, image: Tensor, **_) -> SimpleNamespace:
+        generator = torch.Generator().manual_seed(0)
+        return SimpleNamespace(
+            penultimate_hidden_states=torch.randn(len(image), 257, 1280, generator=generator)
+        )
+
+
 class PreviewVae:
-    """Decodes with the colours that previews use: 4n + 1 frames of 8 times the latent's size, in no time."""
+    """Works with the colours that previews use: 4n + 1 frames of 8 times the latent's size, in no time."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[4 (T - 1) + 1, 8 H, 8 W, 3] in 0..1 to [1, 16, T, H, W]."""
+        factors = torch.tensor(comfy.latent_formats.Wan21().latent_rgb_factors, dtype=images.dtype)
+        small = F.avg_pool2d(images[::4].movedim(-1, 1), 8)
+        return torch.einsum("trhw,cr->cthw", small * 2 - 1, factors)[None]
 
     def decode(self, samples: Tensor) -> Tensor:
         """[B, 16, T, H, W] to [B, 4 (T - 1) + 1, 8 H, 8 W, 3] in 0..1."""
