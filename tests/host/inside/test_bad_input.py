@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from dcm_pack.dcm_core.expert import Expert, ExpertFileError
+from dcm_pack.dcm_core.fingerprint import fingerprint, logical_shapes, norm_tensors
+from harness import tiny
 from harness.worlds import dcm_node, empty_latent, world
 
 
@@ -37,6 +39,23 @@ def test_expert_for_another_size(this):
     assert "unexpected: blocks.7.self_attn.q.weight" in str(error.value)
     width = this.network.dim
     assert f"blocks.0.self_attn.k.weight [{6 * width}, {width}] for [{width}, {width}]" in str(error.value)
+
+
+def test_expert_for_a_wider_and_deeper_backbone(this):
+    """Like one for 14B over 1.3B."""
+    network = tiny.wan(dim=256, blocks=3)
+    detail = tiny.random_expert(network, "wan", "detail", seed=0)
+    made_for = fingerprint("wan", logical_shapes(network), norm_tensors(network.state_dict()))
+    metadata = replace(detail.metadata, backbone="Wan 2.1 14B T2V", base_fingerprint=made_for)
+    with pytest.raises(ExpertFileError) as error:
+        apply(this.model(), Expert(metadata, detail.layers))
+    for said in (
+        "other layers (Wan 2.1 14B T2V), this one is Wan 2.1 T2V of width 128 with 2 blocks",
+        "unexpected: blocks.2.self_attn.q.weight",
+        "wrong shape: time_embedding.0.weight [256, 256] for [128, 256]",
+        "Choose an expert made for this backbone",
+    ):
+        assert said in str(error.value)
 
 
 def test_expert_for_other_weights_of_the_same_shape_is_a_warning(this, caplog):
