@@ -1,7 +1,6 @@
 """Two MODELs in one run, as Wan 2.2's: against two stock samplers cut at the same noise level."""
 
 from dataclasses import replace
-from functools import cache
 
 import comfy.model_management
 import comfy.samplers
@@ -9,54 +8,12 @@ import comfy.sd
 import comfy.utils
 import pytest
 import torch
-from comfy.model_management import InterruptProcessingException
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
-from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-from dcm_pack.dcm_core.expert import Expert, LowRank
-from dcm_pack.dcm_core.tensor_names import to_tensors
 from dcm_pack.nodes.backbones import as_released
 from harness import tiny
+from harness.pairs import STEPS, pair, second, stock, with_lora
 from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
-
-import nodes
-
-# The published list of Wan 2.2's speed LoRAs: what the stock "simple" scheduler makes at shift 5.
-STEPS, SHIFT, HIGH_STEPS = 4, 5.0, 2
-
-
-@cache
-def second():
-    """The low-noise network: of the same class, and otherwise nothing in common."""
-    return replace(world("wan"), network=tiny.randomise(tiny.wan(), seed=5).requires_grad_(False))
-
-
-def pair():
-    """(high-noise MODEL, low-noise MODEL), each of its own."""
-    return world("wan").model(), second().model()
-
-
-def stock(high, low, cut=HIGH_STEPS, cfgs=(1.0, 1.0), seed=0, latent=None):
-    """What two KSamplerAdvanced make, the second with what the first leaves."""
-    this = world("wan")
-    texts = this.text(0), this.text(1)
-    models = [ModelSamplingSD3().patch(model, SHIFT)[0] for model in (high, low)]
-    latent = latent or empty_latent()
-    sampling = ("euler", "simple", *texts)
-    node = nodes.KSamplerAdvanced()
-    (first,) = node.sample(models[0], "enable", seed, STEPS, cfgs[0], *sampling, latent, 0, cut, "enable")
-    (last,) = node.sample(models[1], "disable", seed, STEPS, cfgs[1], *sampling, first, cut, 10000, "disable")
-    return last["samples"]
-
-
-def lora(seed):
-    expert = tiny.random_expert(world("wan").network, "wan", "detail", seed=seed, strength=1.0)
-    pairs = {name: layer for name, layer in expert.layers.items() if isinstance(layer, LowRank)}
-    return to_tensors(Expert(expert.metadata, pairs))
-
-
-def with_lora(model, seed):
-    return comfy.sd.load_lora_for_models(model, None, lora(seed), 1.0, 0.0)[0]
 
 
 def test_equals_two_stock_samplers():
@@ -238,97 +195,6 @@ def test_one_bar_of_exactly_the_steps(monkeypatch):
     monkeypatch.setattr(comfy.cli_args.args, "preview_method", comfy.cli_args.LatentPreviewMethod.Latent2RGB)
     world("wan").sampled(high, low_noise_model=low, steps=5)
     assert seen == [(step, 5) for step in range(1, 6)]
-
-
-@pytest.fixture
-def little_memory(monkeypatch):
-    """A device, in truth the CPU, with room for one of the two networks; the host itself decides what has to leave."""
-    management = comfy.model_management
-    management.unload_all_models()
-    room = 1.05 * world("wan").model().model_size()
-
-    def free(device=None, torch_free_too=False):
-        left = room - sum(model.loaded_size() for model in management.loaded_models())
-        return (left, left) if torch_free_too else left
-
-    monkeypatch.setattr(management, "get_free_memory", free)
-    for nothing in ("minimum_inference_memory", "extra_reserved_memory"):
-        monkeypatch.setattr(management, nothing, lambda: 0)
-    yield torch.device("cpu", 0)  # the host asks no other than "cpu" for room
-    management.unload_all_models()
-
-
-def loads(sample, device):
-    """Which of the two MODELs were loaded during each network call of `sample(high, low)`."""
-    calls, models = [], {}
-    for name, model in zip(("high", "low"), pair(), strict=True):
-        model.load_device = device
-        model.model.memory_usage_factor = 0.0
-
-        def note(executor, *args, **kwargs):
-            loaded = comfy.model_management.loaded_models()
-            calls.append([name for name, each in models.items() if any(each.is_clone(one) for one in loaded)])
-            return executor(*args, **kwargs)
-
-        model.add_wrapper(WrappersMP.DIFFUSION_MODEL, note)
-        models[name] = model
-    sample(*models.values())
-    return calls
-
-
-def test_only_one_model_is_loaded_where_two_do_not_fit(little_memory):
-    this = world("wan")
-
-    def in_one(high, low, **options):
-        this.sampled(high, low_noise_model=low, **options)
-
-    one, stocks = loads(in_one, little_memory), loads(stock, little_memory)
-    assert one == stocks == [["high"]] * 2 + [["low"]] * 2
-    comfy.model_management.unload_all_models()
-    sigmas = torch.tensor([0.8, 0.5, 0.0])
-    assert loads(lambda *models: in_one(*models, sigmas=sigmas), little_memory) == [["low"]] * 2
-    comfy.model_management.unload_all_models()
-    assert loads(lambda *models: in_one(*models, end_at_step=2), little_memory) == [["high"]] * 2
-
-
-def test_both_models_stay_where_they_fit():
-    this = world("wan")
-    comfy.model_management.unload_all_models()
-    calls = loads(lambda high, low: this.sampled(high, low_noise_model=low), torch.device("cpu"))
-    assert calls == [["high"]] * 2 + [["high", "low"]] * 2
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.model.diffusion_model.state_dict().items()}
-
-
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
-@pytest.mark.parametrize("error", [InterruptProcessingException(), RuntimeError("out of memory")], ids=repr)
-def test_an_end_in_either_phase_leaves_both_models_as_they_were(step, error):
-    this = world("wan")
-    plain = pair()
-    models = [with_lora(model, seed) for seed, model in enumerate(plain)]
-    before, expected = [weights(model) for model in plain], this.sampled(models[0], low_noise_model=models[1])
-    calls = []
-
-    def fail(executor, *args, **kwargs):
-        calls.append(None)
-        if len(calls) == step:
-            raise error
-        return executor(*args, **kwargs)
-
-    failing = [model.clone() for model in models]
-    for model in failing:
-        model.add_wrapper(WrappersMP.DIFFUSION_MODEL, fail)
-    with pytest.raises(type(error)):
-        this.sampled(failing[0], low_noise_model=failing[1])
-    assert len(calls) == step
-    assert [model.model.current_patcher for model in plain] == [None, None]
-    assert torch.equal(this.sampled(models[0], low_noise_model=models[1]), expected)
-    comfy.model_management.unload_all_models()
-    for model, state in zip(plain, before, strict=True):
-        after = model.model.diffusion_model.state_dict()
-        assert [name for name in state if not torch.equal(state[name], after[name])] == []
 
 
 @pytest.mark.parametrize(
