@@ -18,7 +18,7 @@ TEACHER_STEPS, STEPS = 50, 4
 
 
 def shipped_entrants() -> tuple[list[Entrant], ExpertSchedule]:
-    """The teacher in 50 steps (first, the reference) and in 4, on its own sigmas and on the experts'; each expert
+    """The teacher in 50 steps (first, the reference) and in 4, on its own sigmas and on DCM's; each expert
     alone, and both (last). With their schedule."""
     semantic, detail = load_expert(weights.semantic()), load_expert(weights.detail())
     return entrants(semantic, detail), detail.metadata.schedule
@@ -39,8 +39,9 @@ def entrants(semantic: Expert, detail: Expert) -> list[Entrant]:
     return [
         Entrant(f"teacher, {TEACHER_STEPS} steps", teacher, plain(TEACHER_STEPS), guidance),
         Entrant(f"teacher, plain Euler {STEPS}", teacher, plain(STEPS), guidance),
-        # Shows what the choice of sigmas does by itself, without any expert.
-        Entrant(f"teacher, the experts' {STEPS} sigmas", teacher, schedule.sigmas(STEPS), guidance),
+        # What the choice of sigmas does by itself, in as many steps as the experts and in as many network calls.
+        Entrant(f"teacher, DCM's {STEPS} sigmas", teacher, schedule.sigmas(STEPS), guidance),
+        Entrant(f"teacher, DCM's {STEPS // 2} sigmas", teacher, schedule.sigmas(STEPS // 2), guidance),
         Entrant(f"semantic expert alone, {STEPS}", seme, schedule.sigmas(STEPS)),
         Entrant(f"detail expert alone, {STEPS}", dete, schedule.sigmas(STEPS)),
         Entrant(f"both experts, {STEPS}", with_experts(seme, dete, schedule), schedule.sigmas(STEPS)),
