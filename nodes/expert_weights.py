@@ -20,14 +20,20 @@ def merge_expert(
     """Add the expert to the weights of this MODEL (already a clone): (weight patches, changed bare Parameters).
 
     The host accepts weight patches for a bare Parameter of a non-leaf module (Wan's modulation) and never applies them,
-    so those are replaced whole. Raises ValueError naming each tensor that the host would not take.
+    so those are replaced whole. A bias that a file has beside a low-rank pair is no such Parameter: newer hosts set
+    room aside for a layer's tensors as they are stored, so it is patched, which keeps its dtype.
+    Raises ValueError naming each tensor that the host would not take.
     """
     if strength == 0:  # patching would still round fp8 weights anew
         return {}, {}
     expert = as_spelled(expert, logical_shapes(network_of(model)))
+    bare = {PREFIX + name: difference for name, difference in expert.parameters.items()}
+    of_layers = {
+        name: ("diff", (bare.pop(name),)) for name in list(bare) if name.endswith((".weight", ".bias"))
+    }
     patches: Patches = {}
     for replaced in (False, True):
-        group: Patches = {}
+        group: Patches = {} if replaced else of_layers
         for name, layer in expert.layers.items():
             if isinstance(layer, Replacement) is replaced:
                 group |= layer_patches(f"{PREFIX}{name}", layer)
@@ -39,8 +45,8 @@ def merge_expert(
             )
         patches |= group
     parameters = {
-        PREFIX + name: changed_parameter(model.get_model_object(PREFIX + name), difference, strength)
-        for name, difference in expert.parameters.items()
+        name: changed_parameter(model.get_model_object(name), difference, strength)
+        for name, difference in bare.items()
     }
     for name, parameter in parameters.items():
         model.add_object_patch(name, parameter)
