@@ -213,7 +213,7 @@ class KeyMap:
     def missing(self, names: Iterable[str]) -> list[str]:
         """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
         names = set(names)
-        groups = tuple(group for group in self.optional if not any(_begins(name, group) for name in names))
+        groups = tuple(group for group, begins in self._optional if not any(map(begins.match, names)))
         rows = [row for row in self.rows if not row.comfy.startswith(groups)]
         ours = _over_blocks([row.comfy for row in rows], names)
         also = _over_blocks([row.also or row.comfy for row in rows], names)
@@ -236,6 +236,10 @@ class KeyMap:
             row = table[near[0]]
             there = f"{near[0]} -> {row.comfy if side == 'diffusers' else ' + '.join(row.sources)}"
         return f"{name!r} is no {side} name of the {self.family} family; the nearest row of its key map is {there}"
+
+    @cached_property
+    def _optional(self) -> list[tuple[str, re.Pattern]]:
+        return [(group, re.compile(re.escape(group).replace(r"\{i\}", r"\d+"))) for group in self.optional]
 
     @cached_property
     def _by_diffusers(self) -> dict[str, Row]:
@@ -270,14 +274,10 @@ def _over_blocks(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     for pattern in patterns:
         stem, numbered, _ = pattern.partition("{i}")
         if numbered and stem not in blocks:
-            numbers = (re.match(rf"{re.escape(stem)}(\d+)\.", name) for name in names)
+            numbers = map(re.compile(rf"{re.escape(stem)}(\d+)\.").match, names)
             blocks[stem] = range(1 + max((int(match[1]) for match in numbers if match), default=-1))
         found += [pattern.replace("{i}", str(i)) for i in blocks[stem]] if numbered else [pattern]
     return found
-
-
-def _begins(name: str, pattern: str) -> bool:
-    return re.match(re.escape(pattern).replace(r"\{i\}", r"\d+"), name) is not None
 
 
 def _cuts(name: str, parts: int, infos: Mapping[str, Shaped]) -> list[tuple[int, int]]:
