@@ -36,7 +36,10 @@ class Backbone:
     def open(cls, path: str | os.PathLike) -> Backbone:
         """Raises ValueError for what is no backbone or no whole file, and OSError as the system gives it."""
         source = open_weights(path)
-        return cls(source, recognise(source.infos))
+        try:
+            return cls(source, recognise(source.infos))
+        except LayoutError as error:
+            raise LayoutError(f"{path}: {error}") from error
 
     def __enter__(self) -> Backbone:
         self.source.__enter__()

@@ -179,7 +179,8 @@ def _to_diffusers(options: argparse.Namespace) -> None:
     target = _target(options)
     with Backbone.open(options.source) as backbone:
         if options.expert:
-            export_bundle(backbone, load_expert(options.expert), target)
+            for warning in export_bundle(backbone, load_expert(options.expert), target):
+                _say("warning: {}", warning)
         else:
             convert_backbone(backbone, target, "diffusers", options.dtype)
 

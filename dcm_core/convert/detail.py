@@ -24,14 +24,15 @@ def export_detail(
     return expert
 
 
-def export_bundle(backbone: Backbone, expert: Expert, path: str | os.PathLike) -> None:
-    """Write a backbone (the semantic expert) and a detail expert as one released bundle.
+def export_bundle(backbone: Backbone, expert: Expert, path: str | os.PathLike) -> list[str]:
+    """Write a backbone (the semantic expert) and a detail expert as one released bundle; returns what is doubtful.
 
     Raises ValueError for an expert that does not fit the backbone or cannot be in a bundle, and OSError with
     the remedy.
     """
-    backbone.check_fit(expert)
+    warnings = backbone.check_fit(expert).warnings
     source, layout = backbone.source, backbone.layout
     recipes = bundle_recipes(layout, source.infos, expert)
     tensors = bundle_tensors(layout, source.infos, source.read, expert)
     write_recipes(path, backbone, recipes, tensors, {})
+    return warnings

@@ -226,6 +226,24 @@ def test_an_expert_of_another_backbone_goes_into_no_bundle(tmp_path):
     assert not (tmp_path / "again.safetensors").exists()
 
 
+def test_a_bundle_of_parts_that_were_not_made_together_is_doubtful(tmp_path):
+    state = released("wan t2v")
+    save_file(state, tmp_path / "own.safetensors")
+    finetuned = {name: tensor * (1.5 if "norm" in name else 1) for name, tensor in state.items()}
+    save_file(finetuned, tmp_path / "other.safetensors")
+    with Backbone.open(tmp_path / "own.safetensors") as backbone:
+        export_detail(backbone, tmp_path / "detail.safetensors")
+        export_whole(backbone, tmp_path / "own_semantic.safetensors")
+    with Backbone.open(tmp_path / "other.safetensors") as backbone:
+        export_whole(backbone, tmp_path / "other_semantic.safetensors")
+    expert = load_expert(tmp_path / "detail.safetensors")
+    with Backbone.open(tmp_path / "own_semantic.safetensors") as backbone:
+        assert export_bundle(backbone, expert, tmp_path / "bundle.safetensors") == []
+    with Backbone.open(tmp_path / "other_semantic.safetensors") as backbone:
+        (doubt,) = export_bundle(backbone, expert, tmp_path / "mixed.safetensors")
+    assert "other weights of the same shape" in doubt
+
+
 def test_a_semantic_expert_says_how_it_was_run(tmp_path):
     save_file(released("wan t2v"), tmp_path / "bundle.safetensors")
     save_file(random_state("cogvideox t2v"), tmp_path / "cog.safetensors")

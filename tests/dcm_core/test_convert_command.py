@@ -107,7 +107,7 @@ def test_inspect_sees_damage(tmp_path, capsys):
 
 MISTAKES = {
     "inspect nothing.safetensors": "No such file or directory: nothing.safetensors",
-    "inspect vae.safetensors": "it looks like a VAE",
+    "inspect vae.safetensors": "error: vae.safetensors: this is no Wan",
     "inspect cut.safetensors": "it is cut off",
     "inspect model.pt": "pickle",
     "inspect .": "more than one network",
@@ -117,7 +117,7 @@ MISTAKES = {
     "to-comfy bundle.safetensors bundle.safetensors --force": "is read and written",
     "to-comfy bundle.safetensors no/x.safetensors": "folder does not exist",
     "to-diffusers base.safetensors x.safetensors --expert base.safetensors": "no dcm.* metadata",
-    "export bundle.safetensors x.safetensors --semantic difference --base vae.safetensors": "looks like a VAE",
+    "export bundle.safetensors x.safetensors --semantic difference --base vae.safetensors": "vae.safetensors: this",
 }
 
 
