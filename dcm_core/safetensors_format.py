@@ -26,9 +26,9 @@ _PICKLE = "pickles can run code and are not read; export it as safetensors"
 _OTHERS = (
     (b"PK\x03\x04", "a zip archive (a PyTorch .pt/.ckpt file, perhaps)", _PICKLE),
     (b"\x80", "a Python pickle (.pt/.ckpt)", _PICKLE),
-    (b"GGUF", "a GGUF file", "experts are safetensors files; a GGUF backbone goes into a model loader"),
+    (b"GGUF", "a GGUF file", "experts are safetensors files; load a GGUF backbone with ComfyUI-GGUF"),
     (b"version https://git-lfs", "a Git LFS pointer", "fetch the real file with 'git lfs pull'"),
-    (b"<", "a web page", "the download went wrong: load the file again from its 'download' link"),
+    (b"<", "a web page", "the download went wrong: download the file again, from its 'download' link"),
 )
 
 
@@ -151,7 +151,7 @@ def _reject_other_formats(path: Path, start: bytes) -> None:
         return
     for magic, what, remedy in _OTHERS:
         if start.lstrip().startswith(magic):
-            raise ExpertFileError(f"{path} is {what}, not a safetensors expert: {remedy}")
+            raise ExpertFileError(f"{path} is {what}, not a safetensors file: {remedy}")
 
 
 def _parse(path: Path, text: bytes) -> dict:
