@@ -58,6 +58,6 @@ class DCMGuider(io.ComfyNode):
         guider = guider_for(run, positive, negative)
         # Only the sampler knows the noise levels, so only then can anything be said about the steps.
         guider.on_run = lambda sigmas: to_log(
-            run.describe(sigmas), warnings_for(run, sigmas, given=True, is_part=True)
+            run.describe(sigmas), warnings_for(run, sigmas, given=True, is_stock=True)
         )
         return io.NodeOutput(guider, say(cls, run.switch_text(), in_log=False))

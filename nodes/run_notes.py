@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..dcm_core.schedule import ExpertSchedule
-from .experts import applied_to
+from .experts import applied_to, schedule_of
 from .run_plan import Run
 from .say import log
 
@@ -12,12 +12,13 @@ USUAL_SAMPLERS = ("euler", "lcm", "ddim")
 
 
 def warnings_for(
-    run: Run, sigmas: Tensor, given: bool, sampler_name: str | None = None, is_part: bool = False
+    run: Run, sigmas: Tensor, given: bool, sampler_name: str | None = None, is_stock: bool = False
 ) -> list[str]:
     """One sentence for each thing about a run down `sigmas` [N + 1] that the user may not have meant.
 
-    `given`: the noise levels came from another node, and that can be changed. `is_part`: a list that does not go from
-    noise to video is one part of a run, which may well be one expert's alone.
+    `given`: the noise levels came from another node, and that can be changed. `is_stock`: a stock sampler node runs
+    down them, which has none of its own; a list there that does not go from noise to video is one part of a run, which
+    may well be one expert's alone.
     """
     applied = applied_to(run.model)
     if applied is None and not run.is_pair:
@@ -29,10 +30,10 @@ def warnings_for(
             f"this MODEL holds the {applied.baked} expert only, which takes all steps: connect the semantic MODEL of "
             "DCM Bake to model and the detail one to low_noise_model."
         ]
-    elif is_part and not is_whole(run, sigmas):
+    elif is_stock and not is_whole(run, sigmas):
         warnings = []
     else:
-        warnings = starved(run, sigmas, given)
+        warnings = starved(run, sigmas, given, is_stock)
     cfg = max(run.cfg, run.detail_cfg)
     if applied and applied.guidance > 1 and cfg > 1:
         warnings.append(
@@ -47,12 +48,12 @@ def warnings_for(
     return warnings
 
 
-def starved(run: Run, sigmas: Tensor, given: bool) -> list[str]:
+def starved(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
     """A warning for the expert that has no step, or in a whole run at most half of its share."""
     names = ("high-noise model", "low-noise model") if run.is_pair else ("semantic expert", "detail expert")
     costs = ("layout and motion stay those of the latent", "details stay rough")
     shares, steps = run.schedule.split(sigmas), len(sigmas) - 1
-    remedy = f" {remedy_for(run)}" if given else ""
+    remedy = f" {remedy_for(run, is_stock)}" if given else ""
     switch = f"the switch is at {run.schedule.spell(run.schedule.switch_sigma)}"
     for name, share, cost in zip(names, shares, costs, strict=True):
         if not share:
@@ -83,9 +84,15 @@ def is_made_by(schedule: ExpertSchedule, sigmas: Tensor, semantic_steps: int) ->
     return bool(((own - sigmas.cpu()).abs() <= 1e-6 * own[0]).all())
 
 
-def remedy_for(run: Run) -> str:
+def remedy_for(run: Run, is_stock: bool) -> str:
     """How noise levels get right; the shift of the MODEL matters here only, for schedulers take it from there."""
-    remedy = "Connect DCM Sigmas, or leave sigmas open."
+    connect = "Connect DCM Sigmas"
+    if schedule_of(run.model).grid != run.schedule.grid:  # two plain MODELs, whose levels only a preset has
+        connect += " with the preset wan2.2 lightning"
+    other = (
+        " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
+    )
+    remedy = f"{connect}{other}."
     shift = getattr(run.model.get_model_object("model_sampling"), "shift", None)
     if shift is None or shift == run.schedule.grid.shift:
         return remedy

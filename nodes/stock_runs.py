@@ -26,7 +26,7 @@ def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     if applied and not applied.baked and not isinstance(guider, ExpertGuider):
         run = Run.of(guider.model_patcher, None, 0.0, getattr(guider, "cfg", 1.0), 0.0)
         try:
-            to_log(run.describe(sigmas), warnings_for(run, sigmas, given=True, is_part=True))
+            to_log(run.describe(sigmas), warnings_for(run, sigmas, given=True, is_stock=True))
         except ValueError:
             pass  # noise levels that rise, for example: whoever made them knows why
         watch_calls(guider, sigmas)

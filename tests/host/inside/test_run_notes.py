@@ -80,6 +80,23 @@ def test_a_starved_model_of_a_pair(this):
     text = info(this, this.model(), sigmas=late, **pair)
     assert "give the high-noise model 1 of 4 steps instead of 2 (the switch is at sigma 0.8750)" in text
     assert "no step is the low-noise model's" in info(this, this.model(), boundary=0.6, **pair)
+    assert "Connect DCM Sigmas with the preset wan2.2 lightning, or leave sigmas open." in text
+
+
+def test_a_starved_model_of_a_pair_in_a_stock_sampler(this, said):
+    """What DCM Sigmas gives a plain Wan is for DCM's experts: the remedy names the list that is for a pair."""
+    texts, euler = (this.text(0), this.text(1)), comfy.samplers.sampler_object("euler")
+    guider = dcm_node("DCMGuider").execute(this.model(), *texts, low_noise_model=this.model())[0]
+    noise = RandomNoise().get_noise(0)[0]
+    for preset, is_starved in (("experts", True), ("wan2.2 lightning", False)):
+        sigmas = dcm_node("DCMSigmas").execute(this.model(), 4, preset=preset)[0]
+        before = len(said())
+        SamplerCustomAdvanced().sample(noise, guider, euler, sigmas, empty_latent())
+        starved = [line for line in said()[before:] if "no step is the low-noise model's" in line]
+        assert len(starved) == is_starved, preset
+        if starved:
+            assert "the preset wan2.2 lightning to a sampler node that takes SIGMAS" in starved[0]
+            assert "leave sigmas open" not in starved[0]
 
 
 @pytest.mark.parametrize(("sampler", "is_said"), [("euler", False), ("dpmpp_2m", False), ("heun", True)])
