@@ -16,4 +16,13 @@ from .sigmas import DCMSigmas
 class DCMExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         folders.register()  # not in on_load, which 0.3.64 does not call
-        return [DCMLoadBackbone, DCMLoadExpert, DCMApplyExperts, DCMBake, DCMSigmas, DCMKSampler, DCMGuider, DCMShapes]
+        return [
+            DCMLoadBackbone,
+            DCMLoadExpert,
+            DCMApplyExperts,
+            DCMBake,
+            DCMSigmas,
+            DCMKSampler,
+            DCMGuider,
+            DCMShapes,
+        ]
