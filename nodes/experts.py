@@ -46,8 +46,11 @@ def schedule_of(model: ModelPatcher) -> ExpertSchedule:
 
 def switch_text(schedule: ExpertSchedule) -> str:
     """Which expert acts where, in one line."""
-    example = schedule.describe(schedule.sigmas(4))
-    return f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; 4 steps: {example}"
+    steps = next(iter(schedule.official_sigmas), 4)  # as it was published, where it was
+    example = schedule.describe(schedule.sigmas(steps))
+    return (
+        f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; {steps} steps: {example}"
+    )
 
 
 def apply_experts(

@@ -20,6 +20,7 @@ def test_each_expert_and_the_whole_run_are_the_published_ones(kind):
     this = published(kind)
     model, info = applied(kind)
     assert "Warning" not in info
+    assert f"{STEPS[this.family]} steps: SemE" in info, "the example is the published run"
     for name, output in this.outputs(model).items():
         assert relative(output, this.tensors[name]) <= TOLERANCE, name
     assert relative(this.tensors["semantic"], this.tensors["detail"]) > NOTICED
