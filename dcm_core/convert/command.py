@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dcm_core.convert",
-        description="Convert video backbones, released DCM bundles and expert files. Files of any size take little "
-        "memory; a target appears whole or not at all.",
+        description="Convert video backbones, released DCM bundles and expert files. Backbones of any size take "
+        "little memory, a detail expert about its own size; a target appears whole or not at all.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
