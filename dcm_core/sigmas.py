@@ -48,25 +48,27 @@ def check_sigmas(sigmas: Tensor | Sequence[float], highest: float = 1.0) -> Tens
 
 def step_window(
     sigmas: Tensor | Sequence[float],
-    start_step: int = 0,
-    end_step: int | None = None,
+    start_at_step: int = 0,
+    end_at_step: int | None = None,
     highest: float = 1.0,
 ) -> Tensor:
-    """The part of a run that does steps ``start_step`` up to, not including, ``end_step``.
+    """The part of a run that does steps ``start_at_step`` up to, not including, ``end_at_step``.
 
     ``highest``: as in :func:`check_sigmas`.
 
-    ``end_step`` None or beyond the last step means to the end, as in the host's advanced sampler. An end
+    ``end_at_step`` None or beyond the last step means to the end, as in the host's advanced sampler. An end
     before the last step leaves noise in the result; the run that continues from it starts at that number.
-    Raises ValueError if no step is left; ``end_step=0`` would be a cut at sigma 1, where all is noise yet.
+    Raises ValueError if no step is left; ``end_at_step=0`` would be a cut at sigma 1, where all is noise yet.
     """
     sigmas = check_sigmas(sigmas, highest)
     steps = len(sigmas) - 1
-    end = steps if end_step is None else end_step
-    if not 0 <= start_step < steps:
+    end = steps if end_at_step is None else end_at_step
+    if not 0 <= start_at_step < steps:
         raise ValueError(
-            f"start_step is {start_step}, but this run has {steps} step(s): use 0 to {steps - 1}."
+            f"start_at_step is {start_at_step}, but this run has {steps} step(s): use 0 to {steps - 1}."
         )
-    if end <= start_step:
-        raise ValueError(f"end_step is {end_step}, which leaves no step: use {start_step + 1} to {steps}.")
-    return sigmas[start_step : end + 1]
+    if end <= start_at_step:
+        raise ValueError(
+            f"end_at_step is {end_at_step}, which leaves no step: use {start_at_step + 1} to {steps}."
+        )
+    return sigmas[start_at_step : end + 1]

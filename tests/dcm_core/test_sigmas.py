@@ -90,12 +90,12 @@ class TestLists:
     @pytest.mark.parametrize(
         ("start", "end", "message"),
         [
-            (0, 0, "end_step is 0.*cut|use 1 to 4"),
+            (0, 0, "end_at_step is 0.*cut|use 1 to 4"),
             (2, 2, "use 3 to 4"),
             (3, 1, "use 4 to 4"),
-            (4, None, "start_step is 4.*use 0 to 3"),
-            (-1, None, "start_step is -1"),
-            (0, -1, "end_step is -1"),
+            (4, None, "start_at_step is 4.*use 0 to 3"),
+            (-1, None, "start_at_step is -1"),
+            (0, -1, "end_at_step is -1"),
         ],
     )
     def test_windows_without_a_step(self, start, end, message):
