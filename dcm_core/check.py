@@ -164,8 +164,9 @@ def _compare_fingerprints(
         )
     elif "-" not in (wanted[-1], found[-1]) and wanted[-1] != found[-1]:
         report.warnings.append(
-            f"the expert was made for {metadata.backbone or 'a backbone'} with other weights of the same shape: "
-            "results may be worse than with the backbone (or semantic expert) it was made for"
+            f"the expert was made for {metadata.backbone or 'a backbone'} with other weights of the same shape "
+            "than these (a fine-tune, or a copy in fp8?): results may be worse than with the backbone (or semantic "
+            "expert) it was made for"
         )
 
 
