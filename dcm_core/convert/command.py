@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..expert import ExpertFileError
 from ..expert_file import load_expert
+from ..weight_files import open_weights
 from .backbone import DTYPES, Backbone, convert_backbone
 from .detail import export_bundle, export_detail
 from .low_rank import Loss
@@ -193,7 +194,10 @@ def _target(options: argparse.Namespace) -> Path:
         )
     if target.exists():
         inputs = [options.source, getattr(options, "base", None), getattr(options, "expert", None)]
-        if any(each and os.path.exists(each) and os.path.samefile(each, target) for each in inputs):
+        files = [
+            file for each in inputs if each and os.path.exists(each) for file in open_weights(each).paths
+        ]
+        if any(os.path.samefile(file, target) for file in files):
             raise ExpertFileError(f"{target} is read and written: give the result another name")
         if not options.force:
             raise FileExistsError(f"{target} exists: give another name, or --force to replace it")

@@ -167,6 +167,9 @@ def test_force_replaces_and_a_folder_of_shards_is_read(files, capsys):
     index = {"weight_map": {name: shard for shard, names in table.items() for name in names}}
     Path("model/transformer/m.safetensors.index.json").write_text(json.dumps(index))
     assert run(capsys, "to-comfy", "base.safetensors", "whole.safetensors")[0] == 0
+    shard = "model/transformer/m-00001-of-00002.safetensors"
+    status, _, err = run(capsys, "to-comfy", "model", shard, "--force")
+    assert status == 1 and "is read and written" in err
     Path("shards.safetensors").write_bytes(b"former")
     assert run(capsys, "to-comfy", "model", "shards.safetensors", "--force")[0] == 0
     one, other = load_file("shards.safetensors"), load_file("whole.safetensors")
