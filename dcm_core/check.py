@@ -165,7 +165,7 @@ def _compare_fingerprints(
     elif "-" not in (wanted[-1], found[-1]) and wanted[-1] != found[-1]:
         report.warnings.append(
             f"the expert was made for {metadata.backbone or 'a backbone'} with other weights of the same shape "
-            "than these (a fine-tune, or a copy in fp8?): results may be worse than with the backbone (or semantic "
+            "than these (a fine-tune?): results may be worse than with the backbone (or semantic "
             "expert) it was made for"
         )
 

@@ -41,10 +41,14 @@ def as_released(model: ModelPatcher, grid: NoiseGrid) -> ModelPatcher:
 
 
 def norms_of(model: ModelPatcher) -> dict[str, Tensor]:
-    """The norm weights of the backbone as it was loaded, whatever is patched onto the shared network just now."""
+    """The norm weights of the backbone as it was loaded, whatever is patched onto the shared network just now.
+
+    None of them where they are stored in one byte: rounded so far, they cannot be told from those of a fine-tune.
+    """
     norms = norm_tensors(network_of(model).state_dict())
     backups = {name: model.backup.get(PREFIX + name) for name in norms}
-    return {name: backups[name].weight if backups[name] else tensor for name, tensor in norms.items()}
+    loaded = {name: backups[name].weight if backups[name] else tensor for name, tensor in norms.items()}
+    return loaded if all(tensor.dtype.itemsize > 1 for tensor in loaded.values()) else {}
 
 
 def mark_as_semantic(model: ModelPatcher) -> None:

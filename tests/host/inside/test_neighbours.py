@@ -10,6 +10,7 @@ import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from dcm_pack.nodes.expert_check import check_experts
 from harness import tiny
 from harness.worlds import assert_same, relative, world
 from torch._dynamo.utils import counters
@@ -114,6 +115,14 @@ def test_fp8_storage(family):
     both = this.sampled(this.applied(this.model(dtype=torch.float8_e4m3fn)))
     assert relative(both, this.sampled(this.applied())) < 0.1
     assert relative(both, this.without_detail()) > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn], ids=str)
+def test_the_right_backbone_raises_no_doubts_in_any_storage(dtype):
+    this = world("wan")
+    assert check_experts(this.model(dtype=dtype), this.detail, this.semantic) == []
+    other = replace(this, network=tiny.randomise(tiny.wan(), seed=9)).model()
+    assert "other weights" in check_experts(other, this.detail, this.semantic)[0]
 
 
 def test_scaled_fp8_checkpoint():
