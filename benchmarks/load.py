@@ -9,21 +9,16 @@ the published widths, dtypes and adapter rank, with fewer blocks. Writes results
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+import torch
 
-import torch  # noqa: E402
-from harness.hosts import find_hosts  # noqa: E402
-from reference.networks import KINDS  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+# Comes first: it makes the tests' helpers importable.
+from comfy_run import machine, measured_in, newest_host, write_results
+from reference.networks import KINDS
+from safetensors.torch import save_file
 
 RANK = 128
 # Blocks that make about 1.5 GB each; Wan was released in float32, HunyuanVideo in bfloat16.
@@ -40,23 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    host = max(find_hosts(), key=lambda host: [int(part) for part in host.version.split(".")])
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    host, where = newest_host(), machine()
     with tempfile.TemporaryDirectory() as folder:
         for family, (sizes, dtype) in BUNDLES.items():
             write_bundle(Path(folder) / f"{family}.safetensors", family, sizes, dtype)
-        done = host.run(str(HERE / "load_in_host.py"), folder, str(rounds), timeout=3600)
-    if done.returncode:
-        raise SystemExit(done.stderr[-4000:])
+        measured = measured_in(host, "load_in_host.py", folder, str(rounds))
     record = {
         "command": f"python benchmarks/load.py --rounds {rounds}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, load average {load:.1f} at the start",
+        "machine": where,
         "comfyui": host.version,
-        **json.loads(done.stdout.splitlines()[-1]),
+        **measured,
     }
-    (HERE / "results" / "load.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (HERE / "results" / "load.md").write_text(as_markdown(record), encoding="utf-8")
-    print(as_markdown(record))
+    write_results("load", record, as_markdown)
 
 
 def write_bundle(path: Path, family: str, sizes: dict, dtype: torch.dtype) -> None:

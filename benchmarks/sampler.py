@@ -8,20 +8,15 @@ Needs a ComfyUI (see `make hosts`); the newest one found is used. Writes results
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
-
-from harness.client import Client  # noqa: E402
-from harness.hosts import Host, find_hosts  # noqa: E402
-from harness.server import HostServer  # noqa: E402
+# Comes first: it makes the tests' helpers importable.
+from comfy_run import machine, measured_in, newest_host, write_results
+from harness.client import Client
+from harness.hosts import Host
+from harness.server import HostServer
 
 CAPTION = "a red striped circle moving left fast"
 
@@ -30,22 +25,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    host = max(find_hosts(), key=lambda host: [int(part) for part in host.version.split(".")])
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    done = host.run(str(HERE / "sampler_in_host.py"), str(rounds), timeout=7200)
-    if done.returncode:
-        raise SystemExit(done.stderr[-4000:])
+    host, where = newest_host(), machine()
+    measured = measured_in(host, "sampler_in_host.py", str(rounds))
     record = {
         "command": f"python benchmarks/sampler.py --rounds {rounds}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, load average {load:.1f} at the start",
+        "machine": where,
         "comfyui": host.version,
-        **json.loads(done.stdout.splitlines()[-1]),
+        **measured,
         "prompt": prompt_to_mp4(host),
     }
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "sampler.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (HERE / "results" / "sampler.md").write_text(as_markdown(record), encoding="utf-8")
-    print(as_markdown(record))
+    write_results("sampler", record, as_markdown)
 
 
 def prompt_to_mp4(host: Host) -> dict:
