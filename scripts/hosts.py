@@ -3,9 +3,11 @@
     python scripts/hosts.py
 
 Looks at each folder of COMFYUI_PATH (separated like PATH), or else at ~/comfy/ComfyUI and ~/comfy/hosts/*,
-and makes `<ComfyUI>/.venv` from the host's own requirements.txt. Safe to repeat: a stamp beside the
-environment tells whether anything it was made from has changed.
+and makes an environment for it from its own requirements.txt. That is the project's own, in
+~/.cache/dcm-video/hosts/<version of ComfyUI>: the ComfyUI and its environments are only read. Safe to repeat:
+a stamp in the environment tells whether anything it was made from has changed.
 
+    DCM_HOSTS        another folder for the environments
     TORCH            what to install as torch (default torch==2.13.0)
     PIP_ARGS         further arguments for pip, e.g. --index-url https://download.pytorch.org/whl/cpu
     COMFYUI_PYTHON   a Python that can run ComfyUI already; then nothing is installed
@@ -82,11 +84,19 @@ def host_version(host: Path) -> str:
 
 
 def host_python(host: Path) -> Path | None:
-    """The interpreter that runs this host: COMFYUI_PYTHON, or its finished `.venv`, or None."""
+    """The interpreter that runs this host: COMFYUI_PYTHON, or that of its finished environment, or None."""
     if os.environ.get("COMFYUI_PYTHON"):
         return Path(os.environ["COMFYUI_PYTHON"])
-    python = venv_python(host / ".venv")
-    return python if python.exists() and (host / ".venv" / STAMP).exists() else None
+    folder = environment_folder(host)
+    python = venv_python(folder)
+    return python if python.exists() and (folder / STAMP).exists() else None
+
+
+def environment_folder(host: Path) -> Path:
+    """Where this host's environment is or will be: by version, so that every clone of the project finds it again."""
+    named = os.environ.get("DCM_HOSTS")
+    hosts = Path(named).expanduser() if named else Path.home() / ".cache" / "dcm-video" / "hosts"
+    return hosts / host_version(host)
 
 
 def venv_python(venv: Path) -> Path:
@@ -95,16 +105,16 @@ def venv_python(venv: Path) -> Path:
 
 def inputs_digest(host: Path, torch: str, pip_args: str) -> str:
     """A hash of everything the environment is made from."""
-    inputs = [(host / "requirements.txt").read_text(), torch, pip_args, sys.version, str(host), SHIM, *EXTRA]
+    inputs = [(host / "requirements.txt").read_text(), torch, pip_args, sys.version, SHIM, *EXTRA]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()
 
 
 class Environment:
-    """`<ComfyUI>/.venv` and the commands that fill it."""
+    """A host's environment and the commands that fill it."""
 
     def __init__(self, host: Path, torch: str, pip_args: str):
         self.host, self.torch, self.pip_args = host, torch, shlex.split(pip_args)
-        self.folder = host / ".venv"
+        self.folder = environment_folder(host)
         self.python = venv_python(self.folder)
 
     def make(self) -> None:
