@@ -21,7 +21,7 @@ $(STAMP): requirements.txt training/requirements.txt pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	$(RUN) -m training.demo
+	$(RUN) -m training.shapes.demo
 
 test: $(STAMP)
 	$(RUN) -m pytest

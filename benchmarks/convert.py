@@ -30,10 +30,10 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 from harness.diffusers_models import network  # noqa: E402
 
 from dcm_core.convert.progress import size_text  # noqa: E402
-from dcm_core.keymaps import keymap  # noqa: E402
-from dcm_core.keymaps.released import write_names  # noqa: E402
-from dcm_core.safetensors_format import TensorInfo, tensor_bytes, tensor_size  # noqa: E402
-from dcm_core.safetensors_stream import stream_tensors  # noqa: E402
+from dcm_core.families.keymap import keymap  # noqa: E402
+from dcm_core.families.released import write_names  # noqa: E402
+from dcm_core.files.format import TensorInfo, tensor_bytes, tensor_size  # noqa: E402
+from dcm_core.files.stream import stream_tensors  # noqa: E402
 
 RANK = 128
 ADAPTED = (".to_q", ".to_k", ".to_v", ".to_out.0")

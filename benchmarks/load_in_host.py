@@ -23,10 +23,10 @@ in_host.prepare()
 in_host.load_pack()
 
 import folder_paths  # noqa: E402
-from dcm_pack.dcm_core.layouts import recognise  # noqa: E402
-from dcm_pack.dcm_core.weight_files import open_weights  # noqa: E402
-from dcm_pack.nodes import DCMLoadBackbone  # noqa: E402
-from dcm_pack.nodes.backbone_file import load_backbone  # noqa: E402
+from dcm_pack.dcm_core.backbone.layouts import recognise  # noqa: E402
+from dcm_pack.dcm_core.files.shards import open_weights  # noqa: E402
+from dcm_pack.nodes.backbone.load import load_backbone  # noqa: E402
+from dcm_pack.nodes.load_backbone import DCMLoadBackbone  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 import nodes  # noqa: E402

@@ -30,11 +30,14 @@ import comfy.sd  # noqa: E402
 from comfy.ldm.wan.model import WanModel  # noqa: E402
 from comfy.ops import disable_weight_init  # noqa: E402
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3  # noqa: E402
-from dcm_pack.dcm_core.expert import Difference, Expert, ExpertMetadata, FusedLowRank, LowRank  # noqa: E402
-from dcm_pack.dcm_core.expert_file import load_expert, save_expert  # noqa: E402
-from dcm_pack.dcm_core.keymaps import keymap  # noqa: E402
-from dcm_pack.dcm_core.schedule import SCHEDULES  # noqa: E402
-from dcm_pack.nodes import DCMApplyExperts, DCMBake, DCMKSampler  # noqa: E402
+from dcm_pack.dcm_core.expert.file import load_expert, save_expert  # noqa: E402
+from dcm_pack.dcm_core.expert.layers import Difference, Expert, FusedLowRank, LowRank  # noqa: E402
+from dcm_pack.dcm_core.expert.metadata import ExpertMetadata  # noqa: E402
+from dcm_pack.dcm_core.families.keymap import keymap  # noqa: E402
+from dcm_pack.dcm_core.families.presets import SCHEDULES  # noqa: E402
+from dcm_pack.nodes.apply_experts import DCMApplyExperts  # noqa: E402
+from dcm_pack.nodes.bake import DCMBake  # noqa: E402
+from dcm_pack.nodes.sampler import DCMKSampler  # noqa: E402
 from harness import tiny  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from dcm_core.shapes.captions import ATTRIBUTES
-from training.evaluation.shapes import Result, as_markdown, choose_prompts, compare
-from training.evaluation.shapes_entrants import shipped_entrants
+from training.shapes.compare import Result, as_markdown, choose_prompts, compare
+from training.shapes.entrants import shipped_entrants
 
 _RESULTS = Path(__file__).parent / "results"
 _HEADINGS = ("", "calls", "cfg", *ATTRIBUTES, "motion error", "sharpness", "distance")

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schedule import ExpertSchedule
-from .sigmas import check_sigmas
+from .schedule.experts import ExpertSchedule
+from .schedule.sigmas import check_sigmas
 
 VelocityModel = Callable[..., Tensor]
 # step number from 0, x after the step, and the model's estimate of the clean latents, both like x

@@ -2,7 +2,6 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import folders
 from .apply_experts import DCMApplyExperts
 from .bake import DCMBake
 from .guider import DCMGuider
@@ -11,6 +10,7 @@ from .load_expert import DCMLoadExpert
 from .sampler import DCMKSampler
 from .shapes import DCMShapes
 from .sigmas import DCMSigmas
+from .ui import folders
 
 
 class DCMExtension(ComfyExtension):

@@ -2,12 +2,12 @@
 
 from comfy_api.latest import io
 
-from .bf16_timestep import round_timesteps
-from .expert_check import check_experts
-from .experts import applied_to, apply_experts, switch_text
-from .say import say
-from .stock_runs import note_stock_runs
-from .types import DcmExpert
+from .experts.apply import applied_to, apply_experts, switch_text
+from .experts.bf16_timestep import round_timesteps
+from .experts.check import check_experts
+from .run.stock_runs import note_stock_runs
+from .ui.say import say
+from .ui.types import DcmExpert
 
 
 class DCMApplyExperts(io.ComfyNode):

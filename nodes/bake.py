@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from .experts import bake, schedule_of, switch_text
-from .say import say
+from .experts.apply import bake, schedule_of, switch_text
+from .ui.say import say
 
 
 class DCMBake(io.ComfyNode):

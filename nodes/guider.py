@@ -2,27 +2,11 @@
 
 from comfy_api.latest import io
 
-from .inputs import boundary_input, cfg_input, detail_cfg_input, low_noise_model_input
-from .pair_guider import PairGuider
-from .run_notes import warnings_for
-from .run_plan import Run, guided_conditioning
-from .sampling import ExpertGuider
-from .say import say, to_log
-
-
-def guider_for(run: Run, positive: list, negative: list) -> ExpertGuider:
-    """The guider of a run, with its CONDITIONING set."""
-    if run.is_pair:
-        guider = PairGuider(run.model, run.low_noise_model, run.schedule, run.cfg, run.detail_cfg)
-        members = (guider, guider.low)
-    else:
-        guider = ExpertGuider(run.model, run.schedule, run.cfg, run.detail_cfg)
-        members = (guider,)
-    for member in members:
-        member.set_conds(
-            *(guided_conditioning(member.model_patcher, texts) for texts in (positive, negative))
-        )
-    return guider
+from .run.guiders import guider_for
+from .run.notes import warnings_for
+from .run.plan import Run
+from .ui.inputs import boundary_input, cfg_input, detail_cfg_input, low_noise_model_input
+from .ui.say import say, to_log
 
 
 class DCMGuider(io.ComfyNode):

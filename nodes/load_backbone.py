@@ -2,11 +2,11 @@
 
 from comfy_api.latest import io
 
-from .backbone_file import WEIGHT_DTYPES, load_backbone
-from .experts import switch_text
-from .folders import backbone_names, backbone_path
-from .say import say
-from .types import DcmExpert
+from .backbone.load import WEIGHT_DTYPES, load_backbone
+from .experts.apply import switch_text
+from .ui.folders import backbone_names, backbone_path
+from .ui.say import say
+from .ui.types import DcmExpert
 
 
 class DCMLoadBackbone(io.ComfyNode):

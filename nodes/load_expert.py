@@ -4,11 +4,11 @@ import os
 
 from comfy_api.latest import io
 
-from ..dcm_core.expert_file import load_expert
-from .experts import switch_text
-from .folders import expert_names, expert_path
-from .say import say
-from .types import DcmExpert
+from ..dcm_core.expert.file import load_expert
+from .experts.apply import switch_text
+from .ui.folders import expert_names, expert_path
+from .ui.say import say
+from .ui.types import DcmExpert
 
 
 class DCMLoadExpert(io.ComfyNode):

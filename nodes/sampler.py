@@ -3,9 +3,12 @@
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..dcm_core.schedule import step_window
-from .guider import guider_for
-from .inputs import (
+from ..dcm_core.schedule.sigmas import step_window
+from .run.guiders import guider_for
+from .run.notes import warnings_for
+from .run.plan import Run
+from .run.sample import sample
+from .ui.inputs import (
     boundary_input,
     cfg_input,
     detail_cfg_input,
@@ -13,10 +16,7 @@ from .inputs import (
     semantic_steps_input,
     steps_input,
 )
-from .run_notes import warnings_for
-from .run_plan import Run
-from .sampling import sample
-from .say import say
+from .ui.say import say
 
 
 class DCMKSampler(io.ComfyNode):

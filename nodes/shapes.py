@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..dcm_core.expert_file import load_expert
+from ..dcm_core.expert.file import load_expert
 from ..dcm_core.shapes import weights
-from .shapes_host import ShapesClip, ShapesVae, empty_latent, load_backbone
-from .types import DcmExpert
+from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, load_backbone
+from .ui.types import DcmExpert
 
 
 class DCMShapes(io.ComfyNode):

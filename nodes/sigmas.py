@@ -2,14 +2,14 @@
 
 from comfy_api.latest import io
 
-from ..dcm_core.plot import plot_schedule
-from ..dcm_core.schedule import preset as family_preset
-from ..dcm_core.speed_presets import SPEED_PRESETS, speed_sigmas
-from .backbones import family_of
-from .experts import applied_to, schedule_of
-from .inputs import semantic_steps_input, steps_input
-from .run_plan import pair_schedule_of
-from .say import say
+from ..dcm_core.families.presets import preset as family_preset
+from ..dcm_core.schedule.plot import plot_schedule
+from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
+from .backbone.model import family_of
+from .experts.apply import applied_to, schedule_of
+from .run.plan import pair_schedule_of
+from .ui.inputs import semantic_steps_input, steps_input
+from .ui.say import say
 
 
 class DCMSigmas(io.ComfyNode):

@@ -8,3 +8,5 @@ from harness.fixtures import (  # noqa: F401
     pytest_generate_tests,
     server,
 )
+
+collect_ignore = ["nodes"]  # the host's own Python runs them: see host/test_nodes.py

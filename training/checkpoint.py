@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from dcm_core.files import atomic_write
-from dcm_core.safetensors_format import write_tensors
+from dcm_core.files.atomic import atomic_write
+from dcm_core.files.format import write_tensors
 
 _SEPARATOR = "/"
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
-from dcm_core.schedule import ExpertSchedule, NoiseGrid, preset
+from dcm_core.families.presets import preset
+from dcm_core.schedule.experts import ExpertSchedule
+from dcm_core.schedule.grid import NoiseGrid
 
 
 class ConfigError(ValueError):

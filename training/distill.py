@@ -6,8 +6,8 @@ python training/distill.py --config training/configs/shapes.yaml [stage=semantic
 import argparse
 import sys
 
-from training.config import Config, ConfigError, load_config
-from training.trainer import build_trainer
+from .config import Config, ConfigError, load_config
+from .trainer import build_trainer
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dcm_core.expert import Difference, Expert, ExpertMetadata, LowRank
-from dcm_core.expert_file import save_expert
-from dcm_core.fingerprint import fingerprint, norm_tensors
+from dcm_core.expert.file import save_expert
+from dcm_core.expert.fingerprint import fingerprint, norm_tensors
+from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.metadata import ExpertMetadata
 
 from .backbones.exchange import full_difference, save_backbone
 from .config import Config, ConfigError

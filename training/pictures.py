@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dcm_core.files import atomic_write
+from dcm_core.files.atomic import atomic_write
 
 INK, PAPER, FAINT = (28, 30, 36), (250, 250, 248), (120, 124, 134)
 

@@ -4,15 +4,17 @@ from pathlib import Path
 
 import torch
 
-from dcm_core.files import atomic_write
+from dcm_core.files.atomic import atomic_write
 
 from .backbones import build_backbone
-from .callbacks import Callback, build_callbacks
+from .callbacks import build_callbacks
+from .callbacks.base import Callback
 from .checkpoint import load_state, save_state
 from .config import Config, ConfigError, to_yaml
 from .data import build_data
 from .export import export_dtype
-from .methods import Method, find_method
+from .methods import find_method
+from .methods.base import Method
 
 
 class Trainer:

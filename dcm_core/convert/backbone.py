@@ -4,76 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..check import Report, check
-from ..expert import Expert, ExpertFileError
-from ..expert_file import all_finite
-from ..fingerprint import norm_tensors
-from ..keymaps import KEYMAPS, Recipe, keymap
-from ..layouts import Layout, LayoutError, backbone_recipes, recognise
-from ..safetensors_format import TensorInfo, tensor_bytes, tensor_size
-from ..safetensors_stream import TensorSource, stream_tensors
-from ..weight_files import open_weights
+from ..backbone.file import Backbone
+from ..errors import ExpertFileError, LayoutError
+from ..expert.file import all_finite
+from ..families.recipe import Recipe
+from ..files.format import TensorInfo, tensor_bytes, tensor_size
+from ..files.stream import stream_tensors
 from .progress import Progress
 
 DTYPES = {"fp32": ("F32", torch.float32), "bf16": ("BF16", torch.bfloat16), "fp16": ("F16", torch.float16)}
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A backbone file (or set of files) of any layout. Use as a context manager to read its tensors."""
-
-    source: TensorSource
-    layout: Layout
-
-    @classmethod
-    def open(cls, path: str | os.PathLike) -> Backbone:
-        """Raises ValueError for what is no backbone or no whole file, and OSError as the system gives it."""
-        source = open_weights(path)
-        try:
-            return cls(source, recognise(source.infos))
-        except LayoutError as error:
-            raise LayoutError(f"{path}: {error}") from error
-
-    def __enter__(self) -> Backbone:
-        self.source.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.source.__exit__(*error)
-
-    def recipes(self, to: Literal["comfy", "diffusers"]) -> dict[str, Recipe]:
-        """Every tensor of the backbone in another layout. Raises LayoutError."""
-        return backbone_recipes(self.layout, self.source.infos, to)
-
-    def build(self, recipe: Recipe) -> Tensor:
-        """The tensor, in memory of its own."""
-        return recipe.build(self.source.read)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by ComfyUI's names."""
-        return {name: recipe.info(self.source.infos).shape for name, recipe in self.recipes("comfy").items()}
-
-    def norms(self) -> dict[str, Tensor]:
-        """The tensors that tell this backbone from others of its kind, by ComfyUI's names."""
-        shapes, recipes = self.shapes(), self.recipes("comfy")
-        chosen = norm_tensors({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
-        return {name: self.build(recipes[name]) for name in chosen}
-
-    def check_fit(self, expert: Expert) -> Report:
-        """What ``check`` finds. Raises ExpertFileError for an expert that is for another backbone."""
-        family = expert.metadata.family
-        # Families that share a class of networks share its key map.
-        same = family in KEYMAPS and keymap(family) is self.layout.keymap
-        report = check(expert, self.shapes(), self.norms(), family if same else self.layout.family)
-        report.raise_if_wrong()
-        return report
 
 
 def convert_backbone(

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..expert import ExpertFileError
-from ..expert_file import load_expert
-from ..weight_files import open_weights
-from .backbone import DTYPES, Backbone, convert_backbone
+from ..backbone.file import Backbone
+from ..errors import ExpertFileError
+from ..expert.file import load_expert
+from ..files.shards import open_weights
+from .backbone import DTYPES, convert_backbone
 from .detail import export_bundle, export_detail
 from .low_rank import Loss
 from .progress import size_text

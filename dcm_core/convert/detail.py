@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from ..bundle import bundle_recipes, bundle_tensors, expert_from_bundle
-from ..expert import Expert
-from .backbone import Backbone, write_recipes
+from ..backbone.bundle import bundle_recipes, bundle_tensors, expert_from_bundle
+from ..backbone.file import Backbone
+from ..expert.layers import Expert
+from .backbone import write_recipes
 from .expert_stream import save_in_parts
 
 

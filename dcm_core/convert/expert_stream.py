@@ -9,12 +9,13 @@ from dataclasses import fields, replace
 
 from torch import Tensor
 
-from ..expert import Expert, ExpertFileError, Layer
-from ..expert_file import all_finite, header_of
-from ..fingerprint import content_digest
-from ..safetensors_format import TensorInfo, tensor_bytes, tensor_size
-from ..safetensors_stream import LazyTensors, TensorWriter, stream_tensors
-from ..tensor_names import to_tensors
+from ..errors import ExpertFileError
+from ..expert.file import all_finite, header_of
+from ..expert.fingerprint import content_digest
+from ..expert.layers import Expert, Layer
+from ..expert.tensor_names import to_tensors
+from ..files.format import TensorInfo, tensor_bytes, tensor_size
+from ..files.stream import LazyTensors, TensorWriter, stream_tensors
 from .backbone import dtype_name
 from .progress import Progress
 

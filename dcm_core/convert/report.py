@@ -9,16 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ..bundle import expert_from_bundle
-from ..check import change_norm
-from ..expert import Difference, ExpertMetadata, FusedLowRank, Layer, LowRank, Replacement
-from ..expert_file import inspect as inspect_expert
-from ..fingerprint import content_digest
-from ..safetensors_stream import LazyTensors, TensorSource
-from ..schedule import ExpertSchedule
-from ..tensor_names import from_tensors, keys_by_layer, layer_name
-from ..weight_files import open_weights
-from .backbone import Backbone
+from ..backbone.bundle import expert_from_bundle
+from ..backbone.file import Backbone
+from ..expert.check import change_norm
+from ..expert.file import inspect as inspect_expert
+from ..expert.fingerprint import content_digest
+from ..expert.layers import Difference, FusedLowRank, Layer, LowRank, Replacement
+from ..expert.metadata import ExpertMetadata
+from ..expert.tensor_names import from_tensors, keys_by_layer, layer_name
+from ..files.shards import open_weights
+from ..files.stream import LazyTensors, TensorSource
+from ..schedule.experts import ExpertSchedule
 from .progress import size_text
 from .semantic import ERRORS
 

@@ -11,12 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..bundle import GUIDANCE
-from ..expert import Difference, Expert, ExpertFileError, ExpertMetadata, Layer, LowRank
-from ..fingerprint import fingerprint
-from ..schedule import bundle_preset, preset
-from ..tensor_names import shortened
-from .backbone import DTYPES, Backbone, cast, convert_backbone
+from ..backbone.bundle import GUIDANCE
+from ..backbone.file import Backbone
+from ..errors import ExpertFileError, shortened
+from ..expert.fingerprint import fingerprint
+from ..expert.layers import Difference, Expert, Layer, LowRank
+from ..expert.metadata import ExpertMetadata
+from ..families.presets import bundle_preset, preset
+from .backbone import DTYPES, cast, convert_backbone
 from .expert_stream import stream_expert
 from .low_rank import Loss, decompose, smaller_than_full
 

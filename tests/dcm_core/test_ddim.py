@@ -5,7 +5,7 @@ import torch
 from harness.schedules import COG, COG_2B, diffusers_ddim
 
 from dcm_core.sampling import ddim, v_jump, with_experts
-from dcm_core.schedule import NoiseGrid
+from dcm_core.schedule.grid import NoiseGrid
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcm_core.safetensors_format import TensorInfo
+from dcm_core.files.format import TensorInfo
 
 _WAN = {
     "num_attention_heads": 2, "attention_head_dim": 4, "in_channels": 16, "out_channels": 16, "text_dim": 12,

@@ -6,10 +6,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dcm_core.expert import Difference, Expert, ExpertMetadata, LowRank
-from dcm_core.fingerprint import content_digest
-from dcm_core.schedule import preset
-from dcm_core.tensor_names import to_tensors
+from dcm_core.expert.fingerprint import content_digest
+from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.metadata import ExpertMetadata
+from dcm_core.expert.tensor_names import to_tensors
+from dcm_core.families.presets import preset
 
 DIM, RANK = 8, 4
 

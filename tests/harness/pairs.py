@@ -5,8 +5,8 @@ from functools import cache
 
 import comfy.sd
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-from dcm_pack.dcm_core.expert import Expert, LowRank
-from dcm_pack.dcm_core.tensor_names import to_tensors
+from dcm_pack.dcm_core.expert.layers import Expert, LowRank
+from dcm_pack.dcm_core.expert.tensor_names import to_tensors
 
 import nodes
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from dcm_core.schedule import SCHEDULES, ExpertSchedule, NoiseGrid, preset
+from dcm_core.families.presets import SCHEDULES, preset
+from dcm_core.schedule.experts import ExpertSchedule
+from dcm_core.schedule.grid import NoiseGrid
 
 HY, WAN = preset("hunyuan_video"), preset("wan")
 OFFICIAL = {family: preset(family, "official") for family in ("hunyuan_video", "wan")}

@@ -97,8 +97,9 @@ if importlib.util.find_spec("comfy.ldm.cogvideo"):
 
 def random_expert(network: nn.Module, family: str, kind: str, seed: int, strength: float = 0.3):
     """An expert over `network`: low-rank attention, whole differences of the time layers."""
-    from dcm_pack.dcm_core.expert import Difference, Expert, ExpertMetadata, LowRank
-    from dcm_pack.dcm_core.schedule import SCHEDULES
+    from dcm_pack.dcm_core.expert.layers import Difference, Expert, LowRank
+    from dcm_pack.dcm_core.expert.metadata import ExpertMetadata
+    from dcm_pack.dcm_core.families.presets import SCHEDULES
 
     generator = torch.Generator().manual_seed(seed)
 
@@ -121,7 +122,7 @@ def random_expert(network: nn.Module, family: str, kind: str, seed: int, strengt
 
 def write_all(models: Path) -> dict[str, str]:
     in_host.load_pack()
-    from dcm_pack.dcm_core.expert_file import save_expert
+    from dcm_pack.dcm_core.expert.file import save_expert
 
     names = {}
     for seed, (name, make) in enumerate((FAMILIES | {"wan_i2v": wan_i2v}).items()):

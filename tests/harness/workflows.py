@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from dcm_core.convert.backbone import Backbone
+from dcm_core.backbone.file import Backbone
 
 from .hosts import ROOT
 

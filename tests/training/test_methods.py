@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from dcm_core.expert_file import load_expert
+from dcm_core.expert.file import load_expert
 from training.checkpoint import random_generator
-from training.methods.consistency import consistency, draw_indices
-from training.methods.detail import renoised
+from training.methods.consistency import consistency
 from training.methods.pcm import phases
+from training.noise import draw_indices, renoised
 
 # Losses of the first iteration on tiny networks with fixed seeds, float32 on a CPU. Another machine or torch version
 # may sum in another order: TOLERANCE is relative and far above that, far below any change of an equation.

@@ -7,7 +7,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from dcm_core.expert import Difference, LowRank
+from dcm_core.expert.layers import Difference, LowRank
 
 from ..config import ConfigError
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from dcm_core.expert import Difference, Expert, LowRank
+from dcm_core.expert.layers import Difference, Expert, LowRank
 
 from .features import Features
 

@@ -8,11 +8,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dcm_core.expert import Difference, Expert, ExpertFileError
-from dcm_core.files import atomic_write
-from dcm_core.keymaps import KeyMap, UnknownKeyError
-from dcm_core.merge import merged
-from dcm_core.safetensors_format import write_tensors
+from dcm_core.errors import ExpertFileError
+from dcm_core.expert.layers import Difference, Expert
+from dcm_core.expert.merge import merged
+from dcm_core.families.keymap import KeyMap, UnknownKeyError
+from dcm_core.files.atomic import atomic_write
+from dcm_core.files.format import write_tensors
 
 from ..config import ConfigError
 

@@ -7,8 +7,8 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from dcm_core.expert import Difference, Expert, LowRank
-from dcm_core.keymaps import keymap
+from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.families.keymap import keymap
 
 from ..config import BackboneConfig
 from . import exchange

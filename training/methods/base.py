@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from dcm_core.sampling import VelocityModel, guided
 
-from ..backbones import Backbone
+from ..backbones.base import Backbone
 from ..checkpoint import random_generator
 from ..config import Config, StageConfig
-from ..data import Batch, Data
+from ..data import Data
+from ..data.batch import Batch
 from ..optim import Learner
 
 LossMap = dict[str, Tensor]
@@ -102,14 +103,3 @@ class Method(ABC):
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return [optimizer for learner in self.learners.values() for optimizer in learner.optimizers]
-
-
-def noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """x_sigma = sigma * noise + (1 - sigma) * latents, with latents and noise [B, C, T, H, W] and sigma [B]."""
-    sigma = sigma.view(-1, 1, 1, 1, 1)
-    return sigma * noise + (1 - sigma) * latents
-
-
-def drawn_like(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the shape of latents."""
-    return torch.randn(latents.shape, generator=generator, device=latents.device)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from dcm_core.sampling import VelocityModel
-from dcm_core.schedule import NoiseGrid
+from dcm_core.schedule.grid import NoiseGrid
+
+from ..noise import column, jump
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,8 @@ class Jumps:
         Latents differ by the interval times a velocity, so a loss on them fades with the length of the span (at
         1 - sigma_kappa the squared temporal coherence vanishes beside the Huber term). Divided, all weigh the same.
         """
-        interval = _column(self.interval)
+        interval = column(self.interval)
         return Jumps(self.prediction / interval, self.target / interval, self.interval, self.end)
-
-
-def jump(x: Tensor, velocity: Tensor, sigma: Tensor, end: Tensor) -> Tensor:
-    """The Euler step x + (end - sigma) * velocity, x [B, C, T, H, W], sigma and end [B]."""
-    return x + _column(end - sigma) * velocity
 
 
 def consistency(
@@ -63,17 +60,5 @@ def consistency(
         arrived = jump(x, teacher(x, sigma), sigma, previous)
         landed = jump(arrived, target(arrived, previous), previous, end)
         # At the first index of a span the teacher has arrived: its step itself is the target, sample by sample.
-        landed = torch.where(_column(index == start), arrived, landed)
+        landed = torch.where(column(index == start), arrived, landed)
     return Jumps(prediction, landed, sigma - end, end)
-
-
-def draw_indices(span: range, count: int, generator: torch.Generator) -> Tensor:
-    """[count] indices, each uniform in span. One stratum per sample: less variance between batches."""
-    device = generator.device
-    strata = torch.randperm(count, generator=generator, device=device)
-    u = (strata + torch.rand(count, generator=generator, device=device)) / count
-    return span.start + (u * len(span)).long().clamp(max=len(span) - 1)
-
-
-def _column(per_sample: Tensor) -> Tensor:
-    return per_sample.view(-1, 1, 1, 1, 1)

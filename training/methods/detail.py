@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcm_core.expert_file import load_expert
+from dcm_core.expert.file import load_expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
 from dcm_core.sampling import euler, with_experts
 
 from ..config import ConfigError, OptimizerConfig
-from ..data import Batch
+from ..data.batch import Batch
 from ..discriminator import Discriminator
 from ..export import export_detail
+from ..noise import draw_indices, drawn_like, noised, renoised
 from ..optim import Learner
-from .base import LossMap, drawn_like, noised
-from .consistency import draw_indices
+from .base import LossMap
 from .distillation import Distillation, DistillationOptions
 
 
@@ -137,15 +137,6 @@ class Detail(Distillation):
 
     def _features(self, x: Tensor, sigma: Tensor, text: Tensor):
         return self.backbone.features(self.teacher, x, sigma, text, self.options.feature_stride)
-
-
-def renoised(x: Tensor, noise: Tensor, sigma: Tensor, higher: Tensor) -> Tensor:
-    """x [B, C, T, H, W] at noise level sigma [B] taken up to `higher` [B] >= sigma with fresh noise.
-
-    ((1 - higher) x + (higher - sigma) noise) / (1 - sigma): the clean part is then as strong as at `higher`.
-    """
-    sigma, higher = sigma.view(-1, 1, 1, 1, 1), higher.view(-1, 1, 1, 1, 1)
-    return ((1 - higher) * x + (higher - sigma) * noise) / (1 - sigma)
 
 
 @contextmanager

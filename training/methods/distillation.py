@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dcm_core.sampling import VelocityModel
-from dcm_core.schedule import ExpertSchedule
+from dcm_core.schedule.experts import ExpertSchedule
 
 from ..config import ConfigError, build
-from ..data import Batch
-from .base import Method, drawn_like, noised
-from .consistency import Jumps, consistency, draw_indices
+from ..data.batch import Batch
+from ..noise import draw_indices, drawn_like, noised
+from .base import Method
+from .consistency import Jumps, consistency
 
 
 @dataclass(kw_only=True)

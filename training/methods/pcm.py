@@ -11,7 +11,7 @@ from dcm_core.losses import pseudo_huber
 from dcm_core.sampling import euler
 
 from ..config import ConfigError
-from ..data import Batch
+from ..data.batch import Batch
 from ..export import export_backbone
 from .base import LossMap
 from .distillation import Distillation, DistillationOptions

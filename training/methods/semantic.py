@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dcm_core.losses import pseudo_huber, temporal_coherence
 from dcm_core.sampling import euler
 
-from ..data import Batch
+from ..data.batch import Batch
 from ..export import export_semantic
 from .base import LossMap
 from .distillation import Distillation, DistillationOptions

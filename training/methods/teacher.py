@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from dcm_core.sampling import euler
 
 from ..config import build
-from ..data import Batch
+from ..data.batch import Batch
 from ..export import export_backbone
-from .base import LossMap, Method, drawn_like, noised
+from ..noise import drawn_like, noised
+from .base import LossMap, Method
 
 
 @dataclass(kw_only=True)

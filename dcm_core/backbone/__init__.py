@@ -1,0 +1,1 @@
+"""A backbone file of any layout, read in one way."""

@@ -1,0 +1,1 @@
+"""An expert: the layers it changes, its file, its fit to a backbone, and how it runs beside one."""

@@ -1,0 +1,170 @@
+"""Does an expert fit a backbone? A full report instead of the first mismatch, nothing dropped in silence."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import ExpertFileError, shortened
+from ..families.keymap import keymap
+from .fingerprint import Shapes, fingerprint
+from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
+from .metadata import ExpertMetadata
+from .spelling import as_spelled
+
+
+@dataclass
+class Report:
+    """What ``check`` found, by the backbone's parameter names.
+
+    ``misshaped`` holds the expert's and the backbone's shape. ``norms`` are Frobenius norms of what each layer
+    or bare Parameter is changed by at strength 1. ``errors`` concern the expert as a whole.
+    """
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    norms: dict[str, float] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not (self.missing or self.unexpected or self.doubled or self.misshaped or self.errors)
+
+    def describe(self) -> str:
+        """The report in words: one line each for what is wrong or doubtful, and a line of totals."""
+        lines = list(self.errors)
+        for what in ("missing", "unexpected", "doubled"):
+            if names := getattr(self, what):
+                lines.append(f"{what}: {shortened(names)}")
+        if self.misshaped:
+            shapes = [f"{name} {list(a)} for {list(b)}" for name, (a, b) in self.misshaped.items()]
+            lines.append(f"wrong shape: {shortened(shapes)}")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        total = sum(norm**2 for norm in self.norms.values()) ** 0.5
+        return "\n".join([*lines, f"{len(self.matched)} tensors match, norm of all differences {total:.4g}"])
+
+    def raise_if_wrong(self) -> None:
+        """Raise ExpertFileError with the whole description unless everything matched."""
+        if not self.ok:
+            raise ExpertFileError(
+                f"the expert does not fit this backbone:\n{self.describe()}\n"
+                "Choose an expert made for this backbone, or the backbone it was made for."
+            )
+
+
+def check(
+    expert: Expert,
+    shapes: Shapes,
+    norms: Mapping[str, Tensor] | None = None,
+    family: str | None = None,
+    semantic: ExpertMetadata | None = None,
+) -> Report:
+    """Compare an expert with a backbone, given by its logical shapes and (optionally) its norm tensors.
+
+    ``shapes`` and ``norms`` as ``fingerprint.logical_shapes`` and ``norm_tensors`` give them, under
+    ComfyUI's names. ``semantic`` is the semantic expert that runs with a detail expert: where its file
+    names the fingerprint of the model it makes, that one counts. Wrong family or shapes are errors, other
+    norm values a warning only, because fine-tuned copies of the right backbone are welcome.
+    """
+    report = Report()
+    expert = as_spelled(expert, shapes)
+    changed = _changed(expert)
+    report.doubled = sorted(name for name, count in Counter(name for name, _ in changed).items() if count > 1)
+    for name, shape in changed:
+        if name not in shapes:
+            report.unexpected.append(name)
+        elif tuple(shapes[name]) != shape:
+            report.misshaped[name] = (shape, tuple(shapes[name]))
+        else:
+            report.matched.append(name)
+    report.missing = sorted(_expected(expert.metadata, shapes) - {name for name, _ in changed})
+    # The norm of a replacement would need the backbone's weights, which may be packed.
+    differences = {name: layer for name, layer in expert.layers.items() if not isinstance(layer, Replacement)}
+    report.norms = {
+        name: change_norm(difference) for name, difference in (differences | expert.parameters).items()
+    }
+    zero = [name for name, norm in report.norms.items() if norm == 0]
+    if zero:
+        report.warnings.append(f"all zero, so without effect (an untrained expert?): {shortened(zero)}")
+    _compare_fingerprints(report, expert.metadata, shapes, norms, family, semantic)
+    return report
+
+
+def _changed(expert: Expert) -> list[tuple[str, tuple[int, ...]]]:
+    changed = [
+        (f"{name}.{key}", shape)
+        for name, layer in expert.layers.items()
+        for key, shape in layer.shapes.items()
+    ]
+    return changed + [(name, tuple(difference.shape)) for name, difference in expert.parameters.items()]
+
+
+def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:
+    if not metadata.complete:
+        return set()
+    if metadata.expert == "semantic":
+        return set(shapes)
+    low_rank, replaced = keymap(metadata.family).detail_layers(shapes)
+    return {f"{name}.weight" for name in (*low_rank, *replaced)}
+
+
+def change_norm(difference: LowRank | FusedLowRank | Difference | Tensor) -> float:
+    """Frobenius norm of what a layer or bare Parameter is changed by at strength 1, pairs multiplied out."""
+    if isinstance(difference, FusedLowRank):
+        return change_norm(difference.block)
+    if isinstance(difference, LowRank):
+        # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
+        down, up = difference.down.float(), difference.up.float()
+        square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
+        return abs(difference.scale) * float(square.sqrt())
+    if isinstance(difference, Difference):
+        parts = [part for part in (difference.weight, difference.bias) if part is not None]
+        return sum(change_norm(part) ** 2 for part in parts) ** 0.5
+    return float(torch.linalg.vector_norm(difference, dtype=torch.float32))
+
+
+def _compare_fingerprints(
+    report: Report,
+    metadata: ExpertMetadata,
+    shapes: Shapes,
+    norms: Mapping[str, Tensor] | None,
+    family: str | None,
+    semantic: ExpertMetadata | None,
+) -> None:
+    if family is not None and metadata.family != family:
+        report.errors.append(f"the expert is for the {metadata.family} family, the backbone is {family}")
+        return
+    if not metadata.base_fingerprint:
+        report.warnings.append(
+            "the file does not say which backbone it was made for (no dcm.base_fingerprint)"
+        )
+        return
+    here = fingerprint(metadata.family, shapes, norms)
+    if semantic is not None and semantic.fingerprint:
+        here = semantic.fingerprint
+    wanted = metadata.base_fingerprint.split(":")
+    found = here.split(":")
+    if wanted[:2] != found[:2]:
+        report.errors.append(
+            f"the expert was made for a backbone with other layers ({metadata.backbone or 'not named'}), this one is "
+            f"{_variant(metadata.family, shapes)}"
+        )
+    elif "-" not in (wanted[-1], found[-1]) and wanted[-1] != found[-1]:
+        report.warnings.append(
+            f"the expert was made for {metadata.backbone or 'a backbone'} with other weights of the same shape "
+            "than these (a fine-tune?): results may be worse than with the backbone (or semantic "
+            "expert) it was made for"
+        )
+
+
+def _variant(family: str, shapes: Shapes) -> str:
+    try:
+        return keymap(family).variant(shapes)
+    except (ValueError, LookupError):  # a part of a backbone, or one of no known kind
+        return "of no size that is known here"

@@ -1,0 +1,94 @@
+"""Telling which backbone a file belongs to, and whether a file is still what was written.
+
+A fingerprint is ``family:shapes:norms``. Shapes are logical (out and in features), so that fp8, GGUF and
+other quantised copies of the right backbone share them; norms are weights that such copies leave alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..files.format import tensor_bytes
+
+# Tensors that a file of the backbone holds and its network has among its buffers: CogVideoX's table of positions.
+_BUFFERS = ".pos_embedding"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def logical_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes by full Parameter name, as the architecture means them and not as they are stored.
+
+    A packed or quantised Linear tells its true size in ``in_features`` / ``out_features``; a GGUF tensor in
+    ``tensor_shape``. Storage extras of quantised Linears (scales) are left out.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, nn.Linear):
+            shapes[f"{prefix}weight"] = (module.out_features, module.in_features)
+            if getattr(module, "bias", None) is not None:
+                shapes[f"{prefix}bias"] = (module.out_features,)
+            continue
+        for key, parameter in module.named_parameters(recurse=False):
+            shapes[f"{prefix}{key}"] = tuple(getattr(parameter, "tensor_shape", parameter.shape))
+    return shapes
+
+
+def norm_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The one-dimensional weights of norm layers in a state dict: what quantised copies leave as it was."""
+    return {name: tensor for name, tensor in state.items() if _is_norm(name) and tensor.ndim == 1}
+
+
+def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None = None) -> str:
+    """``family:shapes:norms``, with ``-`` for unknown norms.
+
+    ``shapes`` as from ``logical_shapes`` or of a file's tensors; only those with two or more dimensions count.
+    ``norms`` as from ``norm_tensors``, compared as bfloat16 so that copies in another precision agree.
+    """
+    counted = sorted(
+        (name, list(shape))
+        for name, shape in shapes.items()
+        if len(shape) > 1 and not name.endswith(_BUFFERS)
+    )
+    shape_digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
+    norm_digest = _norm_digest(norms)[:16] if norms else "-"
+    return f"{family}:{shape_digest}:{norm_digest}"
+
+
+def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the ``dcm.*`` metadata and every tensor's key, dtype, shape and bytes.
+
+    ``tensors`` are asked for one after the other, so they may be read from a file on the way.
+    """
+    meant = sorted(
+        (key, value) for key, value in header.items() if key.startswith("dcm.") and key != "dcm.digest"
+    )
+    digest = hashlib.sha256(json.dumps(meant).encode())
+    _update(digest, ((name, tensors[name]) for name in sorted(tensors)))
+    return digest.hexdigest()
+
+
+def _is_norm(name: str) -> bool:
+    layers, _, tensor = name.rpartition(".")
+    return "norm" in layers and tensor in ("weight", "scale")
+
+
+def _norm_digest(norms: Mapping[str, Tensor]) -> str:
+    # HunyuanVideo's norms are named .scale in some host versions and .weight in others.
+    renamed = {name.removesuffix(".scale").removesuffix(".weight"): tensor for name, tensor in norms.items()}
+    digest = hashlib.sha256()
+    _update(
+        digest,
+        ((name, tensor.detach().to("cpu", torch.bfloat16)) for name, tensor in sorted(renamed.items())),
+    )
+    return digest.hexdigest()
+
+
+def _update(digest, named: Iterable[tuple[str, Tensor]]) -> None:
+    for name, tensor in named:
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor_bytes(tensor))

@@ -1,0 +1,146 @@
+"""What an expert says about itself: which backbone it is for, how it was made and how to sample it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..errors import ExpertFileError
+from ..schedule.experts import ExpertSchedule
+from .schedule_header import read_schedule, write_schedule
+
+FORMAT = "1.0"
+EXPERTS = ("semantic", "detail")
+
+
+@dataclass(frozen=True)
+class ExpertMetadata:
+    """What an expert file says about itself.
+
+    ``guidance`` is the scale the expert already carries: the CFG scale of its distillation targets (sample
+    it with cfg 1), or the embedded guidance it was trained under. ``base_fingerprint`` is the backbone the
+    expert is laid over; ``fingerprint`` the backbone after a semantic expert, which a detail expert's base
+    is compared with. ``complete`` promises every layer the family's key map lists for this kind of expert.
+    ``extra`` keeps metadata this version does not know, so that reading and writing a file loses nothing.
+    """
+
+    expert: str
+    family: str
+    backbone: str
+    schedule: ExpertSchedule
+    guidance: float
+    rank: int | None = None
+    alpha: float | None = None
+    base_fingerprint: str = ""
+    fingerprint: str = ""
+    trained_with: str = ""
+    title: str = ""
+    complete: bool = False
+    format: str = FORMAT
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        if not self.title:
+            object.__setattr__(self, "title", f"{self.backbone} DCM {self.expert} expert")
+        if self.expert not in EXPERTS:
+            raise ExpertFileError(f"dcm.expert is {self.expert!r}, but must be 'semantic' or 'detail'")
+        if not self.family:
+            raise ExpertFileError("dcm.family is empty: name the backbone family, for example 'wan'")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise ExpertFileError(f"dcm.guidance must be a finite scale of 0 or more, got {self.guidance}")
+        if self.rank is not None and self.rank < 1:
+            raise ExpertFileError(f"dcm.rank must be 1 or more, got {self.rank}")
+        if self.alpha is not None and not math.isfinite(self.alpha):
+            raise ExpertFileError(f"dcm.alpha must be finite, got {self.alpha}")
+
+    @property
+    def prediction(self) -> str:
+        """What the network predicts: ``flow`` (velocity of flow matching) or ``v_prediction``."""
+        return self.schedule.grid.prediction
+
+    def to_header(self) -> dict[str, str]:
+        """The metadata as safetensors stores it: strings only, ``dcm.*`` beside the ModelSpec fields."""
+        kind = "lora" if self.rank is not None else "difference"
+        header = dict(self.extra)
+        header |= {
+            "modelspec.sai_model_spec": "1.0.1",
+            "modelspec.architecture": f"{self.family}/{kind}",
+            "modelspec.title": self.title,
+            "modelspec.implementation": "https://arxiv.org/abs/2506.03123",
+            "modelspec.prediction_type": self.prediction,
+        }
+        header |= write_schedule(self.schedule)
+        header |= {
+            "dcm.format": self.format,
+            "dcm.expert": self.expert,
+            "dcm.family": self.family,
+            "dcm.backbone": self.backbone,
+            "dcm.guidance": repr(float(self.guidance)),
+            "dcm.complete": "true" if self.complete else "false",
+        }
+        optional = {
+            "dcm.rank": self.rank,
+            "dcm.alpha": self.alpha,
+            "dcm.base_fingerprint": self.base_fingerprint,
+            "dcm.fingerprint": self.fingerprint,
+            "dcm.trained_with": self.trained_with,
+        }
+        return header | {key: str(value) for key, value in optional.items() if value not in (None, "")}
+
+    @classmethod
+    def from_header(cls, header: Mapping[str, str]) -> ExpertMetadata:
+        """Parse ``to_header``'s strings. Raises ExpertFileError naming a field that is missing or wrong."""
+        check_format(_required(header, "dcm.format"))
+        try:
+            schedule = read_schedule(header)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ExpertFileError(f"the schedule in the file's metadata is not usable: {error}") from error
+        complete = header.get("dcm.complete", "false")
+        if complete not in ("true", "false"):
+            raise ExpertFileError(f"dcm.complete is {complete!r}, but must be 'true' or 'false'")
+        metadata = cls(
+            expert=_required(header, "dcm.expert"),
+            family=_required(header, "dcm.family"),
+            backbone=_required(header, "dcm.backbone"),
+            schedule=schedule,
+            guidance=_number(header, "dcm.guidance", float),
+            rank=_number(header, "dcm.rank", int) if "dcm.rank" in header else None,
+            alpha=_number(header, "dcm.alpha", float) if "dcm.alpha" in header else None,
+            base_fingerprint=header.get("dcm.base_fingerprint", ""),
+            fingerprint=header.get("dcm.fingerprint", ""),
+            trained_with=header.get("dcm.trained_with", ""),
+            title=header.get("modelspec.title", ""),
+            complete=complete == "true",
+            format=header["dcm.format"],
+        )
+        known = metadata.to_header()
+        extra = {key: value for key, value in header.items() if key not in known}
+        return replace(metadata, extra=extra)
+
+
+def check_format(version: str) -> None:
+    """Accept any minor version of this major one. Raises ExpertFileError for a newer major or no version."""
+    match = re.fullmatch(r"([0-9]{1,9})\.[0-9]{1,9}", version)
+    if match is None:
+        raise ExpertFileError(f"dcm.format is {version!r}, but must look like {FORMAT!r}")
+    if int(match[1]) > int(FORMAT.split(".")[0]):
+        raise ExpertFileError(
+            f"the expert file has format {version}, this version of DCM reads {FORMAT}: update DCM to use it"
+        )
+
+
+def _required(header: Mapping[str, str], key: str) -> str:
+    if not header.get(key):
+        raise ExpertFileError(f"the metadata has no {key}: export the expert again")
+    return header[key]
+
+
+def _number(header: Mapping[str, str], key: str, kind: type) -> float | int:
+    text = _required(header, key)
+    try:
+        return kind(text)
+    except ValueError:
+        raise ExpertFileError(f"{key} is {text!r}, which is no number") from None

@@ -1,0 +1,91 @@
+"""A schedule as the strings of an expert file's header, and back, exactly: floats as repr, lists as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..schedule.experts import ExpertSchedule
+from ..schedule.grid import NoiseGrid
+
+_LIST = "dcm.sigmas."
+
+
+def write_schedule(schedule: ExpertSchedule) -> dict[str, str]:
+    """Header fields of a schedule.
+
+    ``dcm.sigmas.<N>`` are its published lists, or by the "aligned" rule those of 4 and 8 steps, for tools
+    that cannot compute them. They leave out the final 0. All sigmas are the backbone's, as ComfyUI takes them:
+    those of a "v_prediction" grid are not in 0..1, and its ``dcm.shift`` is that of the signal-to-noise ratio.
+    """
+    fields = {
+        "dcm.prediction": schedule.grid.prediction,
+        "dcm.grid": str(schedule.grid.points),
+        "dcm.shift": repr(schedule.grid.shift),
+        "dcm.kappa_index": str(schedule.kappa_index),
+        "dcm.kappa_sigma": repr(schedule.kappa_sigma),
+        "dcm.switch_sigma": repr(schedule.switch_sigma),
+        "dcm.rule": schedule.rule,
+    }
+    if schedule.rule == "official":
+        fields["dcm.switch_timestep"] = repr(schedule.official_switch_timestep)
+        lists = {steps: list(values) for steps, values in schedule.official_sigmas.items()}
+    else:
+        lists = {
+            steps: schedule.sigmas(steps)[:-1].tolist() for steps in (4, 8) if steps <= schedule.grid.points
+        }
+    return fields | {f"{_LIST}{steps}": json.dumps(values) for steps, values in lists.items()}
+
+
+def read_schedule(header: Mapping[str, str]) -> ExpertSchedule:
+    """The schedule of a header; fields that are not its own are ignored.
+
+    Raises ValueError naming the field if one is missing, unreadable, or contradicts the others.
+    """
+    points, shift = _read(header, "dcm.grid", int), _read(header, "dcm.shift", float)
+    grid = NoiseGrid(shift, points, _read(header, "dcm.prediction", str))
+    kappa_index = _read(header, "dcm.kappa_index", int)
+    rule = header.get("dcm.rule", "aligned")
+    lists = {_steps(key): tuple(_read(header, key, _floats)) for key in header if key.startswith(_LIST)}
+    if rule == "official":
+        schedule = ExpertSchedule(grid, kappa_index, rule, _read(header, "dcm.switch_timestep", float), lists)
+    else:
+        schedule = ExpertSchedule(grid, kappa_index, rule)
+    # What a header says twice must agree: a copy that has drifted would move the boundary unnoticed.
+    for key, value in (
+        ("dcm.kappa_sigma", schedule.kappa_sigma),
+        ("dcm.switch_sigma", schedule.switch_sigma),
+    ):
+        if key in header and not math.isclose(_read(header, key, float), value, rel_tol=1e-6, abs_tol=1e-6):
+            raise ValueError(f"{key} is {header[key]}, but the other fields give {value!r}.")
+    for steps, values in lists.items():
+        expected = schedule.sigmas(steps)[:-1]
+        if len(values) != steps or not torch.allclose(torch.tensor(values), expected, rtol=1e-6, atol=1e-6):
+            raise ValueError(
+                f"{_LIST}{steps} is {list(values)}, but the other fields give {expected.tolist()}."
+            )
+    return schedule
+
+
+def _read(header: Mapping[str, str], key: str, kind: Any) -> Any:
+    try:
+        return kind(header[key])
+    except KeyError:
+        raise ValueError(f"the header has no {key}.") from None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise ValueError(f"{key} is {str(header[key])[:80]!r}, which cannot be read.") from None
+
+
+def _steps(key: str) -> int:
+    steps = key.removeprefix(_LIST)
+    if not (steps.isascii() and steps.isdecimal() and len(steps) <= 3):
+        raise ValueError(f"{key[:80]} is no list of sigmas: its name must end with a number of steps.")
+    return int(steps)
+
+
+def _floats(text: str) -> list[float]:
+    return [float(value) for value in json.loads(text)]

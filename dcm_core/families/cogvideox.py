@@ -1,0 +1,73 @@
+"""CogVideoX: diffusers' ``CogVideoXTransformer3DModel`` and ComfyUI's class of the same name.
+
+Nothing is fused and nothing swapped. 2B has neither of the tables of positions; 5B image-to-video has learned ones;
+1.5 image-to-video embeds a second number beside the timestep (``ofs``).
+"""
+
+from collections.abc import Mapping
+
+from .keymap import KeyMap, Row, blocks_of, layers
+
+_PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "attn_out"))
+
+_WIDTH_OF_2B = 1920
+# Name by (width, blocks).
+_SIZES = {(_WIDTH_OF_2B, 30): "2B", (3072, 42): "5B"}
+
+
+def family(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """2B has noise levels of its own."""
+    return "cogvideox_2b" if shapes["patch_embed.proj.weight"][0] == _WIDTH_OF_2B else "cogvideox"
+
+
+def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Version, task and size by the shapes of the weights, under ComfyUI's names."""
+    patches = shapes["patch_embed.proj.weight"]
+    width, blocks = patches[0], blocks_of("blocks.{i}", shapes)
+    size = _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
+    # Patches of two frames are projected by a linear layer, those of one frame by a convolution.
+    version, channels = ("1.0", patches[1]) if len(patches) == 4 else ("1.5", patches[1] // 8)
+    task = {16: "T2V", 32: "I2V"}.get(channels, f"with {channels} channels")
+    return f"CogVideoX {version} {task} {size}"
+
+
+KEYMAP = KeyMap(
+    "cogvideox",
+    (
+        *layers("patch_embed.proj", "patch_embed.proj"),
+        *layers("patch_embed.text_proj", "patch_embed.text_proj"),
+        *layers("time_embedding.linear_1", "time_embedding_linear_1"),
+        *layers("time_embedding.linear_2", "time_embedding_linear_2"),
+        *(
+            row
+            for norm in ("norm1", "norm2")
+            for part in ("linear", "norm")
+            for row in layers(f"transformer_blocks.{{i}}.{norm}.{part}", f"blocks.{{i}}.{norm}.{part}")
+        ),
+        *(
+            row
+            for theirs, ours in _PROJECTIONS
+            for row in layers(f"transformer_blocks.{{i}}.attn1.{theirs}", f"blocks.{{i}}.{ours}")
+        ),
+        *layers("transformer_blocks.{i}.attn1.norm_q", "blocks.{i}.norm_q"),
+        *layers("transformer_blocks.{i}.attn1.norm_k", "blocks.{i}.norm_k"),
+        *layers("transformer_blocks.{i}.ff.net.0.proj", "blocks.{i}.ff_proj"),
+        *layers("transformer_blocks.{i}.ff.net.2", "blocks.{i}.ff_out"),
+        *layers("norm_final", "norm_final"),
+        *layers("norm_out.linear", "norm_out.linear"),
+        *layers("norm_out.norm", "norm_out.norm"),
+        *layers("proj_out", "proj_out"),
+        Row("patch_embed.pos_embedding", "patch_embed.pos_embedding"),
+        *layers("ofs_embedding.linear_1", "ofs_embedding_linear_1"),
+        *layers("ofs_embedding.linear_2", "ofs_embedding_linear_2"),
+    ),
+    low_rank=tuple(f"blocks.{{i}}.{ours}" for _, ours in _PROJECTIONS),
+    # No experts were published for CogVideoX. These are the layers replaced in the published ones of HunyuanVideo:
+    # the embedding of the timestep, the last modulation and the output.
+    replaced=("time_embedding_linear_1", "time_embedding_linear_2", "norm_out.linear", "proj_out"),
+    variant=variant,
+    mark=layers("transformer_blocks.0.norm1.norm", "blocks.0.norm1.norm")[0],
+    twins=("time_embedding", "norm_out", "proj_out"),
+    optional=("patch_embed.pos_embedding", "ofs_embedding_linear"),
+    family_of=family,
+)

@@ -1,0 +1,96 @@
+"""Wan 2.1 / 2.2: diffusers' ``WanTransformer3DModel`` and ComfyUI's ``WanModel``.
+
+Nothing is fused and nothing swapped. Note that diffusers' ``norm2`` (the affine norm before cross-attention) is
+ComfyUI's ``norm3``.
+"""
+
+from collections.abc import Mapping
+
+from .keymap import KeyMap, Row, blocks_of, layers
+
+_ATTENTION = (("attn1", "self_attn"), ("attn2", "cross_attn"))
+_PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
+_IMAGE_PROJECTIONS = (("add_k_proj", "k_img"), ("add_v_proj", "v_img"))
+_NORMS = (("norm_q", "norm_q"), ("norm_k", "norm_k"))
+
+# Name by (width, blocks).
+_SIZES = {(1536, 30): "1.3B", (5120, 40): "14B", (3072, 30): "5B"}
+
+
+def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Version, task and size by the shapes of the weights, under ComfyUI's names.
+
+    Wan 2.2 A14B is two backbones of Wan 2.1's shape; its image-to-video ones take no image embedding.
+    """
+    width, channels = shapes["patch_embedding.weight"][:2]
+    blocks = blocks_of("blocks.{i}", shapes)
+    size = _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
+    if channels == 48:
+        return f"Wan 2.2 {size}"
+    if any(name.startswith("vace_blocks.") for name in shapes):
+        return f"Wan 2.1 VACE {size}"
+    if "img_emb.proj.0.weight" in shapes:
+        return f"Wan 2.1 I2V {size}"
+    if channels == 16:
+        return f"Wan 2.1 T2V {size}" + (" (or one expert of Wan 2.2 A14B)" if size == "14B" else "")
+    return "Wan 2.2 I2V A14B (one expert)" if size == "14B" else f"Wan I2V {size}"
+
+
+KEYMAP = KeyMap(
+    "wan",
+    (
+        *layers("patch_embedding", "patch_embedding"),
+        *layers("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+        *layers("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+        *layers("condition_embedder.time_proj", "time_projection.1"),
+        *layers("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+        *layers("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+        *(
+            row
+            for diffusers, comfy in _ATTENTION
+            for theirs, ours in _PROJECTIONS
+            for row in layers(f"blocks.{{i}}.{diffusers}.{theirs}", f"blocks.{{i}}.{comfy}.{ours}")
+        ),
+        *(
+            Row(f"blocks.{{i}}.{diffusers}.{theirs}.weight", f"blocks.{{i}}.{comfy}.{ours}.weight")
+            for diffusers, comfy in _ATTENTION
+            for theirs, ours in _NORMS
+        ),
+        *layers("blocks.{i}.norm2", "blocks.{i}.norm3"),
+        *layers("blocks.{i}.ffn.net.0.proj", "blocks.{i}.ffn.0"),
+        *layers("blocks.{i}.ffn.net.2", "blocks.{i}.ffn.2"),
+        Row("blocks.{i}.scale_shift_table", "blocks.{i}.modulation"),
+        Row("scale_shift_table", "head.modulation"),
+        *layers("proj_out", "head.head"),
+        # Image-to-video: the image embedding and its keys and values in cross-attention.
+        *layers("condition_embedder.image_embedder.norm1", "img_emb.proj.0"),
+        *layers("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
+        *layers("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
+        *layers("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
+        Row("condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos"),
+        *(
+            row
+            for theirs, ours in _IMAGE_PROJECTIONS
+            for row in layers(f"blocks.{{i}}.attn2.{theirs}", f"blocks.{{i}}.cross_attn.{ours}")
+        ),
+        Row("blocks.{i}.attn2.norm_added_k.weight", "blocks.{i}.cross_attn.norm_k_img.weight"),
+    ),
+    low_rank=tuple(f"blocks.{{i}}.{ours}.{part}" for _, ours in _ATTENTION for _, part in _PROJECTIONS),
+    replaced=(
+        "time_embedding.0",
+        "time_embedding.2",
+        "time_projection.1",
+        "text_embedding.0",
+        "text_embedding.2",
+        "head.head",
+    ),
+    variant=variant,
+    mark=layers("condition_embedder.time_proj", "time_projection.1")[0],
+    # The modulation tables are shared by both experts; the twin of the last norm has no weights.
+    twins=("condition_embedder", "norm_out", "proj_out"),
+    optional=(
+        "img_emb.",
+        "img_emb.emb_pos",
+        *(f"blocks.{{i}}.cross_attn.{part}" for part in ("k_img.", "v_img.", "norm_k_img.")),
+    ),
+)

@@ -1,0 +1,77 @@
+"""Which files hold one network: a single file, a set of shards, or a folder as diffusers saves it."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+from ..errors import ExpertFileError, shortened
+from .stream import TensorSource
+
+_INDEX = ".safetensors.index.json"
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+
+
+def open_weights(path: str | os.PathLike) -> TensorSource:
+    """The tensors of a safetensors file, a shard or its index, a diffusers model folder or the pipeline's folder.
+
+    Raises ExpertFileError where it is not plain which network is meant, or a part of it is missing, and
+    FileNotFoundError and OSError as the system gives them. Read within ``with``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    if path.name.endswith(_INDEX):
+        return _indexed(path)
+    if match := _SHARD.fullmatch(path.name):
+        count = int(match["count"])
+        shards = [
+            path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.safetensors")
+            for number in range(1, count + 1)
+        ]
+        _require(shards, path)
+        return TensorSource(shards)
+    return TensorSource([path])
+
+
+def _in_folder(folder: Path) -> Path:
+    indices = sorted(folder.glob(f"*{_INDEX}"))
+    files = sorted(folder.glob("*.safetensors"))
+    # Every shard leads to its whole set.
+    found = indices or list({re.sub(r"-\d{5}-of-", "-of-", file.name): file for file in files}.values())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = shortened([each.name for each in found])
+        raise ExpertFileError(f"{folder} holds more than one network: name the file. It has {names}.")
+    networks = sorted(each for each in folder.glob("transformer*") if each.is_dir())
+    if len(networks) == 1:
+        return _in_folder(networks[0])
+    if networks:
+        names = shortened([str(each) for each in networks])
+        raise ExpertFileError(f"{folder} holds a pair of networks: name one of them, {names}.")
+    raise ExpertFileError(
+        f"{folder} has no .safetensors file, nor a folder 'transformer' with one: choose the model's folder"
+    )
+
+
+def _indexed(index: Path) -> TensorSource:
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        # A shard lies beside its index: a path that leads elsewhere is not followed.
+        shards = [index.with_name(name) for name in sorted(set(table.values()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExpertFileError(f"{index} is no index of safetensors shards. Download it again.") from error
+    _require(shards, index)
+    source = TensorSource(shards)
+    if wrong := sorted(table.keys() ^ source.infos.keys()):
+        raise ExpertFileError(
+            f"{index} and its files disagree about {shortened(wrong)}: they come from different versions, or one "
+            "was changed. Download all of them again."
+        )
+    return source
+
+
+def _require(shards: list[Path], named: Path) -> None:
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise ExpertFileError(f"{named} needs files that are not beside it: {shortened(missing)}")

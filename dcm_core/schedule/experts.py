@@ -1,0 +1,207 @@
+"""Which expert acts at which noise level, and the noise levels of an N-step run (DCM, arXiv 2506.03123).
+
+One grid and one boundary ``kappa`` give the training range of each expert, the end point of each consistency
+function, the switch while sampling, and the sigmas of a run. No other file computes or stores a boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .grid import NoiseGrid, real_number, whole_number
+from .sigmas import check_sigmas
+from .steps import plan_steps
+
+Expert = Literal["semantic", "detail"]
+
+
+@dataclass(frozen=True)
+class ExpertSchedule:
+    """A noise grid and the boundary between the two experts on it.
+
+    All sigmas are in the unit of the grid's backbone, as ComfyUI's samplers take them: 0..1 in flow matching,
+    ``sqrt((1 - a) / a)`` in v-prediction (CogVideoX). People read and type CogVideoX's levels as timesteps.
+
+    * ``kappa_index``: the grid point, 0..points-2, where the semantic expert ends and the detail one begins.
+    * ``rule`` "aligned": switch at the midpoint between kappa and the next higher grid point, so that no
+      rounding of kappa hands its step to the wrong expert. The semantic expert lands exactly on kappa, as it
+      was trained to. It is the midpoint of timesteps: in flow matching that of sigmas too, and in v-prediction
+      ``sigma <= switch_sigma`` says the same as ``timestep <= midpoint``.
+    * ``rule`` "official" (flow matching only): run released weights as they were published. The detail expert
+      acts iff ``1000 * sigma < official_switch_timestep``; ``official_sigmas`` holds the published lists by
+      number of steps, without the final 0.
+
+    Raises ValueError for a boundary that leaves an expert nothing to do.
+    """
+
+    grid: NoiseGrid
+    kappa_index: int
+    rule: str = "aligned"
+    official_switch_timestep: float | None = None
+    official_sigmas: Mapping[int, tuple[float, ...]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        last = self.grid.points - 1
+        if not 0 <= whole_number("kappa_index", self.kappa_index) < last:
+            at_noise = self.kappa_index == last
+            why = f"is {self.spell(self.grid.sigma_max, 0)}, a cut that leaves the semantic expert no step"
+            lowest, highest = (self.grid.curve.label(self.grid.sigma(i), 4) for i in (0, last - 1))
+            raise ValueError(
+                f"kappa_index {self.kappa_index} {why if at_noise else 'is off the grid'}. Choose 0 to {last - 1}, "
+                f"which is a {self.grid.curve.unit} from {lowest} to {highest}."
+            )
+        lists = {
+            whole_number("number of steps", steps): tuple(real_number("sigma", value) for value in values)
+            for steps, values in self.official_sigmas.items()
+        }
+        object.__setattr__(self, "official_sigmas", lists)
+        if self.rule == "official":
+            self._check_published()
+        elif self.rule != "aligned":
+            raise ValueError(f'rule {self.rule!r} is unknown: choose "aligned" or "official".')
+        elif self.official_switch_timestep is not None or lists:
+            raise ValueError('a published switch or list of sigmas needs rule "official".')
+
+    def _check_published(self) -> None:
+        threshold = self.official_switch_timestep
+        if self.grid.prediction != "flow":
+            raise ValueError(
+                'rule "official" is for released weights, all of them flow matching: use "aligned".'
+            )
+        if threshold is None or not 1000 * self.kappa_sigma < threshold <= 1000:
+            raise ValueError(
+                f'rule "official" needs official_switch_timestep above kappa ({1000 * self.kappa_sigma:.3f}) '
+                f"and up to 1000, got {threshold!r}."
+            )
+        object.__setattr__(self, "official_switch_timestep", float(threshold))
+        for steps, values in self.official_sigmas.items():
+            if len(values) != steps:
+                raise ValueError(
+                    f"official_sigmas[{steps}] has {len(values)} values: give {steps}, without the final 0."
+                )
+            check_sigmas((*values, 0.0))
+
+    # --- the boundary ---------------------------------------------------------------------
+
+    @property
+    def kappa_sigma(self) -> float:
+        """The noise level where the semantic expert ends and the detail expert begins."""
+        return self.grid.sigma(self.kappa_index)
+
+    @property
+    def switch_sigma(self) -> float:
+        """The noise level that tells the experts apart; use :meth:`is_detail` to compare with it."""
+        if self.official_switch_timestep is not None:
+            return self.official_switch_timestep / 1000
+        return self.grid.curve.between(self.kappa_sigma, self.grid.sigma(self.kappa_index + 1))
+
+    def is_detail(self, sigma: Tensor | float) -> Tensor:
+        """Does the detail expert act, per sample? Bool tensor of the shape and on the device of ``sigma``."""
+        # In float32, as the network is told: bfloat16 would round the switch, and float64 would see the
+        # float32 nearest to 0.982 as below 982 / 1000.
+        sigma = torch.as_tensor(sigma).to(torch.float32)
+        if self.official_switch_timestep is not None:
+            return sigma * 1000 < self.official_switch_timestep
+        return sigma <= self.switch_sigma
+
+    def training_range(self, expert: Expert) -> range:
+        """Grid indices this expert is trained on."""
+        boundary = self.kappa_index + 1
+        return range(boundary, self.grid.points) if _is_semantic(expert) else range(boundary)
+
+    def end_sigma(self, expert: Expert) -> float:
+        """The noise level this expert's consistency function maps to in training."""
+        return self.kappa_sigma if _is_semantic(expert) else self.grid.sigma_min
+
+    def with_kappa(self, kappa: int | float) -> ExpertSchedule:
+        """The same grid with another boundary: an int is a grid index, a float a timestep / 1000 close to one.
+
+        In flow matching that is the sigma.
+        A boundary of one's own is no longer the published one, so a change switches by the "aligned" rule.
+        """
+        index = self.grid.nearest(kappa) if isinstance(kappa, float) else whole_number("kappa_index", kappa)
+        return self if index == self.kappa_index else ExpertSchedule(self.grid, index)
+
+    # --- the sigmas of a run --------------------------------------------------------------
+
+    def sigmas(self, steps: int, semantic_steps: int | None = None, denoise: float = 1.0) -> Tensor:
+        """Noise levels of an N-step run: float32 [steps + 1], falling, ends with 0.
+
+        The experts share the steps evenly, the odd one going to the detail expert, or as ``semantic_steps``
+        says. Neither gets more than it has grid points; one step alone is the semantic expert's. Each
+        expert's steps lie uniformly in grid index, ties nearer to kappa. By the "official" rule a published
+        list is returned as it is.
+
+        ``denoise`` below 1 starts at the grid point nearest to ``u = denoise``, the noise level at which the
+        backbone's own solver has this fraction of its steps left, and spends all ``steps`` below it. The
+        semantic expert keeps the pace of a whole run (at least one step if the run starts in its part), the
+        detail expert gets the rest. Taking the last part of a longer list, as hosts do with their own
+        schedules, would jump: the middle of a DCM list is kappa, far above ``u = 0.5``, and any denoise above
+        0.8 would change nothing at 4 steps.
+
+        Raises ValueError for a request that cannot be met, saying what to change.
+        """
+        whole_number("steps", steps)
+        if not 0 < real_number("denoise", denoise) <= 1:
+            raise ValueError(f"denoise is {denoise}: use a number above 0, up to 1.")
+        first = max(0, round(denoise * self.grid.points) - 1)
+        published = self.official_sigmas.get(steps) if first == self.grid.points - 1 else None
+        if published is not None:
+            listed = torch.tensor([*published, 0.0], dtype=torch.float32)
+            if semantic_steps in (None, self.split(listed)[0]):
+                return listed
+        gate = int(self.is_detail(self.grid.sigmas).sum()) - 1
+        semantic, detail = plan_steps(
+            steps, semantic_steps, points=self.grid.points, kappa=self.kappa_index, gate=gate, first=first
+        )
+        return torch.tensor([*(self.grid.sigma(i) for i in semantic + detail), 0.0], dtype=torch.float32)
+
+    def split(self, sigmas: Tensor | Sequence[float]) -> tuple[int, int]:
+        """Steps of the semantic and of the detail expert in any list of N + 1 sigmas."""
+        sigmas = self.check(sigmas)
+        detail = int(self.is_detail(sigmas[:-1]).sum())
+        return len(sigmas) - 1 - detail, detail
+
+    def describe(self, sigmas: Tensor | Sequence[float]) -> str:
+        """One line: ``SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912``, for CogVideoX in timesteps."""
+        sigmas = self.check(sigmas)
+        semantic, _ = counts = self.split(sigmas)
+        starts = [self.grid.curve.label(sigma, 3) for sigma in sigmas[:-1].tolist()]
+        line = f"{_part('SemE', starts[:semantic])} | {_part('DetE', starts[semantic:])}"
+        if counts == (1, 0) and sigmas[-1] == 0:
+            line += " (one step is the semantic expert's, 2 or more use both)"
+        return line
+
+    def check(self, sigmas: Tensor | Sequence[float]) -> Tensor:
+        """:func:`~dcm_core.schedule.sigmas.check_sigmas` for this backbone's noise levels."""
+        return check_sigmas(sigmas, self.grid.sigma_max)
+
+    def spell(self, sigma: float, digits: int = 4) -> str:
+        """A noise level in words: ``sigma 0.9827``, for CogVideoX ``timestep 769``."""
+        return f"{self.grid.curve.unit} {self.grid.curve.label(sigma, digits)}"
+
+    @property
+    def kappa_text(self) -> str:
+        """Kappa as people type it or read it on a plot: ``0.9818``, for CogVideoX the timestep ``759``."""
+        return self.grid.curve.label(self.kappa_sigma, 4)
+
+
+_SHOWN = 8  # sigmas of one expert that describe() writes out in full
+
+
+def _is_semantic(expert: Expert) -> bool:
+    if expert not in ("semantic", "detail"):
+        raise ValueError(f'expert {expert!r} is unknown: choose "semantic" or "detail".')
+    return expert == "semantic"
+
+
+def _part(name: str, starts: list[str]) -> str:
+    shown = list(starts)
+    if len(shown) > _SHOWN:
+        shown[3:-1] = ["..."]
+    return " ".join([name, "1 step" if len(starts) == 1 else f"{len(starts)} steps", *shown])

@@ -1,0 +1,153 @@
+"""A picture of a run: its noise levels over the steps, in the colour of the expert that takes each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .experts import ExpertSchedule
+
+Colour = tuple[int, int, int]
+Point = tuple[float, float]
+
+_PAPER, _GRID, _MUTED, _TEXT = (24, 26, 31), (44, 48, 56), (139, 146, 158), (232, 234, 238)
+_SEMANTIC, _DETAIL, _KAPPA = (255, 166, 87), (86, 196, 219), (226, 108, 148)
+_SCALE = 3  # drawn this much larger and scaled down: PIL draws without antialiasing
+# Sigmas to mark on the axis where there is room, the first ones first.
+_FLOW_TICKS = (0.0, 1.0, 0.9, 0.98, 0.5, 0.95, 0.99, 0.8, 0.7, 0.3)
+# Of a DDPM, times: the marks are timesteps.
+_TIME_TICKS = (0.001, 1.0, 0.5, 0.75, 0.25)
+_MOST_LABELS = 12  # steps beyond which values are no longer written at every point
+
+
+def plot_schedule(
+    schedule: ExpertSchedule, sigmas: Tensor | Sequence[float], width: int = 960, height: int = 540
+) -> Tensor:
+    """Noise level against step: float32 [height, width, 3] in 0..1.
+
+    The level's axis is spaced as the backbone's own grid is: at a large shift everything the semantic expert
+    does would otherwise lie in the uppermost pixels. Raises ValueError for sigmas no sampler can run on, or a
+    size too small to read.
+    """
+    if width < 480 or height < 270:
+        raise ValueError(f"a picture of {width} x {height} is too small to read: use at least 480 x 270.")
+    levels = schedule.check(sigmas).tolist()
+    canvas = _Canvas(schedule, len(levels) - 1, width, height)
+    canvas.axes()
+    canvas.areas(levels)
+    canvas.kappa()
+    canvas.path(levels)
+    canvas.legend(*schedule.split(sigmas))
+    return canvas.tensor()
+
+
+class _Canvas:
+    """One picture in the making: `x` places a step, `y` a sigma, `unit` is the scale of text and lines."""
+
+    def __init__(self, schedule: ExpertSchedule, steps: int, width: int, height: int):
+        self.schedule, self.steps, self.size = schedule, steps, (width, height)
+        self.curve = schedule.grid.curve
+        self.unit = max(min(width / 960, height / 540), 0.7) * _SCALE
+        self.image = Image.new("RGB", (width * _SCALE, height * _SCALE), _PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self.left, self.right = 76 * self.unit, width * _SCALE - 44 * self.unit
+        self.top, self.bottom = 96 * self.unit, height * _SCALE - 62 * self.unit
+        self.large = ImageFont.load_default(size=21 * self.unit)
+        self.font = ImageFont.load_default(size=18 * self.unit)
+        self.small = ImageFont.load_default(size=15 * self.unit)
+
+    def x(self, step: float) -> float:
+        return self.left + (self.right - self.left) * step / self.steps
+
+    def y(self, sigma: float) -> float:
+        return self.bottom + (self.top - self.bottom) * self.curve.u(sigma)
+
+    def colour(self, sigma: float) -> Colour:
+        return _DETAIL if self.schedule.is_detail(sigma) else _SEMANTIC
+
+    def text(self, x: float, y: float, words: str, font, colour: Colour, anchor: str = "mm") -> None:
+        self.draw.text((x, y), words, font=font, fill=colour, anchor=anchor)
+
+    def line(self, start: Point, end: Point, colour: Colour, width: float) -> None:
+        self.draw.line([start, end], fill=colour, width=round(width * self.unit))
+
+    def dot(self, x: float, y: float, radius: float, colour: Colour, rim: float = 0) -> None:
+        box = (x - radius, y - radius, x + radius, y + radius)
+        self.draw.ellipse(box, fill=colour, outline=_PAPER, width=round(rim * self.unit))
+
+    def axes(self) -> None:
+        taken: list[float] = []
+        for sigma, mark in self.ticks():
+            y = self.y(sigma)
+            if all(abs(y - other) > 30 * self.unit for other in taken):
+                taken.append(y)
+                self.line((self.left, y), (self.right, y), _GRID, 1)
+                self.text(self.left - 14 * self.unit, y, mark, self.small, _MUTED, "rm")
+        for step in range(0, self.steps + 1, math.ceil(self.steps / 20)):
+            self.text(self.x(step), self.bottom + 20 * self.unit, str(step), self.small, _MUTED)
+        self.text(self.x(self.steps / 2), self.bottom + 44 * self.unit, "steps done", self.small, _MUTED)
+        self.text(
+            self.left - 14 * self.unit, self.top - 28 * self.unit, self.curve.unit, self.small, _MUTED, "rm"
+        )
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """The noise levels to mark, with what is written there."""
+        if self.schedule.grid.prediction == "flow":
+            return [(sigma, f"{sigma:g}") for sigma in _FLOW_TICKS]
+        return [(sigma, self.curve.label(sigma, 0)) for sigma in map(self.curve.sigma, _TIME_TICKS)]
+
+    def areas(self, levels: Sequence[float]) -> None:
+        paint, veil = Image.new("RGB", self.image.size), Image.new("L", self.image.size)
+        for step, (sigma, following) in enumerate(pairwise(levels)):
+            left, right = self.x(step), self.x(step + 1)
+            shape = [
+                (left, self.bottom),
+                (left, self.y(sigma)),
+                (right, self.y(following)),
+                (right, self.bottom),
+            ]
+            ImageDraw.Draw(paint).polygon(shape, fill=self.colour(sigma))
+            ImageDraw.Draw(veil).polygon(shape, fill=40)
+        self.image.paste(paint, mask=veil)
+
+    def kappa(self) -> None:
+        y, dash = self.y(self.schedule.kappa_sigma), 9 * self.unit
+        x = self.left
+        while x < self.right:
+            self.line((x, y), (min(x + dash, self.right), y), _KAPPA, 1.6)
+            x += 1.8 * dash
+        label = f"kappa {self.schedule.kappa_text}"
+        self.text(self.right, y - 16 * self.unit, label, self.font, _KAPPA, "rm")
+
+    def path(self, levels: Sequence[float]) -> None:
+        points = [(self.x(step), self.y(sigma)) for step, sigma in enumerate(levels)]
+        for step, (start, end) in enumerate(pairwise(points)):
+            self.line(start, end, self.colour(levels[step]), 3.2)
+        crowded = self.steps > _MOST_LABELS
+        radius, rim = (3 * self.unit, 0) if crowded else (7 * self.unit, 2)
+        for step, (x, y) in enumerate(points[:-1]):
+            self.dot(x, y, radius, self.colour(levels[step]), rim)
+            if step % math.ceil(self.steps / _MOST_LABELS) == 0:
+                label = self.curve.label(levels[step], 3)
+                self.text(x + 9 * self.unit, y - 17 * self.unit, label, self.font, _TEXT, "lm")
+        self.dot(*points[-1], radius, _MUTED, rim)
+
+    def legend(self, semantic: int, detail: int) -> None:
+        x, y, radius, gap = self.left, 34 * self.unit, 7 * self.unit, 40 * self.unit
+        for name, steps, colour in (("semantic", semantic, _SEMANTIC), ("detail", detail, _DETAIL)):
+            words = f"{name} expert, {steps} step{'' if steps == 1 else 's'}"
+            self.dot(x + radius, y, radius, colour)
+            x += 24 * self.unit
+            self.text(x, y, words, self.large, _TEXT if steps else _MUTED, "lm")
+            x += self.large.getlength(words) + gap
+
+    def tensor(self) -> Tensor:
+        width, height = self.size
+        small = self.image.resize((width, height), Image.Resampling.LANCZOS)
+        pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
+        return pixels.view(height, width, 3).to(torch.float32) / 255

@@ -1,0 +1,1 @@
+"""Experts on a MODEL: checked, merged or laid beside it, and switched between while it is sampled."""

@@ -1,0 +1,157 @@
+"""Putting experts on a MODEL and taking them off again, with nothing but the host's own patch mechanisms."""
+
+import uuid
+from dataclasses import dataclass, field, replace
+
+import comfy.model_patcher
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import nn
+
+from ...dcm_core.expert.layers import Expert
+from ...dcm_core.expert.sidecar import Sidecar
+from ...dcm_core.families.presets import preset
+from ...dcm_core.schedule.experts import ExpertSchedule
+from ..backbone.model import as_released, family_of
+from .merge import merge_expert, take_off
+from .step_cache import CachePerExpert
+from .switch import ExpertSwitch, dtype_of
+
+ATTACHMENT = "dcm_experts"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What DCMApplyExperts put on a MODEL; it travels along as an attachment, through every stock node."""
+
+    schedule: ExpertSchedule
+    guidance: float  # what the experts were trained under, in the terms of their family
+    detail: Expert
+    detail_strength: float
+    key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
+    patches: list[tuple[str | tuple, object]] = field(default_factory=list)  # of merged experts, by weight
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
+    baked: str | None = None  # "semantic" or "detail" where DCMBake has left one expert, in the weights
+
+
+def applied_to(model: ModelPatcher) -> Applied | None:
+    return model.get_attachment(ATTACHMENT)
+
+
+def schedule_of(model: ModelPatcher) -> ExpertSchedule:
+    """The schedule of the MODEL's experts; without experts, the one its family's experts are made for."""
+    applied = applied_to(model)
+    return applied.schedule if applied else preset(family_of(model))
+
+
+def switch_text(schedule: ExpertSchedule) -> str:
+    """Which expert acts where, in one line."""
+    steps = next(iter(schedule.official_sigmas), 4)  # as it was published, where it was
+    example = schedule.describe(schedule.sigmas(steps))
+    return (
+        f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; {steps} steps: {example}"
+    )
+
+
+def apply_experts(
+    model: ModelPatcher,
+    schedule: ExpertSchedule,
+    detail: Expert,
+    detail_strength: float = 1.0,
+    semantic: Expert | None = None,
+    semantic_strength: float = 1.0,
+) -> ModelPatcher:
+    """A clone of the MODEL with these experts in place of any it had; other patches stay.
+
+    The semantic expert becomes weight patches, since most calls of a run need it and the detail expert builds on it;
+    the detail expert lies beside the network and acts in its own calls only.
+    Raises ValueError naming each tensor of the semantic expert that the host would not take.
+    """
+    model = as_released(model.clone(), schedule.grid)
+    remove_experts(model)
+    patches, parameters = merge_expert(model, semantic, semantic_strength) if semantic else ({}, {})
+    applied = Applied(
+        schedule,
+        detail.metadata.guidance,
+        detail,
+        detail_strength,
+        patches=list(patches.items()),
+        parameters=parameters,
+    )
+    dtype = dtype_of(model.model)
+    side = side_model(detail, detail_strength, dtype, model.load_device, model.offload_device)
+    model.set_additional_models(applied.key, [side])
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
+    # Outermost: a cache that is there already answers some calls without asking what lies inside.
+    others = model.wrappers.get(WrappersMP.PREDICT_NOISE, {})
+    model.wrappers[WrappersMP.PREDICT_NOISE] = {applied.key: [CachePerExpert(schedule)], **others}
+    model.set_attachments(ATTACHMENT, applied)
+    return model
+
+
+def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
+    """(semantic MODEL, detail MODEL) of a MODEL with experts: clones with one expert each, in their weights.
+
+    Both keep the experts' schedule, and what other nodes have put on the MODEL. Raises ValueError for a MODEL without
+    experts, and one naming each tensor of the detail expert that the host would not take.
+    """
+    applied = applied_to(model)
+    if applied is None or applied.baked:
+        has = f"holds the {applied.baked} expert in its weights already" if applied else "has no experts"
+        raise ValueError(f"This MODEL {has}: connect the one that comes from DCM Apply Experts.")
+    semantic = model.clone()
+    semantic.remove_additional_models(applied.key)
+    others = [
+        wrapper
+        for wrapper in semantic.get_wrappers(WrappersMP.APPLY_MODEL, applied.key)
+        if not isinstance(wrapper, ExpertSwitch)
+    ]
+    remove_wrappers(semantic, applied)
+    for wrapper in others:
+        semantic.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, wrapper)
+    semantic.set_attachments(ATTACHMENT, replace(applied, baked="semantic"))
+    detail = semantic.clone()
+    patches, parameters = merge_expert(detail, applied.detail, applied.detail_strength)
+    both = {
+        "patches": [*applied.patches, *patches.items()],
+        "parameters": applied.parameters | parameters,
+    }
+    detail.set_attachments(ATTACHMENT, replace(applied, baked="detail", **both))
+    return semantic, detail
+
+
+def side_model(
+    expert: Expert,
+    strength: float,
+    dtype: torch.dtype,
+    load_device: torch.device,
+    offload_device: torch.device,
+) -> ModelPatcher:
+    """The expert's tensors as a model of their own, so that the host counts, loads and offloads them.
+
+    They are in the `dtype` that the network computes in: copies made for each use would be nobody's to count.
+    """
+    sidecar = Sidecar(expert, strength)
+    sidecar.terms.to(dtype)
+    side = comfy.model_patcher.ModelPatcher(sidecar, load_device, offload_device)
+    # From this, newer hosts make another one for each further GPU.
+    side.cached_patcher_init = (side_model, (expert, strength, dtype, load_device, offload_device))
+    return side
+
+
+def remove_wrappers(model: ModelPatcher, applied: Applied) -> None:
+    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.PREDICT_NOISE):
+        model.remove_wrappers_with_key(kind, applied.key)
+
+
+def remove_experts(model: ModelPatcher) -> None:
+    """Take the experts off this MODEL (already a clone), and nothing else."""
+    applied = applied_to(model)
+    if applied is None:
+        return
+    model.remove_attachments(ATTACHMENT)
+    remove_wrappers(model, applied)
+    model.remove_additional_models(applied.key)
+    take_off(model, applied.patches, applied.parameters)
+    model.patches_uuid = uuid.uuid4()  # the host reloads weights only when this changes

@@ -1,0 +1,57 @@
+"""Do these experts fit this MODEL and each other? Errors before anything is patched, doubts as warnings."""
+
+from comfy.model_patcher import ModelPatcher
+
+from ...dcm_core.expert.check import check
+from ...dcm_core.expert.fingerprint import logical_shapes
+from ...dcm_core.expert.layers import Expert
+from ..backbone.model import family_of, is_semantic, network_of, norms_of
+
+
+def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert | None) -> list[str]:
+    """What is doubtful about this combination, one sentence each.
+
+    Raises ExpertFileError with every missing, unexpected or wrongly shaped tensor, and ValueError for an expert at the
+    wrong input, or none at all.
+    """
+    if detail is None:
+        raise ValueError(
+            "The file in DCM Load Backbone holds no detail expert: connect one from DCM Load Expert to detail_expert."
+        )
+    for expert, kind in ((detail, "detail"), (semantic, "semantic")):
+        if expert is not None and expert.metadata.expert != kind:
+            raise ValueError(
+                f"A {expert.metadata.expert} expert is connected to {kind}_expert: connect it to "
+                f"{expert.metadata.expert}_expert, and a {kind} expert here."
+            )
+    shapes, norms = (
+        without_adapters(tensors) for tensors in (logical_shapes(network_of(model)), norms_of(model))
+    )
+    backbone = shapes, norms, family_of(model)
+    report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
+    report.raise_if_wrong()
+    warnings = [f"detail expert: {warning}" for warning in report.warnings]
+    if semantic is None:
+        if not is_semantic(model):
+            warnings.append(
+                "no semantic expert is connected: the MODEL itself takes the steps above the switch."
+            )
+        return warnings
+    if is_semantic(model):
+        warnings.append(
+            "this MODEL is a semantic expert itself, and another is laid over it: disconnect one."
+        )
+    report = check(semantic, *backbone)
+    report.raise_if_wrong()
+    warnings += [f"semantic expert: {warning}" for warning in report.warnings]
+    if semantic.metadata.schedule != detail.metadata.schedule:
+        warnings.append(
+            f"the experts were trained for different schedules (kappa {semantic.metadata.schedule.kappa_text} and "
+            f"{detail.metadata.schedule.kappa_text}); the detail expert's is used."
+        )
+    return warnings
+
+
+def without_adapters(tensors: dict[str, object]) -> dict[str, object]:
+    """The tensors of the backbone alone: VACE adds blocks to a frozen Wan, whose experts fit as ever."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("vace_")}

@@ -1,0 +1,30 @@
+"""Step caches of the host (EasyCache, LazyCache) beside two experts: a cache never answers for the other expert."""
+
+import copy
+
+from ...dcm_core.schedule.experts import ExpertSchedule
+
+# Where both of the host's nodes keep their cache of a run.
+_HOLDER, _OURS = "easycache", "dcm_easycache"
+
+
+class CachePerExpert:
+    """A PREDICT_NOISE wrapper: the host's step cache has a state for each expert instead of one for the run.
+
+    Such a cache skips a call when the input has changed little, and answers with the change that the last call made.
+    At the first call of the detail expert that would be the semantic expert's: so the cache begins there anew.
+    """
+
+    def __init__(self, schedule: ExpertSchedule):
+        self.schedule = schedule
+
+    def __call__(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
+        """x [B, C, T, H, W] at timestep [B] (sigma in 0..1)."""
+        options = model_options.get("transformer_options", {})  # of this run alone
+        if _HOLDER in options:
+            expert = bool(self.schedule.is_detail(timestep).all())
+            caches = options.setdefault(_OURS, {})
+            if not caches:
+                caches |= {not expert: copy.deepcopy(options[_HOLDER]), expert: options[_HOLDER]}
+            options[_HOLDER] = caches[expert]
+        return executor(x, timestep, model_options, seed)

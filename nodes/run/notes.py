@@ -1,0 +1,124 @@
+"""What is worth saying about a run: what the user may not have meant, with its remedy, and what the sampler does."""
+
+from torch import Tensor
+
+from ...dcm_core.schedule.experts import ExpertSchedule
+from ..experts.apply import applied_to, schedule_of
+from ..ui.say import log
+from .plan import Run
+
+# One network call a step and no memory of former steps; the host's ddim is euler.
+USUAL_SAMPLERS = ("euler", "lcm", "ddim")
+
+
+def warnings_for(
+    run: Run, sigmas: Tensor, given: bool, sampler_name: str | None = None, is_stock: bool = False
+) -> list[str]:
+    """One sentence for each thing about a run down `sigmas` [N + 1] that the user may not have meant.
+
+    `given`: the noise levels came from another node, and that can be changed. `is_stock`: a stock sampler node runs
+    down them, which has none of its own; a list there that does not go from noise to video is one part of a run, which
+    may well be one expert's alone.
+    """
+    applied = applied_to(run.model)
+    if applied is None and not run.is_pair:
+        warnings = [
+            "this MODEL has no detail expert, so the plain one takes all steps: put DCM Apply Experts before this node."
+        ]
+    elif applied and applied.baked and not run.is_pair:
+        warnings = [
+            f"this MODEL holds the {applied.baked} expert only, which takes all steps: connect the semantic MODEL of "
+            "DCM Bake to model and the detail one to low_noise_model."
+        ]
+    elif is_stock and not is_whole(run, sigmas):
+        warnings = []
+    else:
+        warnings = starved(run, sigmas, given, is_stock)
+    cfg = max(run.cfg, run.detail_cfg)
+    if applied and applied.guidance > 1 and cfg > 1:
+        warnings.append(
+            f"cfg is {cfg:g}, but the experts carry a guidance of {applied.guidance:g} already: that takes twice the "
+            "time and burns colours. Set cfg to 1 and detail_cfg to 0."
+        )
+    if sampler_name not in (None, *USUAL_SAMPLERS):
+        warnings.append(
+            f"{sampler_name} is unusual for few-step experts: it mixes calls of different noise levels, also "
+            "across the switch, where the experts differ. euler is what they were trained for."
+        )
+    return warnings
+
+
+def starved(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
+    """A warning for the expert that has no step, or in a whole run at most half of its share."""
+    names = ("high-noise model", "low-noise model") if run.is_pair else ("semantic expert", "detail expert")
+    costs = ("layout and motion stay those of the latent", "details stay rough")
+    shares, steps = run.schedule.split(sigmas), len(sigmas) - 1
+    remedy = f" {remedy_for(run, is_stock)}" if given else ""
+    switch = f"the switch is at {run.schedule.spell(run.schedule.switch_sigma)}"
+    for name, share, cost in zip(names, shares, costs, strict=True):
+        if not share:
+            return [f"no step is the {name}'s ({switch}): {cost}.{remedy}"]
+    if not given or not is_whole(run, sigmas) or steps > run.schedule.grid.points:
+        return []
+    if is_made_by(run.schedule, sigmas, shares[0]):
+        return []
+    due = run.schedule.split(run.schedule.sigmas(steps))
+    return [
+        f"these noise levels give the {name} {share} of {steps} steps instead of {its_due} ({switch}).{remedy}"
+        for name, share, its_due in zip(names, shares, due, strict=True)
+        if 2 * share <= its_due
+    ]
+
+
+def is_whole(run: Run, sigmas: Tensor) -> bool:
+    """From noise to video? Some lists begin at timestep 999 of 1000."""
+    return bool(sigmas[0] >= 0.999 * run.schedule.grid.sigma_max - 1e-6 and sigmas[-1] == 0)
+
+
+def is_made_by(schedule: ExpertSchedule, sigmas: Tensor, semantic_steps: int) -> bool:
+    """Are these the schedule's own noise levels for this share, asked for at DCM Sigmas?"""
+    try:
+        own = schedule.sigmas(len(sigmas) - 1, semantic_steps)
+    except ValueError:
+        return False
+    return bool(((own - sigmas.cpu()).abs() <= 1e-6 * own[0]).all())
+
+
+def remedy_for(run: Run, is_stock: bool) -> str:
+    """How noise levels get right; the shift of the MODEL matters here only, for schedulers take it from there."""
+    connect = "Connect DCM Sigmas"
+    if schedule_of(run.model).grid != run.schedule.grid:  # two plain MODELs, whose levels only a preset has
+        connect += " with the preset wan2.2 lightning"
+    other = (
+        " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
+    )
+    remedy = f"{connect}{other}."
+    shift = getattr(run.model.get_model_object("model_sampling"), "shift", None)
+    if shift is None or shift == run.schedule.grid.shift:
+        return remedy
+    return (
+        f"{remedy} A scheduler makes them by the shift of the MODEL, which is {shift:g} here, where "
+        f"{run.schedule.grid.shift:g} is meant."
+    )
+
+
+class CallWatch:
+    """Says once a run if the sampler does not ask the network at one noise level after the other, as euler does."""
+
+    def begin(self, sigmas: Tensor) -> None:
+        self.expected, self.calls, self.said = sigmas[:-1].tolist(), 0, False
+
+    def call(self, sigma: Tensor) -> None:
+        if self.said:
+            return
+        level = float(sigma.flatten()[0])
+        expected = self.expected[self.calls] if self.calls < len(self.expected) else 0.0
+        self.calls += 1
+        if abs(level - expected) > 1e-5 * expected:
+            self.said = True
+            log.info(
+                "DCM: this sampler asks the network beside the noise levels of the steps (at sigma %.4f in call %d). "
+                "The switch follows the noise level that is asked for, whichever step it belongs to.",
+                level,
+                self.calls,
+            )

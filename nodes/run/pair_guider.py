@@ -1,0 +1,123 @@
+"""One run over two MODELs: each has the host's own guider, and every call goes to the one of its noise level."""
+
+from collections.abc import Callable
+from functools import partial
+
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.samplers import CFGGuider
+from torch import Tensor
+
+from ...dcm_core.schedule.experts import ExpertSchedule
+from .sample import ExpertGuider
+
+
+class PairGuider(ExpertGuider):
+    """Itself the guider of the high-noise MODEL, with `low`, that of the low-noise one.
+
+    The run of the one lies inside the run of the other, so both have their conditioning, wrappers and patches ready
+    from the first step on, and the host cleans up after both however the run ends. Only the weights wait: those of
+    the low-noise MODEL are loaded at its first call, as a second sampler node would, and the host then makes room for
+    them as it always does.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        low_noise_model: ModelPatcher,
+        schedule: ExpertSchedule,
+        cfg: float,
+        low_noise_cfg: float,
+    ):
+        super().__init__(model, schedule, cfg, low_noise_cfg)
+        self.low = ExpertGuider(low_noise_model, schedule, cfg, low_noise_cfg)
+        self.low.watch = self.watch
+        self.low_is_loaded = False
+        # For each, what loads it: the host's own loading, kept.
+        self.high_loading, self.low_loading = _Loading(self), _Loading(self.low)
+
+    def sample(
+        self,
+        noise,
+        latent_image,
+        sampler,
+        sigmas,
+        denoise_mask=None,
+        callback=None,
+        disable_pbar=False,
+        seed=None,
+    ):
+        rest = denoise_mask, callback, disable_pbar, seed
+        self.low_is_loaded = self.low_loading.at_once = bool(self.schedule.is_detail(sigmas[:1]).all())
+        try:
+            if self.low_is_loaded:  # from the first step on
+                self.begin(sigmas)
+                return self.low.sample(noise, latent_image, sampler, sigmas, *rest)
+            run = _Run(partial(super().sample, noise, latent_image, sampler, sigmas, *rest))
+            self.low.sample(noise, latent_image, run, sigmas, denoise_mask, None, True, seed)
+            return run.samples
+        finally:
+            self.high_loading.load = self.low_loading.load = None  # they hold the conditioning
+
+    def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
+        # Here and not in predict_noise, which the wrappers of the high-noise MODEL surround.
+        is_low = bool(self.schedule.is_detail(timestep).all())
+        if is_low != self.low_is_loaded:
+            (self.low_loading if is_low else self.high_loading).load()
+            patcher = self.low.model_patcher if is_low else self.model_patcher
+            patcher.model.current_patcher = patcher  # two clones of one network have a single place for this
+            self.low_is_loaded = is_low
+        if not is_low:
+            return super().outer_predict_noise(x, timestep, model_options, seed)
+        options = with_additions(self.low.model_options, self.model_options, model_options)
+        return self.low.outer_predict_noise(x, timestep, options, seed)
+
+
+class _Run:
+    """In the place of a sampler: the run that lies inside a guider's own."""
+
+    def __init__(self, run: Callable[[], Tensor]):
+        self.run = run
+
+    def sample(self, guider, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar):
+        self.samples = self.run()
+        return self.samples
+
+
+class _Loading:
+    """Has the host load a guider's MODEL when `load` is called, and first of all when the run begins, if `at_once`."""
+
+    def __init__(self, guider: CFGGuider):
+        self.at_once, self.load = True, None
+        guider.model_options = create_model_options_clone(guider.model_options)
+        add_wrapper_with_key(
+            WrappersMP.PREPARE_SAMPLING, "dcm-pair", self.prepare, guider.model_options, is_model_options=True
+        )
+
+    def prepare(self, executor, model, noise_shape, conds, *args, **kwargs):
+        """The host's prepare_sampling: (network, conditioning, models to clean up after the run)."""
+        beside: list[ModelPatcher] = []
+
+        def load():
+            _, _, beside[:] = executor(model, noise_shape, conds, *args, **kwargs)
+
+        self.load = load
+        if self.at_once:
+            load()
+        return model.model, conds, beside
+
+
+def with_additions(own: dict, base: dict, given: dict) -> dict:
+    """`own` with what a sampler has added to `base` to make `given`, as those of the cfg++ kind do."""
+    merged = dict(own)
+    for key, value in given.items():
+        if isinstance(value, dict):
+            if inner := with_additions(own.get(key, {}), base.get(key, {}), value):
+                merged[key] = inner
+        elif isinstance(value, list):
+            before = {id(item) for item in base.get(key, [])}
+            if added := [item for item in value if id(item) not in before]:
+                merged[key] = [*own.get(key, []), *added]
+        elif key not in base:
+            merged[key] = value
+    return merged

@@ -1,0 +1,124 @@
+"""What a run is going to do: who takes part, which noise levels it runs down, and who takes which step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...dcm_core.schedule.experts import ExpertSchedule
+from ...dcm_core.schedule.pairs import WAN22_BOUNDARIES, pair_schedule
+from ..backbone.model import as_released, family_of, network_of
+from ..experts.apply import applied_to, schedule_of, switch_text
+
+# The first layer of each family's network: it tells what the network takes beside the noisy latents.
+_INPUT_LAYERS = ("patch_embedding", "img_in.proj", "patch_embed.proj")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A MODEL with its experts, or two MODELs of which the second takes the low noise; and a cfg for each."""
+
+    model: ModelPatcher
+    low_noise_model: ModelPatcher | None
+    schedule: ExpertSchedule
+    cfg: float
+    detail_cfg: float
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelPatcher,
+        low_noise_model: ModelPatcher | None,
+        boundary: float,
+        cfg: float,
+        detail_cfg: float,
+    ) -> Run:
+        """From what the nodes are given: a `boundary` of 0 is the usual one, a `detail_cfg` of 0 the same as `cfg`.
+
+        Raises ValueError for MODELs that cannot share a run, and for a boundary that has no meaning here.
+        """
+        if low_noise_model is not None:
+            check_pair(model, low_noise_model)
+            schedule = pair_schedule_of(model, low_noise_model)
+            schedule = pair_schedule(boundary, schedule.grid) if boundary else schedule
+        elif boundary:
+            raise ValueError(
+                "boundary is for two MODELs, but low_noise_model is not connected. For experts it is the kappa of "
+                "DCM Apply Experts."
+            )
+        else:
+            schedule = schedule_of(model)
+        model, low_noise_model = (
+            each and as_released(each, schedule.grid) for each in (model, low_noise_model)
+        )
+        return cls(model, low_noise_model, schedule, cfg, detail_cfg or cfg)
+
+    @property
+    def is_pair(self) -> bool:
+        return self.low_noise_model is not None
+
+    def sigmas(self, given: Tensor | None, steps: int, semantic_steps: int, denoise: float) -> Tensor:
+        """The noise levels [N + 1] of the whole run: the given ones, or else the schedule's.
+
+        `semantic_steps` 0 shares the steps evenly. Raises ValueError for what no sampler can run on.
+        """
+        if given is not None:
+            return self.schedule.check(given)
+        return self.schedule.sigmas(steps, semantic_steps or None, denoise)
+
+    def describe(self, sigmas: Tensor) -> str:
+        """Who takes which steps, in one line."""
+        line = self.schedule.describe(sigmas)
+        return line.replace("SemE", "high noise").replace("DetE", "low noise") if self.is_pair else line
+
+    def switch_text(self) -> str:
+        """Where the switch is, in one line."""
+        if not self.is_pair:
+            return switch_text(self.schedule)
+        example = self.describe(self.schedule.sigmas(4))
+        return f"the low-noise model acts below {self.schedule.spell(self.schedule.switch_sigma)}; 4 steps: {example}"
+
+
+def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
+    """Raises ValueError for two MODELs that do not work on the same latents and images, or are swapped."""
+    for each, wrong in ((model, "detail"), (low_noise_model, "semantic")):
+        applied = applied_to(each)
+        if applied and applied.baked == wrong:
+            raise ValueError(
+                "The MODELs of DCM Bake are swapped: connect semantic to model and detail to low_noise_model."
+            )
+    high, low = ((family_of(each), input_channels(each)) for each in (model, low_noise_model))
+    if high != low:
+        raise ValueError(
+            f"model is {high[0]} with {high[1]} input channels, but low_noise_model is {low[0]} with {low[1]}: they "
+            "are not of one pair (text to video beside image to video, for example). Load the two files that belong "
+            "together."
+        )
+
+
+def input_channels(model: ModelPatcher) -> int:
+    """Channels that the network takes: those of its latents, and more if it is also given an image."""
+    layers = dict(network_of(model).named_modules())
+    return next(layers[name].in_channels for name in _INPUT_LAYERS if name in layers)
+
+
+def pair_schedule_of(*models: ModelPatcher) -> ExpertSchedule:
+    """The schedule of a pair: as its experts' files say, or Wan 2.2's by its task, or that of its family."""
+    model = next((model for model in models if applied_to(model)), models[0])
+    if applied_to(model) or family_of(model) != "wan":
+        return schedule_of(model)
+    takes_image = input_channels(model) > model.get_model_object("latent_format").latent_channels
+    return pair_schedule(WAN22_BOUNDARIES["image to video" if takes_image else "text to video"])
+
+
+def guided_conditioning(model: ModelPatcher, conditioning: list) -> list:
+    """The CONDITIONING with the embedded guidance that HunyuanVideo's experts were trained under.
+
+    A guidance that a node such as FluxGuidance has set stays. Wan takes none.
+    """
+    applied = applied_to(model)
+    if applied is None or family_of(model) != "hunyuan_video":
+        return conditioning
+    return [[text, {"guidance": applied.guidance, **options}] for text, options in conditioning]

@@ -1,0 +1,1 @@
+"""What the nodes share towards the user: inputs, link types, messages, folders."""

@@ -1,0 +1,102 @@
+"""Fingerprints tell backbones apart, and copies of one backbone not."""
+
+import torch
+from torch import nn
+
+from dcm_core.expert.fingerprint import content_digest, fingerprint, logical_shapes, norm_tensors
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 8):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 2, width))
+        self.lin = nn.Linear(width, 2 * width)
+        self.norm_q = nn.LayerNorm(width)
+        self.conv = nn.Conv3d(2, width, 1)
+
+
+def of(net: nn.Module, family: str = "wan") -> str:
+    return fingerprint(family, logical_shapes(net), norm_tensors(net.state_dict()))
+
+
+def test_shapes_are_the_architectures():
+    assert logical_shapes(Net()) == {
+        "table": (1, 2, 8),
+        "lin.weight": (16, 8),
+        "lin.bias": (16,),
+        "norm_q.weight": (8,),
+        "norm_q.bias": (8,),
+        "conv.weight": (8, 2, 1, 1, 1),
+        "conv.bias": (8,),
+    }
+
+
+def test_a_packed_copy_has_the_same_shapes():
+    net = Net()
+    plain = of(net)
+    shapes = logical_shapes(net)
+    net.lin.weight = nn.Parameter(torch.zeros(64, dtype=torch.uint8), requires_grad=False)
+    net.lin.weight_scale = nn.Parameter(torch.ones(4, 4))
+    assert logical_shapes(net) == shapes
+    assert of(net) == plain
+    net.table.tensor_shape = torch.Size((1, 2, 8))
+    net.table.data = torch.zeros(3)
+    assert logical_shapes(net) == shapes
+
+
+def test_copies_in_another_precision_agree():
+    net = Net()
+    with torch.no_grad():
+        net.norm_q.weight.uniform_(0.5, 1.5)
+    plain = of(net)
+    assert plain == of(net.to(torch.bfloat16))
+    assert plain == of(net.to(torch.float32))
+
+
+def test_marks_that_quantised_files_carry_do_not_count():
+    net = Net()
+    plain = of(net)
+    net.scaled_fp8 = nn.Parameter(torch.zeros(2))
+    net.conv.scale_weight = nn.Parameter(torch.ones(()))
+    assert of(net) == plain
+
+
+def test_other_families_shapes_and_norms_differ_in_their_own_part():
+    net = Net()
+    plain = of(net).split(":")
+    assert of(net, "hunyuan_video").split(":")[1:] == plain[1:]
+    with torch.no_grad():
+        net.lin.weight.add_(1)
+    assert (
+        of(net).split(":") == plain
+    )  # other weights than norms do not count: fp8 and GGUF copies change them
+    with torch.no_grad():
+        net.norm_q.weight[0] += 1
+    other = of(net).split(":")
+    assert other[:2] == plain[:2] and other[2] != plain[2]
+    wide = of(Net(9)).split(":")
+    assert wide[1] != plain[1]
+    assert fingerprint("wan", logical_shapes(net)).endswith(":-")
+
+
+def test_hosts_that_name_a_norm_scale_agree_with_those_that_name_it_weight():
+    value = torch.rand(8)
+    assert fingerprint("hunyuan_video", {}, {"a.key_norm.scale": value}) == fingerprint(
+        "hunyuan_video", {}, {"a.key_norm.weight": value}
+    )
+
+
+def test_the_digest_sees_every_bit_and_ignores_labels():
+    tensors = {"a": torch.randn(3, 4), "alpha": torch.tensor(2.0), "b": torch.randn(2).bfloat16()}
+    header = {"dcm.rank": "4", "modelspec.title": "x"}
+    whole = content_digest(header, tensors)
+    assert (
+        content_digest(header | {"modelspec.title": "y", "dcm.digest": "z"}, dict(reversed(tensors.items())))
+        == whole
+    )
+    assert content_digest(header | {"dcm.rank": "5"}, tensors) != whole
+    assert content_digest(header, tensors | {"alpha": torch.tensor(2.0000002)}) != whole
+    assert content_digest(header, tensors | {"a": tensors["a"].reshape(4, 3)}) != whole
+    assert content_digest(header, tensors | {"b": tensors["b"].view(torch.float16)}) != whole
+    renamed = {"c" if key == "a" else key: value for key, value in tensors.items()}
+    assert content_digest(header, renamed) != whole

@@ -1,0 +1,48 @@
+"""The shipped Shapes networks, and the rows in which the demo and the benchmark compare them."""
+
+import copy
+from functools import partial
+
+from dcm_core.expert.file import load_expert
+from dcm_core.expert.layers import Expert
+from dcm_core.sampling import with_experts
+from dcm_core.schedule.experts import ExpertSchedule
+from dcm_core.shapes import weights
+
+from ..backbones import build_backbone
+from ..config import BackboneConfig
+from .compare import Entrant, plain_sigmas
+
+ARCHITECTURE = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "num_layers": 5}
+TEACHER_STEPS, STEPS = 50, 4
+
+
+def shipped_entrants() -> tuple[list[Entrant], ExpertSchedule]:
+    """The teacher in 50 steps (first, the reference) and in 4, on its own sigmas and on DCM's; each expert
+    alone, and both (last). With their schedule."""
+    semantic, detail = load_expert(weights.semantic()), load_expert(weights.detail())
+    return entrants(semantic, detail), detail.metadata.schedule
+
+
+def entrants(semantic: Expert, detail: Expert) -> list[Entrant]:
+    """The rows for two experts of the shipped teacher."""
+    backbone = build_backbone(BackboneConfig(name="wan", family="shapes", architecture=ARCHITECTURE))
+    teacher = backbone.load(weights.teacher()).eval()
+    seme = copy.deepcopy(teacher)
+    backbone.apply(seme, semantic)
+    dete = copy.deepcopy(seme)
+    backbone.apply(dete, detail)
+
+    teacher, seme, dete = (partial(backbone.velocity, network) for network in (teacher, seme, dete))
+    schedule, guidance = detail.metadata.schedule, detail.metadata.guidance
+    plain = partial(plain_sigmas, schedule)
+    return [
+        Entrant(f"teacher, {TEACHER_STEPS} steps", teacher, plain(TEACHER_STEPS), guidance),
+        Entrant(f"teacher, plain Euler {STEPS}", teacher, plain(STEPS), guidance),
+        # What the choice of sigmas does by itself, in as many steps as the experts and in as many network calls.
+        Entrant(f"teacher, DCM's {STEPS} sigmas", teacher, schedule.sigmas(STEPS), guidance),
+        Entrant(f"teacher, DCM's {STEPS // 2} sigmas", teacher, schedule.sigmas(STEPS // 2), guidance),
+        Entrant(f"semantic expert alone, {STEPS}", seme, schedule.sigmas(STEPS)),
+        Entrant(f"detail expert alone, {STEPS}", dete, schedule.sigmas(STEPS)),
+        Entrant(f"both experts, {STEPS}", with_experts(seme, dete, schedule), schedule.sigmas(STEPS)),
+    ]
