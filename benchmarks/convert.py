@@ -30,7 +30,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 from harness.diffusers_models import network  # noqa: E402
 
 from dcm_core.convert.progress import size_text  # noqa: E402
-from dcm_core.families.keymap import keymap  # noqa: E402
+from dcm_core.families.presets import find_family  # noqa: E402
 from dcm_core.families.released import write_names  # noqa: E402
 from dcm_core.files.format import TensorInfo, tensor_bytes, tensor_size  # noqa: E402
 from dcm_core.files.stream import stream_tensors  # noqa: E402
@@ -191,7 +191,7 @@ def with_blocks(family: str, blocks: int) -> dict[str, TensorInfo]:
         }
     modules = (key.removesuffix(".weight") for key in shapes)
     adapted = [module for module in modules if module.endswith(ADAPTED)]
-    twins = [key for key in shapes if key.partition(".")[0] in keymap(family).twins]
+    twins = [key for key in shapes if key.partition(".")[0] in find_family(family).keymap.twins]
     names = write_names(shapes, adapted, twins)
     bundle = {names.base[key]: shape for key, shape in shapes.items()}
     bundle |= {names.twins[key]: shapes[key] for key in twins if key in names.twins}

@@ -33,8 +33,7 @@ from comfy_extras.nodes_model_advanced import ModelSamplingSD3  # noqa: E402
 from dcm_pack.dcm_core.expert.file import load_expert, save_expert  # noqa: E402
 from dcm_pack.dcm_core.expert.layers import Difference, Expert, FusedLowRank, LowRank  # noqa: E402
 from dcm_pack.dcm_core.expert.metadata import ExpertMetadata  # noqa: E402
-from dcm_pack.dcm_core.families.keymap import keymap  # noqa: E402
-from dcm_pack.dcm_core.families.presets import SCHEDULES  # noqa: E402
+from dcm_pack.dcm_core.families.presets import FAMILIES, find_family  # noqa: E402
 from dcm_pack.nodes.apply_experts import DCMApplyExperts  # noqa: E402
 from dcm_pack.nodes.bake import DCMBake  # noqa: E402
 from dcm_pack.nodes.sampler import DCMKSampler  # noqa: E402
@@ -98,7 +97,7 @@ DTYPE = torch.bfloat16 if CUDA else torch.float32
 
 def random_expert(network: nn.Module, family: str, dtype: torch.dtype) -> Expert:
     """A detail expert of the published kind: rank 128 on the attention, and the embedders and the head whole."""
-    table, names = keymap(family), network.state_dict()
+    table, names = find_family(family).keymap, network.state_dict()
     low_rank, replaced = table.detail_layers(names)
 
     def normal(scale: float, *shape: int):
@@ -115,7 +114,7 @@ def random_expert(network: nn.Module, family: str, dtype: torch.dtype) -> Expert
             layers[name] = FusedLowRank(*pairs, 2.0 * RANK, rows)
         else:
             layers[name] = LowRank(normal(0.01, RANK, columns), normal(0.01, rows, RANK), 2.0 * RANK)
-    metadata = ExpertMetadata("detail", family, "random", SCHEDULES[family], 5.0, RANK, 2.0 * RANK)
+    metadata = ExpertMetadata("detail", family, "random", FAMILIES[family].schedule, 5.0, RANK, 2.0 * RANK)
     return Expert(metadata, layers)
 
 
@@ -162,7 +161,7 @@ def detail_step_against_semantic_step(size: Size, rounds: int) -> dict:
         sigmas = torch.tensor([sigma, sigma - 0.01])
         DCMKSampler.execute(experts, 0, 1, 1.0, conditioning, conditioning, latent, sigmas=sigmas)
 
-    kappa = SCHEDULES[size.family].kappa_sigma
+    kappa = FAMILIES[size.family].schedule.kappa_sigma
     runs = {"semantic step": lambda: step(1.0), "detail step": lambda: step(kappa)}
     fewest, more = (flops(run) for run in runs.values())
     return {"size": str(size), "ratio_of_flops": round_to(more / fewest)} | compared(runs, rounds)

@@ -2,7 +2,7 @@
 
 A *velocity model* here is any ``model(x, sigma, *conditions) -> velocity`` with latents ``x`` [B, C, T, H, W]
 (any shape with a leading batch works), ``sigma`` [B] and a velocity like ``x``. The conditions are the model's
-own: tensors with the batch first, or None. Backbones come in two kinds:
+own. Backbones come in two kinds:
 
 * flow matching, for :func:`euler`: ``x = sigma * noise + (1 - sigma) * x0`` with sigma in 0..1, and the velocity
   estimates ``noise - x0``;
@@ -96,31 +96,17 @@ def _run(
 
 
 def with_experts(semantic: VelocityModel, detail: VelocityModel, schedule: ExpertSchedule) -> VelocityModel:
-    """A velocity model that lets the expert act that ``schedule`` names for each sample's sigma.
+    """A velocity model that lets the expert act that ``schedule`` names for the sigma of each call.
 
-    A batch of mixed noise levels is split and each expert runs on its own part, with its part of the
-    conditions.
-    Raises FloatingPointError naming the expert when its velocity is not finite, TypeError for a condition
-    that cannot be split.
+    Raises ValueError for a call with sigmas of both experts, and FloatingPointError naming the expert when its
+    velocity is not finite.
     """
-
-    def run(
-        expert: VelocityModel, name: str, x: Tensor, sigma: Tensor, conditions: tuple[Any, ...]
-    ) -> Tensor:
-        velocity = expert(x, sigma, *conditions)
-        check_finite(velocity, f"{name} expert", sigma)
-        return velocity
+    experts = {"semantic": semantic, "detail": detail}
 
     def model(x: Tensor, sigma: Tensor, *conditions: Any) -> Tensor:
-        is_detail = schedule.is_detail(sigma)
-        if is_detail.all():
-            return run(detail, "detail", x, sigma, conditions)
-        if not is_detail.any():
-            return run(semantic, "semantic", x, sigma, conditions)
-        velocity = torch.empty_like(x)
-        for expert, name, rows in ((semantic, "semantic", ~is_detail), (detail, "detail", is_detail)):
-            part = tuple(_rows(condition, rows) for condition in conditions)
-            velocity[rows] = run(expert, name, x[rows], sigma[rows], part).to(velocity.dtype)
+        acting = schedule.acting(sigma)
+        velocity = experts[acting](x, sigma, *conditions)
+        check_finite(velocity, f"{acting} expert", sigma)
         return velocity
 
     return model
@@ -161,19 +147,4 @@ def check_finite(velocity: Tensor, source: str, sigma: Tensor | float) -> None:
         f"the {source} returned {nan} NaN and {inf} Inf in {velocity.numel()} values at sigma {sigma:.4f}. "
         "Likely causes: float16 overflow (use bfloat16 or float32), an expert made for another backbone, or "
         "an expert strength far from 1."
-    )
-
-
-def _rows(condition: Any, rows: Tensor) -> Any:
-    if condition is None:
-        return None
-    if isinstance(condition, Tensor) and condition.ndim and condition.shape[0] == len(rows):
-        return condition[rows.to(condition.device)]
-    what = (
-        f"a tensor of shape {list(condition.shape)}"
-        if isinstance(condition, Tensor)
-        else type(condition).__name__
-    )
-    raise TypeError(
-        f"a batch of {len(rows)} with mixed noise levels cannot split a condition that is {what}."
     )

@@ -65,13 +65,14 @@ class DCMSigmas(io.ComfyNode):
                 raise ValueError(
                     f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1."
                 )
-            if family_of(model) != "wan":
+            family, meant = family_of(model), SPEED_PRESETS[preset].family
+            if family.name != meant:
                 raise ValueError(
-                    f"{preset} is for Wan, and this MODEL is {family_of(model)}: choose another preset."
+                    f"{preset} is for {meant}, and this MODEL is {family.name}: choose another preset."
                 )
             asked, sigmas = pair_schedule_of(model), speed_sigmas(preset, steps)
         else:
-            asked = own if preset == "experts" else family_preset(family_of(model), preset)
+            asked = own if preset == "experts" else family_preset(family_of(model).name, preset)
             sigmas = asked.sigmas(steps, semantic_steps or None, denoise)
         # Who takes which step is up to the MODEL's experts, whatever list they are given.
         acting = own if applied_to(model) else asked

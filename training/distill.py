@@ -5,9 +5,19 @@ python training/distill.py --config training/configs/shapes.yaml [stage=semantic
 
 import argparse
 import sys
+from pathlib import Path
 
-from .config import Config, ConfigError, load_config
-from .trainer import build_trainer
+if (
+    not __package__
+):  # run as a file: the modules of this folder are found as training.*, and never by themselves
+    here = Path(__file__).resolve().parent
+    if sys.path and Path(sys.path[0]).resolve() == here:
+        sys.path[0] = str(here.parent)
+    else:  # an isolated Python leaves the folder out
+        sys.path.insert(0, str(here.parent))
+
+from training.config import Config, ConfigError, load_config  # noqa: E402
+from training.trainer import build_trainer  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:

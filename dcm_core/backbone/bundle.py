@@ -18,15 +18,11 @@ from ..expert.fingerprint import fingerprint, norm_tensors
 from ..expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement
 from ..expert.metadata import ExpertMetadata
 from ..families.keymap import KeyMap
-from ..families.presets import bundle_preset
 from ..families.recipe import Recipe
 from ..families.released import ALPHA_OVER_RANK, Bundle, read_names, write_names
 from .layouts import Infos, Layout, backbone_recipes, bare_names
 
 Read = Callable[[str], Tensor]
-
-# Wan's targets were guided with CFG 6, HunyuanVideo's network was told an embedded guidance of 6.
-GUIDANCE = 6.0
 
 
 def expert_from_bundle(layout: Layout, infos: Infos, read: Read, exact: bool = False) -> Expert:
@@ -50,13 +46,13 @@ def expert_from_bundle(layout: Layout, infos: Infos, read: Read, exact: bool = F
     base = backbone_recipes(layout, infos, "comfy")
     metadata = ExpertMetadata(
         expert="detail",
-        family=layout.family,
+        family=layout.family.name,
         backbone=layout.variant,
-        schedule=bundle_preset(layout.family),
-        guidance=GUIDANCE,
+        schedule=layout.family.bundle_schedule,
+        guidance=layout.family.bundle_guidance,
         rank=layout.rank,
         alpha=ALPHA_OVER_RANK * layout.rank,
-        base_fingerprint=_fingerprint(layout.family, base, infos, read),
+        base_fingerprint=_fingerprint(layout.family.name, base, infos, read),
         trained_with="the released DCM bundle",
         complete=True,
     )

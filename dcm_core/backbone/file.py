@@ -13,7 +13,7 @@ from ..errors import LayoutError
 from ..expert.check import Report, check
 from ..expert.fingerprint import norm_tensors
 from ..expert.layers import Expert
-from ..families.keymap import KEYMAPS, keymap
+from ..families.presets import FAMILIES
 from ..families.recipe import Recipe
 from ..files.shards import open_weights
 from ..files.stream import TensorSource
@@ -63,9 +63,10 @@ class Backbone:
 
     def check_fit(self, expert: Expert) -> Report:
         """What ``check`` finds. Raises ExpertFileError for an expert that is for another backbone."""
-        family = expert.metadata.family
+        family = FAMILIES.get(expert.metadata.family)
         # Families that share a class of networks share its key map.
-        same = family in KEYMAPS and keymap(family) is self.layout.keymap
-        report = check(expert, self.shapes(), self.norms(), family if same else self.layout.family)
+        same = family is not None and family.keymap is self.layout.keymap
+        here = family if same else self.layout.family
+        report = check(expert, self.shapes(), self.norms(), here.name)
         report.raise_if_wrong()
         return report

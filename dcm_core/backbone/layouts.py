@@ -16,7 +16,9 @@ from math import prod
 from typing import Literal
 
 from ..errors import LayoutError, shortened
-from ..families.keymap import FAMILIES, KeyMap, keymap
+from ..families.family import Family
+from ..families.keymap import KeyMap
+from ..families.presets import FAMILIES
 from ..families.recipe import Recipe
 from ..families.released import is_released, read_names
 from ..files.format import TensorInfo
@@ -30,7 +32,6 @@ Infos = Mapping[str, TensorInfo]
 class Layout:
     """What a backbone file is.
 
-    * ``family``: wan, hunyuan_video, cogvideox or cogvideox_2b
     * ``prefix``: what stands before every name of the file
     * ``variant``: size and task, for people: "14B T2V"
     * ``dtype``: of most weights, as safetensors names it: "BF16", "F8_E4M3"
@@ -39,7 +40,7 @@ class Layout:
     * ``parameters``: numbers in the backbone, without adapters, copies and scales
     """
 
-    family: str
+    family: Family
     kind: Kind
     prefix: str
     variant: str
@@ -50,7 +51,7 @@ class Layout:
 
     @property
     def keymap(self) -> KeyMap:
-        return keymap(self.family)
+        return self.family.keymap
 
     def describe(self) -> str:
         """One line: what the file is."""
@@ -68,8 +69,7 @@ def recognise(infos: Infos) -> Layout:
 
     Raises LayoutError that names what the file looks like instead.
     """
-    for family in FAMILIES:
-        table = keymap(family)
+    for table in {id(family.keymap): family.keymap for family in FAMILIES.values()}.values():
         for kind, mark in (("comfy", table.mark.comfy), ("diffusers", table.mark.diffusers)):
             found = [name for name in infos if name == mark or name.endswith(f".{mark}")]
             if found:
@@ -134,7 +134,8 @@ def _is_scale(name: str) -> bool:
 def _layout(table: KeyMap, kind: str, prefix: str, infos: Infos) -> Layout:
     if kind == "diffusers" and is_released(infos):
         kind = "released"
-    layout = Layout(table.family, kind, prefix, "", "", any(map(_is_scale, infos)), None, 0)
+    families = [family for family in FAMILIES.values() if family.keymap is table]
+    layout = Layout(families[0], kind, prefix, "", "", any(map(_is_scale, infos)), None, 0)
     weights = {
         name: infos[there] for name, there in _base_names(layout, infos).items() if not _is_scale(name)
     }
@@ -143,8 +144,8 @@ def _layout(table: KeyMap, kind: str, prefix: str, infos: Infos) -> Layout:
         dtypes[info.dtype] += prod(info.shape)
     try:
         shapes = {name: info.shape for name, info in _comfy_infos(layout, weights).items()}
-        variant, family = table.variant(shapes), table.family_of(shapes) if table.family_of else table.family
-    except (ValueError, KeyError, IndexError) as error:
+        variant, family = table.variant(shapes), next(each for each in families if each.belongs(shapes))
+    except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
         raise LayoutError(f"this looks like a {table.family} backbone, but {error}") from error
     rank = None
     if kind == "released":

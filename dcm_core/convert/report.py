@@ -65,7 +65,7 @@ def _backbone(backbone: Backbone) -> dict[str, Any]:
         "kind": "released bundle" if layout.kind == "released" else "backbone",
         "what": layout.describe(),
         "bytes": sum(os.path.getsize(path) for path in source.paths),
-        "family": layout.family,
+        "family": layout.family.name,
         "layout": layout.kind,
         "prefix": layout.prefix,
         "variant": layout.variant,
@@ -103,7 +103,7 @@ def _about(metadata: ExpertMetadata) -> dict[str, Any]:
 def _schedule(schedule: ExpertSchedule) -> dict[str, Any]:
     runs = {steps: schedule.sigmas(steps) for steps in _STEPS}
     return {
-        "rule": schedule.rule,
+        "rule": schedule.switch.rule,
         "prediction": schedule.grid.prediction,
         "shift": schedule.grid.shift,
         "points": schedule.grid.points,

@@ -11,13 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..backbone.bundle import GUIDANCE
 from ..backbone.file import Backbone
 from ..errors import ExpertFileError, shortened
 from ..expert.fingerprint import fingerprint
 from ..expert.layers import Difference, Expert, Layer, LowRank
 from ..expert.metadata import ExpertMetadata
-from ..families.presets import bundle_preset, preset
 from .backbone import DTYPES, cast, convert_backbone
 from .expert_stream import stream_expert
 from .low_rank import Loss, decompose, smaller_than_full
@@ -87,10 +85,10 @@ def semantic_metadata(backbone: Backbone) -> ExpertMetadata:
     released = layout.kind == "released"
     return ExpertMetadata(
         expert="semantic",
-        family=layout.family,
+        family=layout.family.name,
         backbone=layout.variant,
-        schedule=bundle_preset(layout.family) if released else preset(layout.family),
-        guidance=GUIDANCE,
+        schedule=layout.family.bundle_schedule if released else layout.family.schedule,
+        guidance=layout.family.bundle_guidance,
         trained_with="the released DCM bundle" if released else "",
     )
 
@@ -145,7 +143,7 @@ def _norm(tensor: Tensor) -> float:
 
 
 def _fingerprint(backbone: Backbone) -> str:
-    return fingerprint(backbone.layout.family, backbone.shapes(), backbone.norms())
+    return fingerprint(backbone.layout.family.name, backbone.shapes(), backbone.norms())
 
 
 def _refuse_unlike(semantic: Backbone, base: Backbone) -> None:

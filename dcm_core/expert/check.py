@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
-from ..families.keymap import keymap
+from ..families.presets import find_family
 from .fingerprint import Shapes, fingerprint
 from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
 from .metadata import ExpertMetadata
@@ -110,7 +110,7 @@ def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:
         return set()
     if metadata.expert == "semantic":
         return set(shapes)
-    low_rank, replaced = keymap(metadata.family).detail_layers(shapes)
+    low_rank, replaced = find_family(metadata.family).keymap.detail_layers(shapes)
     return {f"{name}.weight" for name in (*low_rank, *replaced)}
 
 
@@ -165,6 +165,6 @@ def _compare_fingerprints(
 
 def _variant(family: str, shapes: Shapes) -> str:
     try:
-        return keymap(family).variant(shapes)
+        return find_family(family).keymap.variant(shapes)
     except (ValueError, LookupError):  # a part of a backbone, or one of no known kind
         return "of no size that is known here"

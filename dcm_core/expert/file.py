@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
-from ..families.keymap import KEYMAPS, keymap
+from ..families.presets import FAMILIES
 from ..families.released import is_released
 from ..files.atomic import atomic_write
 from ..files.format import Header, TensorInfo, read_header, write_tensors
@@ -154,7 +154,8 @@ def _assemble(header: Header, metadata: ExpertMetadata, tensors: Mapping[str, Te
 
 def _taken_apart(name: str, layer: Layer, family: str) -> Layer:
     """A block-diagonal pair over a fused layer of the family as the pairs it is made of."""
-    parts = keymap(family).projections(name) if family in KEYMAPS and isinstance(layer, LowRank) else 1
+    known = FAMILIES.get(family)
+    parts = known.keymap.projections(name) if known and isinstance(layer, LowRank) else 1
     return (FusedLowRank.from_block(layer, parts) if parts > 1 else None) or layer
 
 

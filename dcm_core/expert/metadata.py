@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..errors import ExpertFileError
-from ..schedule.experts import ExpertSchedule
+from ..schedule.experts import EXPERTS, ExpertSchedule
 from .schedule_header import read_schedule, write_schedule
 
 FORMAT = "1.0"
-EXPERTS = ("semantic", "detail")
 
 
 @dataclass(frozen=True)

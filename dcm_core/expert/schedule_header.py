@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..schedule.experts import ExpertSchedule
+from ..schedule.experts import ExpertSchedule, Midpoint, Threshold
 from ..schedule.grid import NoiseGrid
 
 _LIST = "dcm.sigmas."
@@ -18,7 +18,8 @@ _LIST = "dcm.sigmas."
 def write_schedule(schedule: ExpertSchedule) -> dict[str, str]:
     """Header fields of a schedule.
 
-    ``dcm.sigmas.<N>`` are its published lists, or by the "aligned" rule those of 4 and 8 steps, for tools
+    ``dcm.rule`` is "official" for a published threshold and "aligned" for the midpoint. ``dcm.sigmas.<N>`` are the
+    published lists, or where there are none those of 4 and 8 steps, for tools
     that cannot compute them. They leave out the final 0. All sigmas are the backbone's, as ComfyUI takes them:
     those of a "v_prediction" grid are not in 0..1, and its ``dcm.shift`` is that of the signal-to-noise ratio.
     """
@@ -29,11 +30,11 @@ def write_schedule(schedule: ExpertSchedule) -> dict[str, str]:
         "dcm.kappa_index": str(schedule.kappa_index),
         "dcm.kappa_sigma": repr(schedule.kappa_sigma),
         "dcm.switch_sigma": repr(schedule.switch_sigma),
-        "dcm.rule": schedule.rule,
+        "dcm.rule": schedule.switch.rule,
     }
-    if schedule.rule == "official":
-        fields["dcm.switch_timestep"] = repr(schedule.official_switch_timestep)
-        lists = {steps: list(values) for steps, values in schedule.official_sigmas.items()}
+    if isinstance(schedule.switch, Threshold):
+        fields["dcm.switch_timestep"] = repr(float(schedule.switch.timestep))
+        lists = {steps: list(values) for steps, values in schedule.lists.items()}
     else:
         lists = {
             steps: schedule.sigmas(steps)[:-1].tolist() for steps in (4, 8) if steps <= schedule.grid.points
@@ -49,12 +50,15 @@ def read_schedule(header: Mapping[str, str]) -> ExpertSchedule:
     points, shift = _read(header, "dcm.grid", int), _read(header, "dcm.shift", float)
     grid = NoiseGrid(shift, points, _read(header, "dcm.prediction", str))
     kappa_index = _read(header, "dcm.kappa_index", int)
-    rule = header.get("dcm.rule", "aligned")
     lists = {_steps(key): tuple(_read(header, key, _floats)) for key in header if key.startswith(_LIST)}
-    if rule == "official":
-        schedule = ExpertSchedule(grid, kappa_index, rule, _read(header, "dcm.switch_timestep", float), lists)
+    rule = header.get("dcm.rule", "aligned")
+    if rule == Threshold.rule:
+        switch = Threshold(_read(header, "dcm.switch_timestep", float))
+        schedule = ExpertSchedule(grid, kappa_index, switch, lists)
+    elif rule == Midpoint.rule:
+        schedule = ExpertSchedule(grid, kappa_index)
     else:
-        schedule = ExpertSchedule(grid, kappa_index, rule)
+        raise ValueError(f'dcm.rule {rule!r} is unknown: it is "aligned" or "official".')
     # What a header says twice must agree: a copy that has drifted would move the boundary unnoticed.
     for key, value in (
         ("dcm.kappa_sigma", schedule.kappa_sigma),

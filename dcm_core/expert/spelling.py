@@ -11,15 +11,16 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..families.keymap import KEYMAPS, KeyMap, keymap
+from ..families.keymap import KeyMap
+from ..families.presets import FAMILIES
 from .layers import Difference, Expert, Layer
 
 
 def as_spelled(expert: Expert, names: Collection[str]) -> Expert:
     """The expert as it is for a backbone with these parameter names; the expert itself where nothing differs."""
-    if expert.metadata.family not in KEYMAPS:
+    if expert.metadata.family not in FAMILIES:
         return expert
-    table = keymap(expert.metadata.family)
+    table = FAMILIES[expert.metadata.family].keymap
     layers: dict[str, Layer] = {}
     parameters: dict[str, Tensor] = {}
     for name, layer in expert.layers.items():

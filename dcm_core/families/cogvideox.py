@@ -5,19 +5,23 @@ Nothing is fused and nothing swapped. 2B has neither of the tables of positions;
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from ..schedule.experts import ExpertSchedule
+from ..schedule.grid import NoiseGrid
+from .family import Family
 from .keymap import KeyMap, Row, blocks_of, layers
 
 _PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "attn_out"))
 
-_WIDTH_OF_2B = 1920
+_HEADS_OF_2B = 30
 # Name by (width, blocks).
-_SIZES = {(_WIDTH_OF_2B, 30): "2B", (3072, 42): "5B"}
+_SIZES = {(1920, 30): "2B", (3072, 42): "5B"}
 
 
-def family(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """2B has noise levels of its own."""
-    return "cogvideox_2b" if shapes["patch_embed.proj.weight"][0] == _WIDTH_OF_2B else "cogvideox"
+def is_2b(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """2B has 30 heads, 5B and 1.5 have 48."""
+    return shapes["patch_embed.proj.weight"][0] // shapes["blocks.0.norm_q.weight"][0] == _HEADS_OF_2B
 
 
 def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -69,5 +73,26 @@ KEYMAP = KeyMap(
     mark=layers("transformer_blocks.0.norm1.norm", "blocks.0.norm1.norm")[0],
     twins=("time_embedding", "norm_out", "proj_out"),
     optional=("patch_embed.pos_embedding", "ofs_embedding_linear"),
-    family_of=family,
+)
+
+# No experts were published for CogVideoX. The boundary is this project's choice: the grid index that HunyuanVideo's
+# have, which is timestep 759. 5B (and 1.5, and image-to-video) have SNR shift 1, 2B has 3.
+_COGVIDEOX = Family(
+    name="cogvideox",
+    title="CogVideoX",
+    keymap=KEYMAP,
+    schedule=ExpertSchedule(NoiseGrid(shift=1.0, points=50, prediction="v_prediction"), kappa_index=37),
+    host_class="CogVideoX",
+    host_since="0.20",
+    input_layer="patch_embed.proj",
+    belongs=lambda shapes: not is_2b(shapes),
+)
+FAMILIES = (
+    _COGVIDEOX,
+    replace(
+        _COGVIDEOX,
+        name="cogvideox_2b",
+        schedule=ExpertSchedule(NoiseGrid(shift=3.0, points=50, prediction="v_prediction"), kappa_index=37),
+        belongs=is_2b,
+    ),
 )

@@ -7,6 +7,9 @@ are written as ``.scale``: newer hosts call them ``.weight``, and take both on l
 
 from collections.abc import Mapping
 
+from ..schedule.experts import ExpertSchedule, Threshold
+from ..schedule.grid import NoiseGrid
+from .family import Family, Published
 from .keymap import KeyMap, Row, blocks_of, layers
 
 _DOUBLE, _OURS = "transformer_blocks.{i}", "double_blocks.{i}"
@@ -110,4 +113,17 @@ KEYMAP = KeyMap(
     # The text refiner is shared by both experts, but for its adapter.
     twins=("time_text_embed", "norm_out", "proj_out"),
     optional=("guidance_in.",),
+)
+
+FAMILIES = (
+    Family(
+        name="hunyuan_video",
+        title="HunyuanVideo",
+        keymap=KEYMAP,
+        schedule=ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=37),
+        published=Published(Threshold(982.0), {4: (1.0, 0.992, 0.9818, 0.9124)}),
+        host_class="HunyuanVideo",
+        input_layer="img_in.proj",
+        embedded_guidance=True,
+    ),
 )

@@ -1,27 +1,13 @@
-"""Names of a weight in diffusers and in ComfyUI: one table per backbone family, read in both directions."""
+"""Names of a weight in diffusers and in ComfyUI: one table per network class, read in both directions."""
 
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import NamedTuple, Protocol, TypeVar
 
 from .recipe import Part, Recipe
-
-__all__ = [
-    "FAMILIES",
-    "KEYMAPS",
-    "KeyMap",
-    "Part",
-    "Recipe",
-    "Row",
-    "UnknownKeyError",
-    "blocks_of",
-    "keymap",
-    "layers",
-]
 
 Value = TypeVar("Value")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -66,15 +52,14 @@ def layers(diffusers: str | tuple[str, ...], comfy: str, swapped: bool = False) 
 
 @dataclass(frozen=True)
 class KeyMap:
-    """A family's bijection between diffusers and ComfyUI names, and the layers its detail expert changes.
+    """A bijection between diffusers and ComfyUI names, and the layers its detail expert changes.
 
-    * ``mark``: a weight that no other family has, in either naming.
+    * ``mark``: a weight that no other table has, in either naming.
     * ``low_rank``, ``replaced``: ComfyUI module names (with ``{i}``), those that get low-rank pairs and those
       that get a full difference.
     * ``variant``: version, task and size for people, from the shapes by ComfyUI name.
     * ``twins``: diffusers modules of which a released bundle holds a second copy, ``<module>_lora``.
     * ``optional``: beginnings of ComfyUI names that only some variants have.
-    * ``family_of``: the family by the shapes, where several families are of one network class.
 
     Raises ValueError for a table that is no bijection.
     """
@@ -87,7 +72,6 @@ class KeyMap:
     variant: Callable[[Shapes], str]
     twins: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    family_of: Callable[[Shapes], str] | None = None
 
     def __post_init__(self) -> None:
         for side, names in (
@@ -248,18 +232,6 @@ class KeyMap:
     @cached_property
     def _by_comfy(self) -> dict[str, Row]:
         return {name: row for row in self.rows for name in (row.comfy, row.also) if name}
-
-
-FAMILIES = ("wan", "hunyuan_video", "cogvideox")
-# The Shapes world is a small backbone of the Wan class; CogVideoX 2B has noise levels of its own.
-KEYMAPS = {family: family for family in FAMILIES} | {"shapes": "wan", "cogvideox_2b": "cogvideox"}
-
-
-def keymap(family: str) -> KeyMap:
-    """The table of a family. Raises ValueError for one without a table."""
-    if family not in KEYMAPS:
-        raise ValueError(f"no key map for family {family!r}; known families: {', '.join(sorted(KEYMAPS))}")
-    return import_module(f".{KEYMAPS[family]}", __name__).KEYMAP
 
 
 def blocks_of(stem: str, names: Iterable[str]) -> int:

@@ -1,52 +1,47 @@
-"""The schedules of the known backbone families."""
+"""Looking families up by name: every module of this folder that holds some is known, without a table to edit."""
 
-from dataclasses import replace
+from __future__ import annotations
 
-from ..schedule.experts import ExpertSchedule
-from ..schedule.grid import NoiseGrid
+from importlib import import_module
+from pkgutil import iter_modules
 
-# Boundaries of the known backbones; those of Wan 2.1 and HunyuanVideo belong to the released DCM weights.
-SCHEDULES: dict[str, ExpertSchedule] = {
-    "wan": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=34),
-    "hunyuan_video": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=37),
-    # No experts were published for CogVideoX. The boundary is this project's choice: the grid index that
-    # HunyuanVideo's have, which is timestep 759. 5B (and 1.5, and image-to-video) have SNR shift 1, 2B has 3.
-    "cogvideox": ExpertSchedule(NoiseGrid(shift=1.0, points=50, prediction="v_prediction"), kappa_index=37),
-    "cogvideox_2b": ExpertSchedule(
-        NoiseGrid(shift=3.0, points=50, prediction="v_prediction"), kappa_index=37
-    ),
-    # On the published grid too. A change of prompt in the middle of a teacher run shows when each attribute is
-    # settled: motion between sigma 0.85 and 0.70, colour and shape between 0.60 and 0.30. Kappa is 0.764.
-    "shapes": ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=7),
-}
-
-# How the released weights were run: the switch as a timestep, and the sigmas by number of steps.
-_PUBLISHED: dict[str, tuple[float, dict[int, tuple[float, ...]]]] = {
-    "wan": (979.0, {6: (1.0, 0.992, 0.982, 0.949, 0.905, 0.810)}),
-    "hunyuan_video": (982.0, {4: (1.0, 0.992, 0.9818, 0.9124)}),
-}
+from ..schedule.experts import ExpertSchedule, Midpoint, Threshold
+from .family import Family
 
 
-def preset(family: str, rule: str = "aligned") -> ExpertSchedule:
-    """The schedule of a backbone family, by either rule.
+def _discovered() -> dict[str, Family]:
+    package = __name__.rpartition(".")[0]
+    modules = (
+        import_module(f".{found.name}", package)
+        for found in iter_modules(import_module(package).__path__)
+        if f"{package}.{found.name}" != __name__
+    )
+    families = [family for module in modules for family in getattr(module, "FAMILIES", ())]
+    return {family.name: family for family in families}
+
+
+FAMILIES: dict[str, Family] = _discovered()
+
+
+def find_family(name: str) -> Family:
+    """The family of that name. Raises ValueError naming those that are known."""
+    if name not in FAMILIES:
+        raise ValueError(f"family {name!r} is unknown: known are {', '.join(FAMILIES)}.")
+    return FAMILIES[name]
+
+
+def preset(name: str, rule: str = "aligned") -> ExpertSchedule:
+    """The schedule of a backbone family: "aligned", as this project makes experts, or "official", as published.
 
     Raises ValueError for an unknown family or rule, and for "official" where no weights were published.
     """
-    if family not in SCHEDULES:
-        raise ValueError(f"family {family!r} has no schedule: known are {', '.join(SCHEDULES)}.")
-    if rule != "official":
-        return replace(SCHEDULES[family], rule=rule)
-    if family not in _PUBLISHED:
+    family = find_family(name)
+    if rule == Midpoint.rule:
+        return family.schedule
+    if rule != Threshold.rule:
+        raise ValueError(f'rule {rule!r} is unknown: choose "aligned" or "official".')
+    if family.published_schedule is None:
         raise ValueError(
-            f'family {family!r} has no published weights and so no "official" schedule: use "aligned".'
+            f'family {name!r} has no published weights and so no "official" schedule: use "aligned".'
         )
-    threshold, lists = _PUBLISHED[family]
-    return replace(SCHEDULES[family], rule=rule, official_switch_timestep=threshold, official_sigmas=lists)
-
-
-def bundle_preset(family: str) -> ExpertSchedule:
-    """The schedule of the experts in a bundle of this family: as published, or "aligned" where none were published.
-
-    Raises ValueError for an unknown family.
-    """
-    return preset(family, "official" if family in _PUBLISHED else "aligned")
+    return family.published_schedule

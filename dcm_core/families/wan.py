@@ -6,6 +6,10 @@ ComfyUI's ``norm3``.
 
 from collections.abc import Mapping
 
+from ..schedule.experts import ExpertSchedule, Threshold
+from ..schedule.grid import NoiseGrid
+from ..schedule.speed_presets import SPEED_PRESETS
+from .family import Family, Pair, Published
 from .keymap import KeyMap, Row, blocks_of, layers
 
 _ATTENTION = (("attn1", "self_attn"), ("attn2", "cross_attn"))
@@ -92,5 +96,26 @@ KEYMAP = KeyMap(
         "img_emb.",
         "img_emb.emb_pos",
         *(f"blocks.{{i}}.cross_attn.{part}" for part in ("k_img.", "v_img.", "norm_k_img.")),
+    ),
+)
+
+FAMILIES = (
+    Family(
+        name="wan",
+        title="Wan",
+        keymap=KEYMAP,
+        schedule=ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=34),
+        published=Published(Threshold(979.0), {6: (1.0, 0.992, 0.982, 0.949, 0.905, 0.810)}),
+        host_class="WAN21",
+        input_layer="patch_embedding",
+        # Wan 2.2 A14B. Its own inference code gives a step to the high-noise model iff timestep >= boundary
+        # (github.com/Wan-Video/Wan2.2, wan/configs/wan_t2v_A14B.py and wan_i2v_A14B.py). The shift is the one that
+        # its 4-step LoRAs are made for.
+        pair=Pair(
+            text=0.875,
+            image=0.900,
+            grid=NoiseGrid(shift=5.0, points=50),
+            lists=SPEED_PRESETS["wan2.2 lightning"].sigmas,
+        ),
     ),
 )

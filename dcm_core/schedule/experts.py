@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,28 @@ from .sigmas import check_sigmas
 from .steps import plan_steps
 
 Expert = Literal["semantic", "detail"]
+EXPERTS: tuple[Expert, ...] = ("semantic", "detail")
+
+
+@dataclass(frozen=True)
+class Midpoint:
+    """Switch midway between kappa and the next higher grid point ("aligned").
+
+    No rounding of kappa then hands its step to the wrong expert, and the semantic expert lands exactly on kappa, as
+    it was trained to. It is the midpoint of timesteps: in flow matching that of sigmas too, and in v-prediction
+    ``sigma <= switch_sigma`` says the same as ``timestep <= midpoint``.
+    """
+
+    rule: ClassVar[str] = "aligned"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Switch where released weights were published to, in flow matching: the detail expert acts iff
+    ``1000 * sigma < timestep``."""
+
+    timestep: float
+    rule: ClassVar[str] = "official"
 
 
 @dataclass(frozen=True)
@@ -28,22 +50,16 @@ class ExpertSchedule:
     ``sqrt((1 - a) / a)`` in v-prediction (CogVideoX). People read and type CogVideoX's levels as timesteps.
 
     * ``kappa_index``: the grid point, 0..points-2, where the semantic expert ends and the detail one begins.
-    * ``rule`` "aligned": switch at the midpoint between kappa and the next higher grid point, so that no
-      rounding of kappa hands its step to the wrong expert. The semantic expert lands exactly on kappa, as it
-      was trained to. It is the midpoint of timesteps: in flow matching that of sigmas too, and in v-prediction
-      ``sigma <= switch_sigma`` says the same as ``timestep <= midpoint``.
-    * ``rule`` "official" (flow matching only): run released weights as they were published. The detail expert
-      acts iff ``1000 * sigma < official_switch_timestep``; ``official_sigmas`` holds the published lists by
-      number of steps, without the final 0.
+    * ``switch``: what decides who acts between kappa and the grid point above it.
+    * ``lists``: beside a ``Threshold``, the published noise levels by number of steps, without the final 0.
 
     Raises ValueError for a boundary that leaves an expert nothing to do.
     """
 
     grid: NoiseGrid
     kappa_index: int
-    rule: str = "aligned"
-    official_switch_timestep: float | None = None
-    official_sigmas: Mapping[int, tuple[float, ...]] = field(default_factory=dict, hash=False)
+    switch: Midpoint | Threshold = Midpoint()
+    lists: Mapping[int, tuple[float, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         last = self.grid.points - 1
@@ -57,32 +73,29 @@ class ExpertSchedule:
             )
         lists = {
             whole_number("number of steps", steps): tuple(real_number("sigma", value) for value in values)
-            for steps, values in self.official_sigmas.items()
+            for steps, values in self.lists.items()
         }
-        object.__setattr__(self, "official_sigmas", lists)
-        if self.rule == "official":
-            self._check_published()
-        elif self.rule != "aligned":
-            raise ValueError(f'rule {self.rule!r} is unknown: choose "aligned" or "official".')
-        elif self.official_switch_timestep is not None or lists:
-            raise ValueError('a published switch or list of sigmas needs rule "official".')
+        object.__setattr__(self, "lists", lists)
+        if isinstance(self.switch, Threshold):
+            self._check_published(self.switch)
+        elif lists:
+            raise ValueError("published lists of sigmas need the published switch, a Threshold.")
 
-    def _check_published(self) -> None:
-        threshold = self.official_switch_timestep
+    def _check_published(self, switch: Threshold) -> None:
         if self.grid.prediction != "flow":
             raise ValueError(
-                'rule "official" is for released weights, all of them flow matching: use "aligned".'
+                "a Threshold is for released weights, all of them flow matching: use a Midpoint."
             )
-        if threshold is None or not 1000 * self.kappa_sigma < threshold <= 1000:
+        timestep = real_number("the switch's timestep", switch.timestep)
+        if not 1000 * self.kappa_sigma < timestep <= 1000:
             raise ValueError(
-                f'rule "official" needs official_switch_timestep above kappa ({1000 * self.kappa_sigma:.3f}) '
-                f"and up to 1000, got {threshold!r}."
+                f"the switch's timestep must lie above kappa ({1000 * self.kappa_sigma:.3f}) and up to 1000, "
+                f"got {timestep!r}."
             )
-        object.__setattr__(self, "official_switch_timestep", float(threshold))
-        for steps, values in self.official_sigmas.items():
+        for steps, values in self.lists.items():
             if len(values) != steps:
                 raise ValueError(
-                    f"official_sigmas[{steps}] has {len(values)} values: give {steps}, without the final 0."
+                    f"the list of {steps} steps has {len(values)} values: give {steps}, without the final 0."
                 )
             check_sigmas((*values, 0.0))
 
@@ -95,19 +108,38 @@ class ExpertSchedule:
 
     @property
     def switch_sigma(self) -> float:
-        """The noise level that tells the experts apart; use :meth:`is_detail` to compare with it."""
-        if self.official_switch_timestep is not None:
-            return self.official_switch_timestep / 1000
+        """The noise level that tells the experts apart; :meth:`acting` compares with it."""
+        if isinstance(self.switch, Threshold):
+            return self.switch.timestep / 1000
         return self.grid.curve.between(self.kappa_sigma, self.grid.sigma(self.kappa_index + 1))
 
-    def is_detail(self, sigma: Tensor | float) -> Tensor:
-        """Does the detail expert act, per sample? Bool tensor of the shape and on the device of ``sigma``."""
+    def acting(self, sigma: Tensor | float) -> Expert:
+        """The expert that acts at this noise level: a number, or the sigmas [B] of one network call.
+
+        Raises ValueError for a call that holds sigmas of both experts.
+        """
+        detail = self.is_detail(sigma)
+        if detail.all():
+            return "detail"
+        if detail.any():
+            sigmas = torch.as_tensor(sigma).flatten().unique().tolist()
+            raise ValueError(
+                f"One network call holds sigmas of both experts ({', '.join(f'{each:.4f}' for each in sigmas)}; the "
+                f"switch is at {self.switch_sigma:.4f}). Use a sampler that gives the whole batch one sigma."
+            )
+        return "semantic"
+
+    def is_detail(self, sigmas: Tensor | float) -> Tensor:
+        """Of each noise level, is it the detail expert's? Bool tensor of the shape and on the device of ``sigmas``.
+
+        For counting the steps of a list; what runs a network asks :meth:`acting`.
+        """
         # In float32, as the network is told: bfloat16 would round the switch, and float64 would see the
         # float32 nearest to 0.982 as below 982 / 1000.
-        sigma = torch.as_tensor(sigma).to(torch.float32)
-        if self.official_switch_timestep is not None:
-            return sigma * 1000 < self.official_switch_timestep
-        return sigma <= self.switch_sigma
+        sigmas = torch.as_tensor(sigmas).to(torch.float32)
+        if isinstance(self.switch, Threshold):
+            return sigmas * 1000 < self.switch.timestep
+        return sigmas <= self.switch_sigma
 
     def training_range(self, expert: Expert) -> range:
         """Grid indices this expert is trained on."""
@@ -122,7 +154,7 @@ class ExpertSchedule:
         """The same grid with another boundary: an int is a grid index, a float a timestep / 1000 close to one.
 
         In flow matching that is the sigma.
-        A boundary of one's own is no longer the published one, so a change switches by the "aligned" rule.
+        A boundary of one's own is no longer the published one, so a change switches at the midpoint.
         """
         index = self.grid.nearest(kappa) if isinstance(kappa, float) else whole_number("kappa_index", kappa)
         return self if index == self.kappa_index else ExpertSchedule(self.grid, index)
@@ -134,8 +166,8 @@ class ExpertSchedule:
 
         The experts share the steps evenly, the odd one going to the detail expert, or as ``semantic_steps``
         says. Neither gets more than it has grid points; one step alone is the semantic expert's. Each
-        expert's steps lie uniformly in grid index, ties nearer to kappa. By the "official" rule a published
-        list is returned as it is.
+        expert's steps lie uniformly in grid index, ties nearer to kappa. A published list is
+        returned as it is.
 
         ``denoise`` below 1 starts at the grid point nearest to ``u = denoise``, the noise level at which the
         backbone's own solver has this fraction of its steps left, and spends all ``steps`` below it. The
@@ -150,7 +182,7 @@ class ExpertSchedule:
         if not 0 < real_number("denoise", denoise) <= 1:
             raise ValueError(f"denoise is {denoise}: use a number above 0, up to 1.")
         first = max(0, round(denoise * self.grid.points) - 1)
-        published = self.official_sigmas.get(steps) if first == self.grid.points - 1 else None
+        published = self.lists.get(steps) if first == self.grid.points - 1 else None
         if published is not None:
             listed = torch.tensor([*published, 0.0], dtype=torch.float32)
             if semantic_steps in (None, self.split(listed)[0]):
@@ -195,7 +227,7 @@ _SHOWN = 8  # sigmas of one expert that describe() writes out in full
 
 
 def _is_semantic(expert: Expert) -> bool:
-    if expert not in ("semantic", "detail"):
+    if expert not in EXPERTS:
         raise ValueError(f'expert {expert!r} is unknown: choose "semantic" or "detail".')
     return expert == "semantic"
 

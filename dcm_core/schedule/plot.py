@@ -68,7 +68,7 @@ class _Canvas:
         return self.bottom + (self.top - self.bottom) * self.curve.u(sigma)
 
     def colour(self, sigma: float) -> Colour:
-        return _DETAIL if self.schedule.is_detail(sigma) else _SEMANTIC
+        return {"semantic": _SEMANTIC, "detail": _DETAIL}[self.schedule.acting(sigma)]
 
     def text(self, x: float, y: float, words: str, font, colour: Colour, anchor: str = "mm") -> None:
         self.draw.text((x, y), words, font=font, fill=colour, anchor=anchor)

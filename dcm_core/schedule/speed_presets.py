@@ -1,4 +1,4 @@
-"""The noise levels that well-known speed LoRAs for Wan were trained on, as their makers or users published them.
+"""The noise levels that well-known speed LoRAs were trained on, as their makers or users published them.
 
 A distilled model knows its own few noise levels and no others; on those of a generic scheduler it burns or blurs.
 """
@@ -16,10 +16,14 @@ from .curves import shift_sigma
 
 @dataclass(frozen=True)
 class SpeedPreset:
-    """Published noise levels by number of steps, without the final 0, and the address they were taken from."""
+    """Published noise levels by number of steps, without the final 0, and the address they were taken from.
+
+    ``family`` is the backbone family that the LoRA is for.
+    """
 
     sigmas: Mapping[int, tuple[float, ...]]
     source: str
+    family: str = "wan"
 
 
 def shifted(steps: int, shift: float) -> tuple[float, ...]:

@@ -5,18 +5,15 @@ only the stock VOID sampler, which does so itself, can sample it), it has one ta
 it places the tokens of the 1.0 models wrongly. With these patches every stock sampler makes what diffusers makes.
 """
 
-import comfy.model_base
 import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ...dcm_core.expert.fingerprint import logical_shapes
+from ...dcm_core.families.cogvideox import is_2b
 from ...dcm_core.families.cogvideox_positions import rotary_angles, sine_table
 from ...dcm_core.schedule.grid import NoiseGrid
-
-# Absent from older hosts.
-MODEL_CLASS = getattr(comfy.model_base, "CogVideoX", None)
-_HEADS_OF_2B = 30
 
 
 class ZeroTerminalSNR(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
@@ -53,17 +50,6 @@ class SinePositions:
         return tokens
 
 
-def require_cogvideox() -> None:
-    """Raises ValueError on a ComfyUI that does not know CogVideoX."""
-    if MODEL_CLASS is None:
-        raise ValueError("CogVideoX needs ComfyUI 0.20 or newer: update ComfyUI.")
-
-
-def family_of_cogvideox(network: nn.Module) -> str:
-    """2B has noise levels of its own."""
-    return "cogvideox_2b" if network.num_attention_heads == _HEADS_OF_2B else "cogvideox"
-
-
 def run_as_released(model: ModelPatcher, grid: NoiseGrid, network: nn.Module) -> ModelPatcher:
     """A clone of the MODEL with the sampling class and the positions of the released models of this grid."""
     model = model.clone()
@@ -77,7 +63,7 @@ def positions(network: nn.Module) -> dict[str, object]:
     """The network's attributes that place its tokens, where the host sets them otherwise."""
     if network.patch_size_t is not None:  # 1.5: as released
         return {}
-    if family_of_cogvideox(network) == "cogvideox_2b":
+    if is_2b(logical_shapes(network)):
         if network.patch_embed.use_learned_positional_embeddings:  # the file brings its table
             return {}
         return {

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from ...dcm_core.backbone.bundle import Read, expert_from_bundle
 from ...dcm_core.backbone.layouts import Layout, backbone_recipes, recognise
 from ...dcm_core.expert.layers import Expert
-from ...dcm_core.families.presets import preset
 from ...dcm_core.families.recipe import Recipe
 from ...dcm_core.files.shards import open_weights
 from ...dcm_core.files.stream import TensorSource
-from .cogvideox import require_cogvideox
-from .model import as_released, family_of, mark_as_semantic
+from .model import as_released, family_of, mark_as_semantic, require_host_class
 
 # The host's choices for how weights are stored: as in the file, or in one byte each.
 WEIGHT_DTYPES = {
@@ -43,15 +41,14 @@ def load_backbone(path: str, weight_dtype: str = "default") -> Backbone:
     """
     if not (os.path.isdir(path) or path.endswith((".safetensors", ".sft"))):
         model = comfy.sd.load_diffusion_model(path, model_options=WEIGHT_DTYPES[weight_dtype])
-        return Backbone(model, None, f"{family_of(model)} backbone, {os.path.splitext(path)[1]} file")
+        return Backbone(model, None, f"{family_of(model).name} backbone, {os.path.splitext(path)[1]} file")
     source = open_weights(path)
     layout = recognise(source.infos)
-    if layout.family == "cogvideox":
-        require_cogvideox()
+    require_host_class(layout.family)
     read, expert = reader(source), None
     model = to_model(source, layout, read, weight_dtype)
     model.cached_patcher_init = (load_again, (path, weight_dtype))
-    model = as_released(model, preset(family_of(model)).grid)
+    model = as_released(model, family_of(model).schedule.grid)
     if layout.kind == "released":
         expert = expert_from_bundle(layout, source.infos, read)
     if expert or source.metadata.get("dcm.expert") == "semantic":

@@ -4,30 +4,48 @@ import comfy.model_base
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...dcm_core.expert.fingerprint import norm_tensors
-from ...dcm_core.families.presets import SCHEDULES
+from ...dcm_core.expert.fingerprint import logical_shapes, norm_tensors
+from ...dcm_core.families.family import Family
+from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.schedule.grid import NoiseGrid
 from . import cogvideox
-from .shapes_world import ShapesLatents
 
 PREFIX = "diffusion_model."
 _SEMANTIC = "dcm_semantic_backbone"
-_CLASSES = {comfy.model_base.WAN21: "wan", comfy.model_base.HunyuanVideo: "hunyuan_video"}
 
 
-def family_of(model: ModelPatcher) -> str:
-    """The backbone family in DCM's terms. Raises ValueError for a model that no expert exists for."""
-    if isinstance(model.get_model_object("latent_format"), ShapesLatents):
-        return "shapes"
-    for model_class, family in _CLASSES.items():
-        if isinstance(model.model, model_class):
+def family_of(model: ModelPatcher) -> Family:
+    """The backbone family of a MODEL. Raises ValueError for one that no expert exists for."""
+    latents = type(model.get_model_object("latent_format")).__name__
+    candidates = [family for family in FAMILIES.values() if is_host_class(model, family)]
+    for family in candidates:
+        if family.host_latents == latents:
             return family
-    if cogvideox.MODEL_CLASS and isinstance(model.model, cogvideox.MODEL_CLASS):
-        return cogvideox.family_of_cogvideox(network_of(model))
+    shapes = logical_shapes(network_of(model)) if len(candidates) > 1 else {}
+    for family in candidates:
+        if not family.host_latents and family.belongs(shapes):
+            return family
     raise ValueError(
-        f"This MODEL is of the class {type(model.model).__name__}, and DCM has experts for {', '.join(SCHEDULES)} "
+        f"This MODEL is of the class {type(model.model).__name__}, and DCM has experts for {', '.join(FAMILIES)} "
         "only. Load a Wan, HunyuanVideo or CogVideoX backbone, or use DCM Shapes World."
     )
+
+
+def is_host_class(model: ModelPatcher, family: Family) -> bool:
+    """Is this MODEL of the class that the family's backbones have in the host?"""
+    found = host_class(family)
+    return found is not None and isinstance(model.model, found)
+
+
+def host_class(family: Family) -> type | None:
+    """The host's class of a family's backbones; None in a host without it."""
+    return getattr(comfy.model_base, family.host_class, None)
+
+
+def require_host_class(family: Family) -> None:
+    """Raises ValueError on a ComfyUI that does not know the backbones of this family."""
+    if host_class(family) is None:
+        raise ValueError(f"{family.title} needs ComfyUI {family.host_since} or newer: update ComfyUI.")
 
 
 def network_of(model: ModelPatcher) -> nn.Module:

@@ -8,7 +8,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...dcm_core.families.presets import SCHEDULES
+from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.shapes import autoencoder, captions, render
 
 HEADS = 4  # the host would detect one, taking the width of a Wan head for granted
@@ -64,7 +64,7 @@ def load_backbone(path: str) -> comfy.model_patcher.ModelPatcher:
     state = comfy.utils.load_torch_file(path)
     config = comfy.model_detection.model_config_from_unet(state, "")
     config.unet_config["num_heads"] = HEADS
-    config.sampling_settings["shift"] = SCHEDULES["shapes"].grid.shift
+    config.sampling_settings["shift"] = FAMILIES["shapes"].schedule.grid.shift
     config.latent_format = ShapesLatents()
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     dtypes = config.supported_inference_dtypes

@@ -11,7 +11,6 @@ from torch import nn
 
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.expert.sidecar import Sidecar
-from ...dcm_core.families.presets import preset
 from ...dcm_core.schedule.experts import ExpertSchedule
 from ..backbone.model import as_released, family_of
 from .merge import merge_expert, take_off
@@ -42,12 +41,12 @@ def applied_to(model: ModelPatcher) -> Applied | None:
 def schedule_of(model: ModelPatcher) -> ExpertSchedule:
     """The schedule of the MODEL's experts; without experts, the one its family's experts are made for."""
     applied = applied_to(model)
-    return applied.schedule if applied else preset(family_of(model))
+    return applied.schedule if applied else family_of(model).schedule
 
 
 def switch_text(schedule: ExpertSchedule) -> str:
     """Which expert acts where, in one line."""
-    steps = next(iter(schedule.official_sigmas), 4)  # as it was published, where it was
+    steps = next(iter(schedule.lists), 4)  # as it was published, where it was
     example = schedule.describe(schedule.sigmas(steps))
     return (
         f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; {steps} steps: {example}"

@@ -27,7 +27,7 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     shapes, norms = (
         without_adapters(tensors) for tensors in (logical_shapes(network_of(model)), norms_of(model))
     )
-    backbone = shapes, norms, family_of(model)
+    backbone = shapes, norms, family_of(model).name
     report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
     report.raise_if_wrong()
     warnings = [f"detail expert: {warning}" for warning in report.warnings]

@@ -2,7 +2,7 @@
 
 import copy
 
-from ...dcm_core.schedule.experts import ExpertSchedule
+from ...dcm_core.schedule.experts import EXPERTS, ExpertSchedule
 
 # Where both of the host's nodes keep their cache of a run.
 _HOLDER, _OURS = "easycache", "dcm_easycache"
@@ -22,9 +22,10 @@ class CachePerExpert:
         """x [B, C, T, H, W] at timestep [B] (sigma in 0..1)."""
         options = model_options.get("transformer_options", {})  # of this run alone
         if _HOLDER in options:
-            expert = bool(self.schedule.is_detail(timestep).all())
+            expert = self.schedule.acting(timestep)
             caches = options.setdefault(_OURS, {})
             if not caches:
-                caches |= {not expert: copy.deepcopy(options[_HOLDER]), expert: options[_HOLDER]}
+                caches |= {each: copy.deepcopy(options[_HOLDER]) for each in EXPERTS if each != expert}
+                caches[expert] = options[_HOLDER]
             options[_HOLDER] = caches[expert]
         return executor(x, timestep, model_options, seed)

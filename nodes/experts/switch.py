@@ -34,14 +34,8 @@ class ExpertSwitch:
         Raises ValueError for sigmas of both experts in one call, and for a result that is not finite.
         """
         options = transformer_options or {}
-        detail_calls = int(self.schedule.is_detail(t).sum())
-        if 0 < detail_calls < t.numel():
-            raise ValueError(
-                f"One network call holds sigmas of both experts ({sigmas_text(t)}; the switch is at "
-                f"{self.schedule.switch_sigma:.4f}). Use a sampler that gives the whole batch one sigma."
-            )
-        expert, model = "detail" if detail_calls else "semantic", executor.class_obj
-        with self.sidecar.active(model.diffusion_model) if detail_calls else nullcontext():
+        expert, model = self.schedule.acting(t), executor.class_obj
+        with self.sidecar.active(model.diffusion_model) if expert == "detail" else nullcontext():
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if not torch.isfinite(denoised).all():
             where = f"{step_text(t, options.get('sample_sigmas'))}, by the {expert} expert"

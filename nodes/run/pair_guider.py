@@ -48,7 +48,7 @@ class PairGuider(ExpertGuider):
         seed=None,
     ):
         rest = denoise_mask, callback, disable_pbar, seed
-        self.low_is_loaded = self.low_loading.at_once = bool(self.schedule.is_detail(sigmas[:1]).all())
+        self.low_is_loaded = self.low_loading.at_once = self.schedule.acting(sigmas[0]) == "detail"
         try:
             if self.low_is_loaded:  # from the first step on
                 self.begin(sigmas)
@@ -61,7 +61,7 @@ class PairGuider(ExpertGuider):
 
     def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
         # Here and not in predict_noise, which the wrappers of the high-noise MODEL surround.
-        is_low = bool(self.schedule.is_detail(timestep).all())
+        is_low = self.schedule.acting(timestep) == "detail"
         if is_low != self.low_is_loaded:
             (self.low_loading if is_low else self.high_loading).load()
             patcher = self.low.model_patcher if is_low else self.model_patcher

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...dcm_core.families.family import Family
 from ...dcm_core.schedule.experts import ExpertSchedule
-from ...dcm_core.schedule.pairs import WAN22_BOUNDARIES, pair_schedule
+from ...dcm_core.schedule.pairs import pair_schedule
 from ..backbone.model import as_released, family_of, network_of
 from ..experts.apply import applied_to, schedule_of, switch_text
-
-# The first layer of each family's network: it tells what the network takes beside the noisy latents.
-_INPUT_LAYERS = ("patch_embedding", "img_in.proj", "patch_embed.proj")
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Run:
         if low_noise_model is not None:
             check_pair(model, low_noise_model)
             schedule = pair_schedule_of(model, low_noise_model)
-            schedule = pair_schedule(boundary, schedule.grid) if boundary else schedule
+            schedule = with_boundary(schedule, boundary, family_of(model)) if boundary else schedule
         elif boundary:
             raise ValueError(
                 "boundary is for two MODELs, but low_noise_model is not connected. For experts it is the kappa of "
@@ -89,7 +87,7 @@ def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
             raise ValueError(
                 "The MODELs of DCM Bake are swapped: connect semantic to model and detail to low_noise_model."
             )
-    high, low = ((family_of(each), input_channels(each)) for each in (model, low_noise_model))
+    high, low = ((family_of(each).name, input_channels(each)) for each in (model, low_noise_model))
     if high != low:
         raise ValueError(
             f"model is {high[0]} with {high[1]} input channels, but low_noise_model is {low[0]} with {low[1]}: they "
@@ -100,25 +98,32 @@ def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
 
 def input_channels(model: ModelPatcher) -> int:
     """Channels that the network takes: those of its latents, and more if it is also given an image."""
-    layers = dict(network_of(model).named_modules())
-    return next(layers[name].in_channels for name in _INPUT_LAYERS if name in layers)
+    return network_of(model).get_submodule(family_of(model).input_layer).in_channels
 
 
 def pair_schedule_of(*models: ModelPatcher) -> ExpertSchedule:
-    """The schedule of a pair: as its experts' files say, or Wan 2.2's by its task, or that of its family."""
+    """The schedule of a pair: as its experts' files say, or its family's by its task, or that of its experts."""
     model = next((model for model in models if applied_to(model)), models[0])
-    if applied_to(model) or family_of(model) != "wan":
+    pair = family_of(model).pair
+    if applied_to(model) or pair is None:
         return schedule_of(model)
-    takes_image = input_channels(model) > model.get_model_object("latent_format").latent_channels
-    return pair_schedule(WAN22_BOUNDARIES["image to video" if takes_image else "text to video"])
+    latents = model.get_model_object("latent_format").latent_channels
+    return pair.schedule(takes_image=input_channels(model) > latents)
+
+
+def with_boundary(schedule: ExpertSchedule, boundary: float, family: Family) -> ExpertSchedule:
+    """The schedule of a pair with another boundary. Raises ValueError for one that leaves a model nothing to do."""
+    pair = family.pair
+    lists = pair.lists if pair and pair.grid == schedule.grid else {}
+    return pair_schedule(boundary, schedule.grid, lists)
 
 
 def guided_conditioning(model: ModelPatcher, conditioning: list) -> list:
-    """The CONDITIONING with the embedded guidance that HunyuanVideo's experts were trained under.
+    """The CONDITIONING with the embedded guidance that the experts were trained under, where the network takes one.
 
-    A guidance that a node such as FluxGuidance has set stays. Wan takes none.
+    A guidance that a node such as FluxGuidance has set stays.
     """
     applied = applied_to(model)
-    if applied is None or family_of(model) != "hunyuan_video":
+    if applied is None or not family_of(model).embedded_guidance:
         return conditioning
     return [[text, {"guidance": applied.guidance, **options}] for text, options in conditioning]

@@ -26,7 +26,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
 
     def __init__(self, model: ModelPatcher, schedule: ExpertSchedule, semantic_cfg: float, detail_cfg: float):
         super().__init__(model)
-        self.schedule, self.cfgs = schedule, {False: semantic_cfg, True: detail_cfg}
+        self.schedule, self.cfgs = schedule, {"semantic": semantic_cfg, "detail": detail_cfg}
         self.watch = CallWatch()
         self.on_run: Callable[[Tensor], None] = lambda sigmas: None
 
@@ -41,7 +41,7 @@ class ExpertGuider(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
         self.watch.call(timestep)
-        self.set_cfg(self.cfgs[bool(self.schedule.is_detail(timestep).all())])
+        self.set_cfg(self.cfgs[self.schedule.acting(timestep)])
         return super().predict_noise(x, timestep, model_options, seed)
 
 

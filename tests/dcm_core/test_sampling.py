@@ -113,30 +113,11 @@ class TestExperts:
         euler(with_experts(expert("semantic"), expert("detail"), schedule), NOISE, sigmas)
         assert (calls["semantic"], calls["detail"]) == schedule.split(sigmas)
 
-    def test_a_mixed_batch_is_split_by_sample_with_its_conditions(self):
-        def expert(sign):
-            return lambda x, sigma, text, nothing: (
-                sign * (x + sigma.view(-1, 1, 1, 1, 1) + text.view(-1, 1, 1, 1, 1))
-            )
-
-        x, sigma, text = NOISE.float(), torch.tensor([0.9, 0.99, 0.2]), torch.tensor([1.0, 2.0, 3.0])
-        velocity = with_experts(expert(1), expert(-1), HY)(x, sigma, text, None)
-        expected = x + (sigma + text).view(-1, 1, 1, 1, 1)
-        assert torch.allclose(velocity, expected * torch.tensor([-1.0, 1.0, -1.0]).view(-1, 1, 1, 1, 1))
-
-    def test_the_split_passes_gradients(self):
-        weight = torch.ones((), requires_grad=True)
-        model = with_experts(lambda x, sigma: 2 * weight * x, lambda x, sigma: 3 * weight * x, HY)
-        ones = torch.ones(3, 1)
-        model(ones, torch.tensor([1.0, 1.0, 0.5])).sum().backward()
-        assert weight.grad == 7
-
-    @pytest.mark.parametrize("condition", [["a", "b", "c"], torch.zeros(1, 8), torch.zeros(())])
-    def test_conditions_that_cannot_be_split_are_refused_for_mixed_batches_only(self, condition):
+    def test_a_batch_with_sigmas_of_both_experts_is_refused(self):
         model = with_experts(constant(1), constant(2), HY)
-        assert model(NOISE, torch.ones(3), condition).eq(1).all()
-        with pytest.raises(TypeError, match="batch of 3"):
-            model(NOISE, torch.tensor([1.0, 0.5, 1.0]), condition)
+        assert model(NOISE, torch.ones(3)).eq(1).all() and model(NOISE, torch.zeros(3)).eq(2).all()
+        with pytest.raises(ValueError, match=r"both experts \(0\.2000, 0\.9900; the switch is at 0\.98"):
+            model(NOISE, torch.tensor([0.2, 0.99, 0.2]))
 
 
 class TestGuidance:
@@ -160,8 +141,9 @@ class TestGuidance:
     def test_guides_both_experts(self):
         model = with_experts(lambda x, s, c: c, lambda x, s, c: 10 * c, HY)
         cond, uncond = torch.full_like(NOISE, 2.0), torch.full_like(NOISE, 1.0)
-        velocity = guided(model, cond, uncond, 3.0)(NOISE, torch.tensor([1.0, 0.5, 1.0]))
-        assert velocity[:, 0, 0, 0, 0].tolist() == [4.0, 40.0, 4.0]
+        for sigma, expected in ((1.0, 4.0), (0.5, 40.0)):
+            velocity = guided(model, cond, uncond, 3.0)(NOISE, torch.full((3,), sigma))
+            assert velocity.eq(expected).all()
 
 
 class TestNotFinite:

@@ -4,14 +4,14 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from dcm_core.families.presets import SCHEDULES, preset
+from dcm_core.families.presets import FAMILIES, preset
 from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.schedule.grid import NoiseGrid
 
 HY, WAN = preset("hunyuan_video"), preset("wan")
 OFFICIAL = {family: preset(family, "official") for family in ("hunyuan_video", "wan")}
 COG, COG_2B = preset("cogvideox"), preset("cogvideox_2b")
-EVERY = [*SCHEDULES.values(), *OFFICIAL.values()]
+EVERY = [*(family.schedule for family in FAMILIES.values()), *OFFICIAL.values()]
 FLOW = [schedule for schedule in EVERY if schedule.grid.prediction == "flow"]
 
 

@@ -99,7 +99,7 @@ def random_expert(network: nn.Module, family: str, kind: str, seed: int, strengt
     """An expert over `network`: low-rank attention, whole differences of the time layers."""
     from dcm_pack.dcm_core.expert.layers import Difference, Expert, LowRank
     from dcm_pack.dcm_core.expert.metadata import ExpertMetadata
-    from dcm_pack.dcm_core.families.presets import SCHEDULES
+    from dcm_pack.dcm_core.families.presets import FAMILIES
 
     generator = torch.Generator().manual_seed(seed)
 
@@ -115,7 +115,7 @@ def random_expert(network: nn.Module, family: str, kind: str, seed: int, strengt
             layers[name] = Difference(normal(rows, columns), normal(rows))
         elif any(part in f"{name}." for part in ATTENTION[family]):
             layers[name] = LowRank(normal(RANK, columns), normal(rows, RANK) / strength, float(RANK))
-    schedule = SCHEDULES[family]
+    schedule = FAMILIES[family].schedule
     names = {"expert": kind, "family": family, "backbone": f"tiny_{family}", "schedule": schedule}
     return Expert(ExpertMetadata(**names, guidance=6.0, rank=RANK, alpha=float(RANK)), layers)
 

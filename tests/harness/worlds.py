@@ -20,7 +20,7 @@ from dcm_pack.dcm_core.expert.fingerprint import fingerprint, logical_shapes, no
 from dcm_pack.dcm_core.expert.layers import Difference, Expert, LowRank
 from dcm_pack.dcm_core.expert.metadata import ExpertMetadata
 from dcm_pack.dcm_core.families.cogvideox_positions import rotary_angles
-from dcm_pack.dcm_core.families.presets import SCHEDULES
+from dcm_pack.dcm_core.families.presets import FAMILIES
 from dcm_pack.dcm_core.sampling import ddim, euler, with_experts
 from dcm_pack.dcm_core.schedule.experts import ExpertSchedule
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class World:
 
     @property
     def schedule(self) -> ExpertSchedule:
-        return SCHEDULES[self.family]
+        return FAMILIES[self.family].schedule
 
     def model(self, **options):
         """A MODEL of its own, made by the host's loader from a copy of the weights."""
@@ -189,7 +189,7 @@ def full_difference(network: nn.Module, family: str, seed: int, strength: float 
             layers[name] = Difference(difference(own["weight"]), difference(own.get("bias")))
         else:
             parameters |= {f"{name}.{key}": difference(parameter) for key, parameter in own.items()}
-    metadata = ExpertMetadata("semantic", family, f"tiny_{family}", SCHEDULES[family], guidance=6.0)
+    metadata = ExpertMetadata("semantic", family, f"tiny_{family}", FAMILIES[family].schedule, guidance=6.0)
     return Expert(metadata, layers, parameters)
 
 

@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.ops import disable_weight_init
 from dcm_pack.dcm_core.expert.file import save_expert
 from dcm_pack.dcm_core.expert.layers import Expert
-from dcm_pack.dcm_core.families.presets import SCHEDULES
+from dcm_pack.dcm_core.families.presets import FAMILIES
 from dcm_pack.dcm_core.sampling import euler
 from dcm_pack.dcm_core.shapes import autoencoder, captions, render, weights
 from harness import tiny
@@ -59,7 +59,7 @@ def test_experts_run_on_the_backbone_with_four_heads(shapes):
     result = dcm_node("DCMKSampler").execute(model, 3, 4, 1.0, *texts, shapes["latent"])[0]["samples"]
     assert result.shape == (2, 16, 4, 12, 12)
 
-    schedule, text = SCHEDULES["shapes"], captions.encode_text([PROMPT, PROMPT])
+    schedule, text = FAMILIES["shapes"].schedule, captions.encode_text([PROMPT, PROMPT])
     noise = torch.randn(result.shape, generator=torch.manual_seed(3))
     semantic = merge(shapes["truth"].state_dict(), shapes["experts"]["semantic"])
     states = {False: semantic, True: merge(semantic, shapes["experts"]["detail"])}
@@ -96,7 +96,7 @@ def test_teacher_runs_in_the_stock_ksampler(shapes):
     texts = encoded(shapes, PROMPT), encoded(shapes, "")
     (latent,) = nodes.common_ksampler(shapes["model"], 0, 3, 2.0, "euler", "simple", *texts, shapes["latent"])
     assert torch.isfinite(latent["samples"]).all()
-    assert shapes["model"].get_model_object("model_sampling").shift == SCHEDULES["shapes"].grid.shift
+    assert shapes["model"].get_model_object("model_sampling").shift == FAMILIES["shapes"].schedule.grid.shift
 
 
 def test_text_nodes_take_the_clip(shapes):

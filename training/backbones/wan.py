@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dcm_core.expert.layers import Difference, Expert, LowRank
-from dcm_core.families.keymap import keymap
+from dcm_core.families.presets import find_family
 
 from ..config import BackboneConfig
 from . import exchange
@@ -36,7 +36,7 @@ class WanBackbone:
     """Builds the network and calls it in the trainer's terms: sigma in 0..1 in, velocity out."""
 
     def __init__(self, config: BackboneConfig):
-        self.config, self.family, self.keymap = config, config.family, keymap(config.family)
+        self.config, self.family, self.keymap = config, config.family, find_family(config.family).keymap
 
     def build(self, seed: int) -> nn.Module:
         """A network with random weights that depend on the seed alone."""

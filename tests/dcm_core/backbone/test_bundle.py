@@ -12,8 +12,7 @@ from dcm_core.expert.file import load_expert, save_expert
 from dcm_core.expert.fingerprint import norm_tensors
 from dcm_core.expert.layers import Difference, FusedLowRank, LowRank, Replacement
 from dcm_core.expert.merge import merged
-from dcm_core.families.keymap import keymap
-from dcm_core.families.presets import preset
+from dcm_core.families.presets import find_family, preset
 from dcm_core.files.format import tensor_bytes
 
 BUNDLES = ["wan t2v", "wan i2v", "hunyuan_video t2v", "hunyuan_video i2v"]
@@ -55,7 +54,7 @@ def test_the_experts_network_is_the_one_the_bundle_ran(name, exact):
     shapes = {key: tuple(tensor.shape) for key, tensor in comfy.items()}
     report = check(expert, shapes, norm_tensors(comfy), family_of(name))
     assert report.ok and not report.warnings, report.describe()
-    table = keymap(family_of(name))
+    table = find_family(family_of(name)).keymap
     made, true = merged(comfy, expert), table.state_to_comfy(detail_state(bundle))
     assert made.keys() == true.keys()
     for key in true:

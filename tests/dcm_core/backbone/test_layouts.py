@@ -6,7 +6,7 @@ from harness.diffusers_models import MODELS, family_of, infos, network, random_s
 
 from dcm_core.backbone.layouts import backbone_recipes, recognise
 from dcm_core.errors import LayoutError
-from dcm_core.families.keymap import keymap
+from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo, tensor_bytes
 
 PREFIXES = ["model.diffusion_model.", "diffusion_model.", ""]
@@ -33,11 +33,11 @@ def test_every_family_goes_to_the_other_layout_and_back(name):
     assert recognise(infos(state)).kind == "diffusers"
     assert same(converted(state, "diffusers"), state)
     comfy = converted(state, "comfy")
-    assert same(comfy, keymap(family_of(name)).state_to_comfy(state))
+    assert same(comfy, find_family(family_of(name)).keymap.state_to_comfy(state))
     for prefix in PREFIXES:
         prefixed = {prefix + key: tensor for key, tensor in comfy.items()}
         layout = recognise(infos(prefixed))
-        assert (layout.family, layout.kind, layout.prefix) == (family_of(name), "comfy", prefix)
+        assert (layout.family.name, layout.kind, layout.prefix) == (family_of(name), "comfy", prefix)
         assert layout.dtype == "BF16" and layout.parameters == sum(
             tensor.numel() for tensor in state.values()
         )
@@ -53,7 +53,7 @@ def test_the_backbone_of_a_bundle_is_what_the_adapter_lies_over(name):
     assert layout.parameters == sum(tensor.numel() for tensor in state.values())
     assert "released DCM bundle with a detail expert of rank 4" in layout.describe()
     assert same(converted(bundle, "diffusers"), state)
-    assert same(converted(bundle, "comfy"), keymap(family_of(name)).state_to_comfy(state))
+    assert same(converted(bundle, "comfy"), find_family(family_of(name)).keymap.state_to_comfy(state))
 
 
 _14B = {"num_attention_heads": 40, "attention_head_dim": 128, "ffn_dim": 13824, "num_layers": 40}
@@ -108,7 +108,7 @@ def test_the_published_sizes_are_told_apart(name, sizes, variant):
     }
     assert recognise(theirs).variant == recognise(ours).variant == variant
     # The only size that has noise levels of its own.
-    assert recognise(ours).family == ("cogvideox_2b" if variant.endswith("2B") else family_of(name))
+    assert recognise(ours).family.name == ("cogvideox_2b" if variant.endswith("2B") else family_of(name))
 
 
 def test_fp8_files_are_used_in_comfyui_as_they_are():
@@ -159,7 +159,7 @@ def test_a_whole_block_that_is_missing_is_noticed(name):
 )
 def test_a_part_of_a_backbone_is_refused(name, lost):
     state = random_state(name)
-    table, comfy = keymap(family_of(name)), converted(state, "comfy")
+    table, comfy = find_family(family_of(name)).keymap, converted(state, "comfy")
     for key in lost:
         del state[key], comfy[table.to_comfy(key)]
     for file, to in ((state, "comfy"), (state, "diffusers"), (comfy, "diffusers")):

@@ -187,14 +187,14 @@ def test_a_stopped_conversion_leaves_the_former_file_and_nothing_else(tmp_path, 
     (tmp_path / "b.safetensors").write_bytes(b"former")
     code = """
 import sys, time
-from dcm_core import safetensors_stream
+from dcm_core.files import stream
 from dcm_core.convert.command import main
-put = safetensors_stream.TensorWriter.put
+put = stream.TensorWriter.put
 def slow(*arguments):
     put(*arguments)
     print("put", flush=True)
     time.sleep(1)
-safetensors_stream.TensorWriter.put = slow
+stream.TensorWriter.put = slow
 sys.exit(main(["to-comfy", "a.safetensors", "b.safetensors", "--force"]))
 """
     command = [sys.executable, "-c", code]

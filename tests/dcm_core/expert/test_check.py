@@ -9,7 +9,7 @@ from dcm_core.expert.check import check
 from dcm_core.expert.fingerprint import fingerprint
 from dcm_core.expert.layers import Difference, Expert, LowRank
 from dcm_core.expert.merge import weight_differences
-from dcm_core.families.keymap import keymap
+from dcm_core.families.presets import find_family
 
 
 def backbone(blocks: int = 2) -> dict[str, tuple[int, ...]]:
@@ -129,7 +129,7 @@ def test_differences_of_zero_are_warned_about():
 
 
 def test_a_file_that_promises_to_be_complete_is_held_to_it():
-    low_rank, replaced = keymap("wan").detail_layers(backbone())
+    low_rank, replaced = find_family("wan").keymap.detail_layers(backbone())
     layers = {name: LowRank(torch.ones(RANK, DIM), torch.ones(DIM, RANK), 1.0) for name in low_rank}
     layers |= {name: Difference(torch.ones(DIM, DIM), torch.ones(DIM)) for name in replaced}
     promising = {"complete": True, "base_fingerprint": fingerprint("wan", backbone(), norms())}

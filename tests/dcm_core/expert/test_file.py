@@ -14,7 +14,7 @@ from dcm_core.expert.file import inspect, load_expert, save_expert
 from dcm_core.expert.layers import Difference, Expert, LowRank, Replacement
 from dcm_core.expert.merge import merged
 from dcm_core.expert.metadata import ExpertMetadata
-from dcm_core.families.presets import SCHEDULES
+from dcm_core.families.presets import FAMILIES
 from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.schedule.grid import NoiseGrid
 
@@ -28,7 +28,7 @@ def test_what_is_written_is_read_back(tmp_path, dtype):
     assert again.metadata == one.metadata
     assert again.layers["blocks.1.self_attn.o"].alpha == 2.0 * RANK
     assert again.layers["head.head"].weight is None
-    assert again.metadata.schedule.official_sigmas[6][:2] == (1.0, 0.992)
+    assert again.metadata.schedule.lists[6][:2] == (1.0, 0.992)
 
 
 def test_reading_and_writing_again_gives_the_same_file(tmp_path):
@@ -209,7 +209,7 @@ _TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 @settings(deadline=None)
 @given(
     schedule=st.one_of(
-        st.sampled_from(list(SCHEDULES.values())),
+        st.sampled_from([family.schedule for family in FAMILIES.values()]),
         st.builds(
             lambda shift, points, at: ExpertSchedule(NoiseGrid(shift, points), int(at * (points - 2))),
             st.floats(0.5, 50),

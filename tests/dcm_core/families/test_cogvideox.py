@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dcm_core.backbone.layouts import backbone_recipes, recognise
-from dcm_core.families.keymap import keymap
+from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo
 
-COG = keymap("cogvideox")
+COG = find_family("cogvideox").keymap
 VARIANTS = {
     "T2V": {},
     "I2V": {
@@ -49,7 +49,7 @@ def test_both_layouts_are_recognised_whole(model):
     variant = f"CogVideoX {version} {'T2V' if channels == 16 else 'I2V'} of width 32 with 12 blocks"
     for kind, tensors in (("diffusers", state), ("comfy", COG.state_to_comfy(state))):
         layout = recognise(infos(tensors))
-        assert (layout.family, layout.kind, layout.variant) == ("cogvideox", kind, variant)
+        assert (layout.family.name, layout.kind, layout.variant) == ("cogvideox", kind, variant)
         assert len(backbone_recipes(layout, infos(tensors), "comfy")) == len(state)
     for lost in ("time_embedding.linear_1.weight", "transformer_blocks.11.ff.net.2.bias"):
         cut = {name: tensor for name, tensor in state.items() if name != lost}
@@ -84,4 +84,4 @@ def test_what_a_detail_expert_changes(model):
     assert replaced == ["time_embedding_linear_1", "time_embedding_linear_2", "norm_out.linear", "proj_out"]
     for name in (*low_rank, *replaced):
         assert isinstance(model.get_submodule(COG.module_to_diffusers(name)), torch.nn.Linear)
-    assert keymap("cogvideox_2b") is COG
+    assert find_family("cogvideox_2b").keymap is COG

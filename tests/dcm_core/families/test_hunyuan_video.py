@@ -4,9 +4,10 @@ import pytest
 import torch
 from harness.diffusers_models import random_state
 
-from dcm_core.families.keymap import UnknownKeyError, keymap
+from dcm_core.families.keymap import UnknownKeyError
+from dcm_core.families.presets import find_family
 
-HUNYUAN = keymap("hunyuan_video")
+HUNYUAN = find_family("hunyuan_video").keymap
 
 
 @pytest.fixture(scope="module")

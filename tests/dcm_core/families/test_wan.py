@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from dcm_core.families.keymap import KeyMap, Row, UnknownKeyError, keymap
+from dcm_core.families.keymap import KeyMap, Row, UnknownKeyError
+from dcm_core.families.presets import find_family
 
-WAN = keymap("wan")
+WAN = find_family("wan").keymap
 
 
 @pytest.fixture(scope="module", params=["t2v", "i2v"])
@@ -123,6 +124,6 @@ def test_a_table_that_is_no_bijection_is_refused(rows):
 
 
 def test_shapes_is_of_the_wan_class_and_others_are_unknown():
-    assert keymap("shapes") is WAN
-    with pytest.raises(ValueError, match="known families: .*, shapes, wan"):
-        keymap("mochi")
+    assert find_family("shapes").keymap is WAN
+    with pytest.raises(ValueError, match="known are .*, shapes, wan"):
+        find_family("mochi")

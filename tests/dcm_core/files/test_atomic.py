@@ -96,8 +96,8 @@ def test_an_expert_too_large_for_the_disk_leaves_the_former_expert(tmp_path):
         import resource, sys
         import torch
         from harness.experts import expert, metadata, same_meaning
-        from dcm_core.expert import Difference, Expert
-        from dcm_core.expert_file import load_expert, save_expert
+        from dcm_core.expert.layers import Difference, Expert
+        from dcm_core.expert.file import load_expert, save_expert
         path = sys.argv[1]
         save_expert(path, expert())
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -136,7 +136,7 @@ def test_a_file_larger_than_the_memory_taken_is_copied_and_read_through(tmp_path
     """240 MB in tensors of 20 MB take less than three of them in memory, through both ways of copying."""
     code = """
         import errno, os, resource, sys
-        from dcm_core.safetensors_stream import TensorSource, stream_tensors
+        from dcm_core.files.stream import TensorSource, stream_tensors
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         def refuse(*_):

@@ -7,8 +7,8 @@ from harness.schedules import COG, COG_2B, diffusers_ddim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcm_core.families.presets import SCHEDULES
-from dcm_core.schedule.experts import ExpertSchedule
+from dcm_core.families.presets import FAMILIES
+from dcm_core.schedule.experts import ExpertSchedule, Threshold
 from dcm_core.schedule.grid import NoiseGrid
 
 ZERO_SNR = [COG, COG_2B]
@@ -85,9 +85,9 @@ def test_a_grid_cannot_be_finer_than_its_timesteps(points):
         NoiseGrid(1.0, points, "v_prediction")
 
 
-@pytest.mark.parametrize("family", SCHEDULES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_time_there_and_back(family):
-    grid = SCHEDULES[family].grid
+    grid = FAMILIES[family].schedule.grid
     u = [grid.curve.u(grid.sigma(i)) for i in range(50)]
     assert u == pytest.approx([(i + 1) / 50 for i in range(50)])
     assert grid.curve.u(0.0) == 0
@@ -102,6 +102,6 @@ def test_kappa_by_hand_is_a_timestep_over_1000():
         COG.with_kappa(49)
 
 
-def test_no_official_rule_without_published_weights():
+def test_no_threshold_without_published_weights():
     with pytest.raises(ValueError, match="flow matching"):
-        ExpertSchedule(COG.grid, 37, "official", 800.0)
+        ExpertSchedule(COG.grid, 37, Threshold(800.0))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcm_core.families.presets import preset
-from dcm_core.schedule.experts import ExpertSchedule
+from dcm_core.schedule.experts import ExpertSchedule, Threshold
 from dcm_core.schedule.grid import NoiseGrid
 
 
@@ -128,20 +128,12 @@ class TestBoundary:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"rule": "nearest"}, "rule 'nearest'"),
-            ({"rule": "official"}, "needs official_switch_timestep"),
-            ({"official_switch_timestep": 982.0}, 'needs rule "official"'),
-            ({"rule": "official", "official_switch_timestep": 900.0}, "above kappa"),
-            ({"rule": "official", "official_switch_timestep": 1001.0}, "up to 1000"),
-            ({"rule": "official", "official_switch_timestep": math.nan}, "above kappa"),
-            (
-                {"rule": "official", "official_switch_timestep": 982.0, "official_sigmas": {3: (1.0, 0.9)}},
-                "has 2 values",
-            ),
-            (
-                {"rule": "official", "official_switch_timestep": 982.0, "official_sigmas": {2: (0.9, 1.0)}},
-                "must fall",
-            ),
+            ({"lists": {1: (1.0,)}}, "need the published switch"),
+            ({"switch": Threshold(900.0)}, "above kappa"),
+            ({"switch": Threshold(1001.0)}, "up to 1000"),
+            ({"switch": Threshold(math.nan)}, "finite"),
+            ({"switch": Threshold(982.0), "lists": {3: (1.0, 0.9)}}, "has 2 values"),
+            ({"switch": Threshold(982.0), "lists": {2: (0.9, 1.0)}}, "must fall"),
         ],
     )
     def test_contradictory_schedules(self, changes, message):
@@ -156,7 +148,7 @@ class TestBoundary:
 
 class TestPresets:
     def test_unknown_family_lists_the_known(self):
-        with pytest.raises(ValueError, match="'mochi'.*wan, hunyuan_video, cogvideox, cogvideox_2b, shapes"):
+        with pytest.raises(ValueError, match="'mochi'.*cogvideox, cogvideox_2b, hunyuan_video, shapes, wan"):
             preset("mochi")
 
     def test_no_official_schedule_without_published_weights(self):

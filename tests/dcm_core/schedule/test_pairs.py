@@ -5,15 +5,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcm_core.schedule.pairs import WAN22_BOUNDARIES, pair_schedule
+from dcm_core.families.presets import find_family
+from dcm_core.schedule.pairs import pair_schedule
 from dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
+
+WAN22 = find_family("wan").pair
 
 
 @pytest.mark.parametrize("boundary", [0.875, 0.9])
 def test_wan22_gives_a_step_on_the_boundary_to_the_high_noise_model(boundary):
-    assert boundary in WAN22_BOUNDARIES.values()
+    assert boundary in (WAN22.text, WAN22.image)
     timesteps = torch.tensor([1000, 1000 * boundary + 1, 1000 * boundary, 1000 * boundary - 1, 1])
-    is_low = pair_schedule(boundary).is_detail(timesteps / 1000)
+    is_low = pair_schedule(boundary, WAN22.grid, WAN22.lists).is_detail(timesteps / 1000)
     assert is_low.tolist() == [timestep < 1000 * boundary for timestep in timesteps.tolist()]
     assert is_low.tolist() == [False, False, False, True, True]
 
@@ -21,7 +24,7 @@ def test_wan22_gives_a_step_on_the_boundary_to_the_high_noise_model(boundary):
 @given(st.integers(93, 1000))
 def test_a_typed_boundary_is_met_exactly(thousandths):
     boundary = thousandths / 1000
-    schedule = pair_schedule(boundary)
+    schedule = pair_schedule(boundary, WAN22.grid, WAN22.lists)
     assert not schedule.is_detail(torch.tensor(boundary))
     assert schedule.is_detail(torch.tensor(boundary - 1e-6))
 
@@ -29,7 +32,7 @@ def test_a_typed_boundary_is_met_exactly(thousandths):
 @pytest.mark.parametrize("boundary", [0.875, 0.9])
 @pytest.mark.parametrize("steps", [2, 3, 4, 5, 6, 8, 20, 40])
 def test_both_models_get_their_share(boundary, steps):
-    schedule = pair_schedule(boundary)
+    schedule = pair_schedule(boundary, WAN22.grid, WAN22.lists)
     sigmas = schedule.sigmas(steps)
     assert len(sigmas) == steps + 1 and sigmas[0] == 1 and sigmas[-1] == 0
     high, low = schedule.split(sigmas)
@@ -39,7 +42,7 @@ def test_both_models_get_their_share(boundary, steps):
 @pytest.mark.parametrize("boundary", [0.0, 0.09, 1.01, float("nan")])
 def test_a_boundary_that_leaves_a_model_nothing_to_do(boundary):
     with pytest.raises(ValueError, match="boundary"):
-        pair_schedule(boundary)
+        pair_schedule(boundary, WAN22.grid, WAN22.lists)
 
 
 def test_the_published_lists():

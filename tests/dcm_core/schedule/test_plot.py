@@ -4,7 +4,7 @@ import pytest
 import torch
 from harness.schedules import EVERY, HY, OFFICIAL, WAN
 
-from dcm_core.families.presets import SCHEDULES
+from dcm_core.families.presets import FAMILIES
 from dcm_core.schedule.plot import plot_schedule
 
 SEMANTIC, DETAIL, KAPPA = (
@@ -54,7 +54,7 @@ def test_one_colour_where_one_expert_runs():
     assert found(detail_only, DETAIL).any() and not found(detail_only, SEMANTIC).any()
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("schedule", [family.schedule for family in FAMILIES.values()], ids=FAMILIES)
 def test_the_kappa_line_lies_where_the_grid_has_kappa(schedule):
     picture = plot_schedule(schedule, schedule.sigmas(4))
     row = int(found(picture, KAPPA).sum(dim=1).argmax())

@@ -71,9 +71,9 @@ class TestSigmas:
         assert semantic + detail == steps
         assert semantic >= 1
         assert detail >= 1
-        if schedule.rule == "aligned":
+        if schedule.switch.rule == "aligned":
             assert sigmas[semantic] == torch.tensor(schedule.kappa_sigma, dtype=torch.float32)
-        if steps not in schedule.official_sigmas:
+        if steps not in schedule.lists:
             assert torch.isin(sigmas[:-1], schedule.grid.sigmas.float()).all()
 
     def test_all_the_points_of_the_grid(self):
@@ -134,12 +134,12 @@ class TestDenoise:
         sigmas = schedule.check(schedule.sigmas(steps, denoise=denoise))
         assert len(sigmas) == steps + 1
         assert sigmas[-1] == 0
-        if not (steps in schedule.official_sigmas and left == grid.points):
+        if not (steps in schedule.lists and left == grid.points):
             assert sigmas[0] == torch.tensor(grid.sigma(left - 1), dtype=torch.float32)
         semantic, detail = schedule.split(sigmas)
         assert (semantic > 0) == (not schedule.is_detail(sigmas[0]))
         assert detail or steps == 1
-        if semantic and detail and schedule.rule == "aligned":
+        if semantic and detail and schedule.switch.rule == "aligned":
             assert sigmas[semantic] == torch.tensor(schedule.kappa_sigma, dtype=torch.float32)
 
     def test_keeps_the_pace_of_a_whole_run(self):

@@ -1,7 +1,5 @@
 """CogVideoX in a bundle as others are released: the nodes compute what diffusers and peft do (tests/reference)."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from dcm_pack.dcm_core.families.presets import preset
@@ -30,10 +28,6 @@ def small_2b(monkeypatch, request):
 def applied(kind, name=RELEASED):
     folder()
     model, expert = dcm_node("DCMLoadBackbone").execute(f"{kind}/{name}", "default").args
-    if kind == "cogvideox_2b":
-        base = expert.metadata.base_fingerprint.replace("cogvideox:", "cogvideox_2b:")
-        metadata = replace(expert.metadata, family=kind, schedule=preset(kind), base_fingerprint=base)
-        expert = replace(expert, metadata=metadata)
     return dcm_node("DCMApplyExperts").execute(model, expert).args[0]
 
 

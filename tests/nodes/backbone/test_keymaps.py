@@ -36,10 +36,10 @@ def network(request):
 
 
 def test_the_hosts_names_are_those_of_the_table(network):
-    from dcm_pack.dcm_core.families.keymap import keymap
+    from dcm_pack.dcm_core.families.presets import find_family
 
     family, model = network
-    state, table = model.state_dict(), keymap(family)
+    state, table = model.state_dict(), find_family(family).keymap
     assert not table.missing(state)
     back = table.state_to_comfy(table.state_to_diffusers(state))
     # HunyuanVideo's norms have two names; ours is the one that every host reads.
@@ -50,10 +50,10 @@ def test_the_hosts_names_are_those_of_the_table(network):
 
 
 def test_the_host_loads_what_came_from_diffusers(network):
-    from dcm_pack.dcm_core.families.keymap import keymap
+    from dcm_pack.dcm_core.families.presets import find_family
 
     family, model = network
-    state, table = model.state_dict(), keymap(family)
+    state, table = model.state_dict(), find_family(family).keymap
     converted = table.state_to_comfy(table.state_to_diffusers(state))
     loaded = comfy.sd.load_diffusion_model_state_dict(converted).model.diffusion_model
     assert type(loaded) is type(model)

@@ -2,13 +2,13 @@
 
 import torch
 
-from dcm_core.families.presets import SCHEDULES
+from dcm_core.families.presets import FAMILIES
 from dcm_core.shapes import autoencoder
 from dcm_core.shapes.captions import ATTRIBUTES
 from dcm_core.shapes.render import render_clips
 from training.shapes.compare import Entrant, as_markdown, choose_prompts, compare, plain_sigmas, table
 
-SCHEDULE = SCHEDULES["shapes"]
+SCHEDULE = FAMILIES["shapes"].schedule
 
 
 def oracle(prompts):

@@ -1,0 +1,81 @@
+"""What is known about a backbone family, as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from ..schedule.experts import ExpertSchedule, Threshold
+from ..schedule.grid import NoiseGrid
+from ..schedule.pairs import pair_schedule
+from .keymap import KeyMap, Shapes
+
+
+@dataclass(frozen=True)
+class Published:
+    """How released weights were run: the switch, and the sigmas by number of steps without the final 0."""
+
+    switch: Threshold
+    lists: Mapping[int, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two whole models of the family that share one run, of which the first takes the high noise.
+
+    ``text`` and ``image``: the noise level (sigma in 0..1) from which on it acts, in text and in image to video.
+    ``lists``: noise levels by number of steps on ``grid``; other runs are spread evenly on it.
+    """
+
+    text: float
+    image: float
+    grid: NoiseGrid
+    lists: Mapping[int, tuple[float, ...]]
+
+    def schedule(self, takes_image: bool) -> ExpertSchedule:
+        """The schedule of a pair for this task."""
+        return pair_schedule(self.image if takes_image else self.text, self.grid, self.lists)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A backbone family: backbones of one network class and one noise schedule, which can share experts.
+
+    * ``name``: as ``dcm.family`` in files; ``title``: for people.
+    * ``keymap``: its names in every layout, shared by families of one network class.
+    * ``schedule``: of experts made for it by this project; ``published``: how released weights were run.
+    * ``host_class``: ComfyUI's class of ``comfy.model_base`` by name, there from version ``host_since`` on.
+      ``host_latents``: the class of its latent format by name, where families of one class differ in it.
+    * ``belongs``: is a backbone with these shapes (by ComfyUI's names) of this family, among those of its class?
+    * ``input_layer``: the first layer, whose input channels tell what the network takes beside the noisy latents.
+    * ``embedded_guidance``: is the network told a guidance scale, as HunyuanVideo's is?
+    * ``bundle_guidance``: what a bundle of the family was trained under, which no file says. Wan's targets were
+      guided with CFG 6, HunyuanVideo's network was told an embedded guidance of 6.
+    * ``pair``: where two whole models of the family share a run.
+    """
+
+    name: str
+    title: str
+    keymap: KeyMap
+    schedule: ExpertSchedule
+    host_class: str
+    input_layer: str
+    host_since: str = ""
+    host_latents: str = ""
+    published: Published | None = None
+    belongs: Callable[[Shapes], bool] = lambda shapes: True
+    embedded_guidance: bool = False
+    bundle_guidance: float = 6.0
+    pair: Pair | None = None
+
+    @property
+    def published_schedule(self) -> ExpertSchedule | None:
+        """The schedule that released weights were run with; None where none were released."""
+        if self.published is None:
+            return None
+        return replace(self.schedule, switch=self.published.switch, lists=self.published.lists)
+
+    @property
+    def bundle_schedule(self) -> ExpertSchedule:
+        """The schedule of the experts in a released bundle."""
+        return self.published_schedule or self.schedule
