@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..dcm_core.families.presets import find_family
 from ..dcm_core.families.presets import preset as family_preset
 from ..dcm_core.schedule.plot import plot_schedule
 from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
@@ -68,7 +69,7 @@ class DCMSigmas(io.ComfyNode):
             family, meant = family_of(model), SPEED_PRESETS[preset].family
             if family.name != meant:
                 raise ValueError(
-                    f"{preset} is for {meant}, and this MODEL is {family.name}: choose another preset."
+                    f"{preset} is for {find_family(meant).title}, and this MODEL is {family.name}: choose another preset."
                 )
             asked, sigmas = pair_schedule_of(model), speed_sigmas(preset, steps)
         else:

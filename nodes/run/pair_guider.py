@@ -48,7 +48,7 @@ class PairGuider(ExpertGuider):
         seed=None,
     ):
         rest = denoise_mask, callback, disable_pbar, seed
-        self.low_is_loaded = self.low_loading.at_once = self.schedule.acting(sigmas[0]) == "detail"
+        self.low_is_loaded = self.low_loading.at_once = self.schedule.acting(sigmas[:1]) == "detail"
         try:
             if self.low_is_loaded:  # from the first step on
                 self.begin(sigmas)

@@ -7,13 +7,13 @@ import comfy.samplers
 import pytest
 import torch
 from dcm_pack.dcm_core.expert.layers import LowRank
-from dcm_pack.dcm_core.families.presets import preset
-from dcm_pack.nodes.backbone import cogvideox
+from dcm_pack.dcm_core.families.presets import find_family, preset
+from dcm_pack.nodes.backbone.model import host_class
 from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
 
 import nodes
 
-known = pytest.mark.skipif(not cogvideox.MODEL_CLASS, reason="this ComfyUI has no CogVideoX")
+known = pytest.mark.skipif(not host_class(find_family("cogvideox")), reason="this ComfyUI has no CogVideoX")
 TOLERANCE = 1e-4
 
 

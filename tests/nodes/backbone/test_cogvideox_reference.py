@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from dcm_pack.dcm_core.families.presets import preset
+from dcm_pack.dcm_core.families import cogvideox as cogvideox_family
+from dcm_pack.dcm_core.families.presets import find_family, preset
 from dcm_pack.nodes.backbone import cogvideox
+from dcm_pack.nodes.backbone.model import host_class
 from harness.published import folder
 from harness.worlds import dcm_node, relative
 from safetensors.torch import load_file, save_file
 
-known = pytest.mark.skipif(not cogvideox.MODEL_CLASS, reason="this ComfyUI has no CogVideoX")
+known = pytest.mark.skipif(not host_class(find_family("cogvideox")), reason="this ComfyUI has no CogVideoX")
 KINDS = ["cogvideox", "cogvideox_2b", "cogvideox_i2v", "cogvideox_15_i2v"]
 RELEASED = "released/diffusion_pytorch_model.safetensors"
 DIFFUSERS = "diffusers/diffusion_pytorch_model.safetensors"
@@ -22,7 +24,7 @@ SEED, SEMANTIC_TIMESTEP, DETAIL_TIMESTEP = 7, 879, 379
 def small_2b(monkeypatch, request):
     """The tiny 2B of the reference has 3 heads, where the real one has 30."""
     if "cogvideox_2b" in request.node.name:
-        monkeypatch.setattr(cogvideox, "_HEADS_OF_2B", 3)
+        monkeypatch.setattr(cogvideox_family, "_HEADS_OF_2B", 3)
 
 
 def applied(kind, name=RELEASED):
@@ -120,7 +122,7 @@ def test_a_diffusers_file_runs_without_experts():
     assert relative(result, expected["semantic"]) <= TOLERANCE
 
 
-@pytest.mark.skipif(bool(cogvideox.MODEL_CLASS), reason="this ComfyUI has CogVideoX")
+@pytest.mark.skipif(bool(host_class(find_family("cogvideox"))), reason="this ComfyUI has CogVideoX")
 @pytest.mark.parametrize("name", [DIFFUSERS, RELEASED])
 def test_an_older_host_is_named_as_the_reason(name):
     folder()
