@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dcm_core.expert.file import save_expert
 from dcm_core.expert.fingerprint import fingerprint, norm_tensors
-from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.layers import Expert, layers_of
 from dcm_core.expert.metadata import ExpertMetadata
 
-from .backbones.exchange import full_difference, save_backbone
+from .backbones.exchange import save_backbone
 from .config import Config, ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def export_semantic(path: Path, method: "Distillation") -> None:
     """A semantic expert as full difference to the teacher."""
     backbone, base = method.backbone, method.backbone.comfy_state(method.teacher)
     state = backbone.comfy_state(method.student)
-    layers, parameters = full_difference(state, base)
+    layers, parameters = layers_of(
+        {name: tensor.float() - base[name].float() for name, tensor in state.items()}
+    )
     metadata = _metadata(method, "semantic", backbone_fingerprint(backbone.family, base))
     metadata = replace(metadata, fingerprint=backbone_fingerprint(backbone.family, state))
     _save(path, method.config, Expert(metadata, layers, parameters))
@@ -82,13 +84,4 @@ def _metadata(method: "Distillation", expert: str, base_fingerprint: str) -> Exp
 
 def _save(path: Path, config: Config, expert: Expert) -> None:
     dtype = export_dtype(config)
-    layers = {name: _cast(layer, dtype) for name, layer in expert.layers.items()}
-    parameters = {name: tensor.to(dtype) for name, tensor in expert.parameters.items()}
-    save_expert(path, Expert(expert.metadata, layers, parameters))
-
-
-def _cast(layer: LowRank | Difference, dtype: torch.dtype) -> LowRank | Difference:
-    if isinstance(layer, LowRank):
-        return LowRank(layer.down.to("cpu", dtype), layer.up.to("cpu", dtype), layer.alpha)
-    tensors = (layer.weight, layer.bias)
-    return Difference(*(None if tensor is None else tensor.to("cpu", dtype) for tensor in tensors))
+    save_expert(path, expert.map(lambda tensor: tensor.to("cpu", dtype)))

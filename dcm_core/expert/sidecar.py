@@ -6,6 +6,8 @@ weights may hence be fp8, packed, patched, or on another device. Forward hooks w
 does not see them change.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import MethodType
@@ -15,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ExpertFileError
-from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
+from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement, with_difference
 
 _ABSENT = object()
 
@@ -194,15 +196,8 @@ class _ParameterTerm(nn.Module):
         return owner, name
 
     def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
-        """``base`` plus the difference, on the device of ``base`` and in its dtype.
-
-        A base in a one-byte storage format gives float32: hosts cast it when it is used, and rounding the sum
-        to fp8 would lose most of the difference.
-        """
-        dtype = base.dtype if base.dtype.itemsize > 1 else torch.float32
-        difference = self.difference.to(base.device, torch.float32) * strength
-        total = base.detach().to(torch.float32) + difference
-        return nn.Parameter(total.to(dtype), requires_grad=False)
+        """The Parameter that takes the place of ``base``."""
+        return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
 
 
 def _plus_product(y: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor:

@@ -17,8 +17,8 @@ from .grid import NoiseGrid, real_number, whole_number
 from .sigmas import check_sigmas
 from .steps import plan_steps
 
-Expert = Literal["semantic", "detail"]
-EXPERTS: tuple[Expert, ...] = ("semantic", "detail")
+ExpertKind = Literal["semantic", "detail"]
+EXPERTS: tuple[ExpertKind, ...] = ("semantic", "detail")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ExpertSchedule:
             return self.switch.timestep / 1000
         return self.grid.curve.between(self.kappa_sigma, self.grid.sigma(self.kappa_index + 1))
 
-    def acting(self, sigma: Tensor | float) -> Expert:
+    def acting(self, sigma: Tensor | float) -> ExpertKind:
         """The expert that acts at this noise level: a number, or the sigmas [B] of one network call.
 
         Raises ValueError for a call that holds sigmas of both experts.
@@ -141,12 +141,12 @@ class ExpertSchedule:
             return sigmas * 1000 < self.switch.timestep
         return sigmas <= self.switch_sigma
 
-    def training_range(self, expert: Expert) -> range:
+    def training_range(self, expert: ExpertKind) -> range:
         """Grid indices this expert is trained on."""
         boundary = self.kappa_index + 1
         return range(boundary, self.grid.points) if _is_semantic(expert) else range(boundary)
 
-    def end_sigma(self, expert: Expert) -> float:
+    def end_sigma(self, expert: ExpertKind) -> float:
         """The noise level this expert's consistency function maps to in training."""
         return self.kappa_sigma if _is_semantic(expert) else self.grid.sigma_min
 
@@ -226,7 +226,7 @@ class ExpertSchedule:
 _SHOWN = 8  # sigmas of one expert that describe() writes out in full
 
 
-def _is_semantic(expert: Expert) -> bool:
+def _is_semantic(expert: ExpertKind) -> bool:
     if expert not in EXPERTS:
         raise ValueError(f'expert {expert!r} is unknown: choose "semantic" or "detail".')
     return expert == "semantic"

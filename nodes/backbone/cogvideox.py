@@ -16,7 +16,7 @@ from ...dcm_core.families.cogvideox_positions import rotary_angles, sine_table
 from ...dcm_core.schedule.grid import NoiseGrid
 
 
-class ZeroTerminalSNR(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+class GridSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
     """The noise levels of a grid, for latents x * sqrt(1 + sigma^2): with them the host's euler is DDIM."""
 
     def __init__(self, grid: NoiseGrid):
@@ -53,7 +53,7 @@ class SinePositions:
 def run_as_released(model: ModelPatcher, grid: NoiseGrid, network: nn.Module) -> ModelPatcher:
     """A clone of the MODEL with the sampling class and the positions of the released models of this grid."""
     model = model.clone()
-    model.add_object_patch("model_sampling", ZeroTerminalSNR(grid))
+    model.add_object_patch("model_sampling", GridSampling(grid))
     for name, value in positions(network).items():
         model.add_object_patch(f"diffusion_model.{name}", value)
     return model

@@ -58,7 +58,7 @@ class ShapesVae:
         return autoencoder.SPACE_FACTOR
 
 
-def load_backbone(path: str) -> comfy.model_patcher.ModelPatcher:
+def load_teacher(path: str) -> comfy.model_patcher.ModelPatcher:
     """The Shapes teacher as the host's Wan class, set up as the host's own loader does it."""
     management = comfy.model_management
     state = comfy.utils.load_torch_file(path)
@@ -78,7 +78,7 @@ def load_backbone(path: str) -> comfy.model_patcher.ModelPatcher:
     model.load_model_weights(state, "")
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
     patcher.cached_patcher_init = (
-        load_backbone,
+        load_teacher,
         (path,),
     )  # as the loader of newer hosts: for more than one GPU
     return patcher

@@ -1,11 +1,18 @@
 """Do these experts fit this MODEL and each other? Errors before anything is patched, doubts as warnings."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
 from comfy.model_patcher import ModelPatcher
 
 from ...dcm_core.expert.check import check
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert
 from ..backbone.model import family_of, is_semantic, network_of, norms_of
+
+Value = TypeVar("Value")
 
 
 def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert | None) -> list[str]:
@@ -24,10 +31,8 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
                 f"A {expert.metadata.expert} expert is connected to {kind}_expert: connect it to "
                 f"{expert.metadata.expert}_expert, and a {kind} expert here."
             )
-    shapes, norms = (
-        without_adapters(tensors) for tensors in (logical_shapes(network_of(model)), norms_of(model))
-    )
-    backbone = shapes, norms, family_of(model).name
+    shapes = without_adapters(logical_shapes(network_of(model)))
+    backbone = shapes, without_adapters(norms_of(model)), family_of(model).name
     report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
     report.raise_if_wrong()
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
@@ -52,6 +57,6 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     return warnings
 
 
-def without_adapters(tensors: dict[str, object]) -> dict[str, object]:
+def without_adapters(tensors: Mapping[str, Value]) -> dict[str, Value]:
     """The tensors of the backbone alone: VACE adds blocks to a frozen Wan, whose experts fit as ever."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("vace_")}

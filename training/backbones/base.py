@@ -5,7 +5,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.layers import Expert, Layer
 
 from .features import Features
 
@@ -19,7 +19,7 @@ class Backbone(Protocol):
         """A network with random weights that depend on the seed alone."""
 
     def load(self, path: str | Path) -> nn.Module:
-        """A network with the weights of a file in ComfyUI layout. Raises ConfigError where they do not fit."""
+        """A network with the weights of a backbone file of any layout. Raises ConfigError where they do not fit."""
 
     def velocity(self, model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """Velocity [B, C, T, H, W] at x [B, C, T, H, W], sigma [B] in 0..1, text [B, L, D]."""
@@ -33,7 +33,7 @@ class Backbone(Protocol):
     def add_adapter(self, model: nn.Module, rank: int, alpha: float, seed: int) -> None:
         """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""
 
-    def adapter_layers(self, model: nn.Module, base: nn.Module) -> dict[str, LowRank | Difference]:
+    def adapter_layers(self, model: nn.Module, base: nn.Module) -> dict[str, Layer]:
         """What `add_adapter` made trainable, by ComfyUI module name; replaced layers as difference to base."""
 
     def apply(self, model: nn.Module, expert: Expert) -> None:

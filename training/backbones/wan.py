@@ -7,7 +7,7 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families.presets import find_family
 
 from ..config import BackboneConfig
@@ -45,9 +45,9 @@ class WanBackbone:
             return WanTransformer3DModel(**{**_WAN, **_WAN_1_3B, **self.config.architecture})
 
     def load(self, path: str | Path) -> nn.Module:
-        """A network with the weights of a file in ComfyUI layout. Raises ConfigError where they do not fit."""
+        """A network with the weights of a backbone file of any layout. Raises ConfigError where they do not fit."""
         model = self.build(seed=0)
-        exchange.load_backbone(model, path, self.keymap)
+        exchange.load_weights(model, path, self.keymap)
         return model
 
     @staticmethod
@@ -75,7 +75,7 @@ class WanBackbone:
         """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""
         add_adapter(model, *self._detail_layers(model), rank, alpha, seed)
 
-    def adapter_layers(self, model: nn.Module, base: nn.Module) -> dict[str, LowRank | Difference]:
+    def adapter_layers(self, model: nn.Module, base: nn.Module) -> dict[str, Layer]:
         """What `add_adapter` made trainable, by ComfyUI module name; replaced layers as difference to base."""
         _, replaced = self._detail_layers(base)
         layers = adapter_layers(model, replaced, base)
