@@ -21,7 +21,7 @@ from ..families.recipe import Recipe
 from ..files.format import TensorInfo
 from ..files.shards import open_weights
 from ..files.stream import TensorSource
-from .layouts import Layout, recognise, sort_names
+from .layouts import Kind, Layout, recognise, sort_names
 
 Read = Callable[[str], Tensor]
 
@@ -37,6 +37,8 @@ class BackboneFile:
     a tensor by its name in the file. By default the file reads itself, within ``with``. Raises LayoutError for what
     is no backbone, saying what it looks like.
     """
+
+    _kind: Kind
 
     def __init__(self, source: TensorSource, reader: Callable[[TensorSource], Read] = attrgetter("read")):
         self.source, self.infos, self._reader = source, source.infos, reader
@@ -109,9 +111,9 @@ class BackboneFile:
         """What ``check`` finds. Raises ExpertFileError for an expert that is for another backbone."""
         family = FAMILIES.get(expert.metadata.family)
         # Families that share a class of networks share its key map.
-        same = family is not None and family.keymap is self.keymap
-        here = family if same else self.layout.family
-        report = check(expert, self.shapes, self.norms, here.name)
+        if family is None or family.keymap is not self.keymap:
+            family = self.layout.family
+        report = check(expert, self.shapes, self.norms, family.name)
         report.raise_if_wrong()
         return report
 

@@ -61,7 +61,7 @@ def write_recipes(
         for name, tensor in tensors.items():
             writer.put(name, tensor_bytes(tensor))
         for name in ordered:
-            if infos[name] == made[name]:
+            if dtype is None or infos[name] == made[name]:
                 writer.put(name, *(source.rows(*part) for part in recipes[name].parts))
             else:
                 writer.put(name, tensor_bytes(cast(name, backbone.build(recipes[name]), dtype)))

@@ -12,7 +12,7 @@ from ..errors import ExpertFileError, shortened
 from ..families.presets import find_family
 from .fingerprint import Shapes, fingerprint
 from .host_names import in_host_names
-from .layers import Expert, frobenius
+from .layers import Expert
 from .metadata import ExpertMetadata
 
 
@@ -75,7 +75,7 @@ def check(
     """
     report = Report()
     expert = in_host_names(expert, shapes)
-    changed = _changed(expert)
+    changed = expert.shapes()
     names = [name for name, _ in changed]
     report.doubled = sorted(name for name, count in Counter(names).items() if count > 1)
     for name, shape in changed:
@@ -86,24 +86,12 @@ def check(
         else:
             report.matched.append(name)
     report.missing = sorted(_expected(expert.metadata, shapes).difference(names))
-    norms_of_layers = {name: layer.norm() for name, layer in expert.layers.items()}
-    # That of a replacement would need the backbone's weights, which may be packed.
-    report.norms = {name: norm for name, norm in norms_of_layers.items() if norm is not None}
-    report.norms |= {name: frobenius(difference) for name, difference in expert.parameters.items()}
+    report.norms = {name: norm for name, norm in expert.norms().items() if norm is not None}
     zero = [name for name, norm in report.norms.items() if norm == 0]
     if zero:
         report.warnings.append(f"all zero, so without effect (an untrained expert?): {shortened(zero)}")
     _compare_fingerprints(report, expert.metadata, shapes, norms, family, semantic)
     return report
-
-
-def _changed(expert: Expert) -> list[tuple[str, tuple[int, ...]]]:
-    changed = [
-        (f"{name}.{key}", shape)
-        for name, layer in expert.layers.items()
-        for key, shape in layer.shapes.items()
-    ]
-    return changed + [(name, tuple(difference.shape)) for name, difference in expert.parameters.items()]
 
 
 def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:

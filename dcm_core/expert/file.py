@@ -131,13 +131,15 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
     """The expert, and the digest of the file's content. Every tensor is read once."""
     named = [name for name in source.metadata.get("dcm.parameters", "").split(",") if name]
     keys = by_layer(source.infos)
-    layers, parameters = _outline(source, keys, named)
-    keymap = FAMILIES[metadata.family].keymap if metadata.family in FAMILIES else None
+    numbers = {key: source.read(key) for key, info in source.infos.items() if math.prod(info.shape) == 1}
+    layers, parameters = _outline(source, keys, numbers, named)
+    family = FAMILIES.get(metadata.family)
+    fusing = family.keymap if family and family.keymap.fuses else None
     places = {key: (name, role) for name, own in keys.items() for role, key in own.items()}
     parts: dict[str, dict[Role, Tensor]] = {name: {} for name in keys}
     digest, wrong = begin_content_digest(source.metadata), []
     for key in sorted(places):
-        tensor = source.read(key)
+        tensor = numbers[key] if key in numbers else source.read(key)
         digest.add(key, tensor)
         if not all_finite(tensor):
             wrong.append(key)
@@ -150,25 +152,23 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
         if name in parameters:
             parameters[name] = tensor
         else:
-            layer, fused = layer_from(own), keymap.projections(name) if keymap else 1
-            layers[name] = layer.split(fused) if fused > 1 else layer
+            layer = layer_from(own)
+            layers[name] = layer.split(fusing.projections(name)) if fusing else layer
     _refuse_non_finite(wrong)
     return Expert(metadata, layers, parameters), digest.text()
 
 
 def _outline(
-    source: TensorSource, keys: Mapping[str, Mapping[Role, str]], parameters: list[str]
+    source: TensorSource,
+    keys: Mapping[str, Mapping[Role, str]],
+    numbers: Mapping[str, Tensor],
+    parameters: list[str],
 ) -> tuple[dict[str, Layer], dict[str, Tensor]]:
     """The expert's layers and bare Parameters without their numbers, so that one message names all that is wrong."""
-    tensors: dict[str, dict[Role, Tensor]] = {}
-    for name, own in keys.items():
-        tensors[name] = {}
-        for role, key in own.items():
-            shape = source.infos[key].shape
-            # Single numbers are read right away.
-            tensors[name][role] = (
-                source.read(key) if math.prod(shape) == 1 else torch.empty(shape, device="meta")
-            )
+    empty = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
+    tensors = {
+        name: {role: numbers.get(key, empty[key]) for role, key in own.items()} for name, own in keys.items()
+    }
     layers, bare = from_tensors(tensors, parameters)
     counted, promised = len(layers) + len(bare), source.metadata.get("dcm.layers", "")
     if str(counted) != promised:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..files.format import tensor_bytes
+from ..files.format import TensorDigest
 
 _NORM = re.compile(r".*norm.*\.(weight|scale)")
 # Tensors that a file of the backbone holds and its network has among its buffers: CogVideoX's table of positions.
@@ -66,20 +66,6 @@ def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None 
     shape_digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
     norm_digest = _norm_digest(norms)[:16] if norms else "-"
     return f"{family}:{shape_digest}:{norm_digest}"
-
-
-class TensorDigest:
-    """SHA-256 over named tensors in the order in which they are added: name, dtype, shape and bytes."""
-
-    def __init__(self, before: bytes = b"") -> None:
-        self._digest = hashlib.sha256(before)
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        self._digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        self._digest.update(tensor_bytes(tensor))
-
-    def text(self) -> str:
-        return self._digest.hexdigest()
 
 
 def begin_content_digest(header: Mapping[str, str]) -> TensorDigest:

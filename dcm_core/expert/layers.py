@@ -57,7 +57,7 @@ class Layer:
         return self
 
     def split(self, parts: int) -> Layer:
-        """The same change as it is meant for a layer of so many fused projections."""
+        """The same change of a layer that begins with so many projections: for each of them, where it is made so."""
         return self
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Layer:
@@ -128,13 +128,10 @@ class LowRank(Layer):
         return [(0, self)]
 
     def split(self, parts: int) -> Layer:
-        return FusedLowRank.from_block(self, parts) or self
+        return (FusedLowRank.from_block(self, parts) if parts > 1 else None) or self
 
     def norm(self) -> float:
-        # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
-        down, up = self.down.float(), self.up.float()
-        square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
-        return abs(self.scale) * float(square.sqrt())
+        return _norm_of_product(self.down, self.up, self.scale)
 
 
 @dataclass(eq=False)
@@ -189,6 +186,10 @@ class FusedLowRank(Layer):
     @property
     def stock(self) -> Layer:
         return self.block
+
+    def norm(self) -> float:
+        downs, ups = (tensor.unflatten(0, (self.parts, -1)) for tensor in (self.down, self.up))
+        return _norm_of_product(downs, ups, self.scale)
 
     @property
     def block(self) -> LowRank:
@@ -261,6 +262,20 @@ class Expert:
     layers: dict[str, Layer]
     parameters: dict[str, Tensor] = field(default_factory=dict)
 
+    def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The backbone's parameters that are changed, by full name, each with its logical shape."""
+        changed = [
+            (f"{name}.{key}", shape)
+            for name, layer in self.layers.items()
+            for key, shape in layer.shapes.items()
+        ]
+        return changed + [(name, tuple(difference.shape)) for name, difference in self.parameters.items()]
+
+    def norms(self) -> dict[str, float | None]:
+        """The ``norm`` of each layer's change, and of each bare Parameter's."""
+        layers = {name: layer.norm() for name, layer in self.layers.items()}
+        return layers | {name: frobenius(difference) for name, difference in self.parameters.items()}
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Expert:
         """The same expert with the function applied to each of its tensors."""
         layers = {name: layer.map(function) for name, layer in self.layers.items()}
@@ -294,6 +309,14 @@ def with_difference(base: Tensor, difference: Tensor, strength: float = 1.0) -> 
 def frobenius(tensor: Tensor) -> float:
     """The Frobenius norm, in float32 whatever the tensor is stored in."""
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float32))
+
+
+def _norm_of_product(down: Tensor, up: Tensor, scale: float) -> float:
+    """Of ``scale * up @ down``, or of several that lie below each other: down [..., rank, in], up [..., out, rank]."""
+    # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
+    down, up = down.float(), up.float()
+    square = ((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0)
+    return abs(scale) * float(square.sqrt())
 
 
 def _present(**tensors: Tensor | None) -> dict[str, Tensor]:

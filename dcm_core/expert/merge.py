@@ -17,10 +17,8 @@ def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str,
     Raises ExpertFileError that names the parameters the backbone lacks or has in another shape.
     """
     expert = in_host_names(expert, state)
-    shapes = {name: tuple(difference.shape) for name, difference in expert.parameters.items()}
-    for name, layer in expert.layers.items():
-        shapes |= {f"{name}.{key}": shape for key, shape in layer.shapes.items()}
-    wrong = [name for name, shape in shapes.items() if name not in state or tuple(state[name].shape) != shape]
+    shapes = expert.shapes()
+    wrong = [name for name, shape in shapes if name not in state or tuple(state[name].shape) != shape]
     if wrong:
         raise ExpertFileError(f"the backbone has no parameter of that name and shape: {shortened(wrong)}")
     differences = {name: difference.float() for name, difference in expert.parameters.items()}

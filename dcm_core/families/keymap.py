@@ -109,10 +109,10 @@ class KeyMap:
 
         Raises UnknownKeyError, also for one that is several weights there.
         """
-        names = self.sources(name)
-        if len(names) > 1:
+        first, *others = names = self.sources(name)
+        if others:
             raise UnknownKeyError(f"{name!r} is {len(names)} weights in diffusers: {', '.join(names)}")
-        return names[0]
+        return first
 
     def sources(self, name: str) -> tuple[str, ...]:
         """The diffusers names of the weights that a ComfyUI parameter is made of. Raises UnknownKeyError."""
@@ -214,6 +214,11 @@ class KeyMap:
         except UnknownKeyError:
             return 1
         return min(len(row.sources), 3)
+
+    @cached_property
+    def fuses(self) -> bool:
+        """Has ComfyUI several of diffusers' weights in one?"""
+        return any(len(row.sources) > 1 for row in self.rows)
 
     def missing(self, names: Collection[str]) -> list[str]:
         """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
