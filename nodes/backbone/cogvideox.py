@@ -18,7 +18,7 @@ from ...dcm_core.schedule.grid import NoiseGrid
 
 
 class GridSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-    """The noise levels of a v-prediction grid, for latents x * sqrt(1 + sigma^2): with them the host's euler is DDIM."""
+    """The noise levels of a grid, for latents x * sqrt(1 + sigma^2): with them the host's euler is DDIM."""
 
     def __init__(self, grid: NoiseGrid):
         super().__init__()

@@ -29,7 +29,7 @@ def merge_expert(
         return {}, {}
     expert = in_host_names(expert, logical_shapes(network_of(model)))
     bare = {PREFIX + name: difference for name, difference in expert.parameters.items()}
-    of_layers = {
+    of_layers: Patches = {
         name: ("diff", (bare.pop(name),)) for name in list(bare) if name.endswith((".weight", ".bias"))
     }
     patches: Patches = {}

@@ -1,6 +1,9 @@
 """The trainable part of a detail expert: low-rank adapters by peft, and whole layers that are replaced."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -25,7 +28,9 @@ def add_adapter(
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(low_rank)), model)
+        # peft takes any number for alpha, whatever it declares.
+        config = LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules=list(low_rank))
+        inject_adapter_in_model(config, model)
     for name in replaced:
         model.get_submodule(name).requires_grad_(True)
 
@@ -38,7 +43,7 @@ def adapter_layers(model: nn.Module, replaced: Sequence[str], base: nn.Module) -
         if isinstance(layer, LoraLayer)
     }
     for name in replaced:
-        mine, theirs = model.get_submodule(name), base.get_submodule(name)
+        mine, theirs = (cast(nn.Linear, network.get_submodule(name)) for network in (model, base))
         layers[name] = Difference((mine.weight - theirs.weight).detach(), (mine.bias - theirs.bias).detach())
     return layers
 
@@ -47,4 +52,4 @@ _ADAPTER = "default"  # peft's name of the only adapter
 
 
 def _weight(factors: nn.ModuleDict) -> Tensor:
-    return factors[_ADAPTER].weight.detach()
+    return cast(nn.Linear, factors[_ADAPTER]).weight.detach()

@@ -1,5 +1,8 @@
 """One backbone in every layout it comes in: DCMLoadBackbone makes the same MODEL of each."""
 
+import os
+from pathlib import Path
+
 import folder_paths
 import pytest
 import torch
@@ -148,6 +151,14 @@ def test_a_bundle_in_the_node_for_expert_files(monkeypatch):
     folder_paths.filename_list_cache.clear()
     with pytest.raises(ValueError, match="released.*DCM Load Backbone"):
         dcm_node("DCMLoadExpert").execute("wan/released/diffusion_pytorch_model.safetensors")
+
+
+def test_a_bundle_whose_adapter_was_taken_off(backbones):
+    reference = Path(os.environ["DCM_TEST_REFERENCE"])
+    bundle = load_file(reference / "wan/released/diffusion_pytorch_model.safetensors")
+    save_file({name: t for name, t in bundle.items() if ".lora_" not in name}, backbones / "off.safetensors")
+    with pytest.raises(ValueError, match="no low-rank pairs, so it holds no detail expert"):
+        load("off.safetensors")
 
 
 @pytest.mark.parametrize("kind", ["wan", "hunyuan_video"])
