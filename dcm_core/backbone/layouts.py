@@ -61,10 +61,6 @@ class Layout:
     rank: int | None
     parameters: int
 
-    @property
-    def keymap(self) -> KeyMap:
-        return self.family.keymap
-
     def describe(self) -> str:
         """One line: what the file is."""
         layout = {

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ExpertFileError
+from .arithmetic import frobenius, norm_of_product
 from .metadata import ExpertMetadata
 
 
@@ -131,7 +132,7 @@ class LowRank(Layer):
         return (FusedLowRank.from_block(self, parts) if parts > 1 else None) or self
 
     def norm(self) -> float:
-        return _norm_of_product(self.down, self.up, self.scale)
+        return norm_of_product(self.down, self.up, self.scale)
 
 
 @dataclass(eq=False)
@@ -189,7 +190,7 @@ class FusedLowRank(Layer):
 
     def norm(self) -> float:
         downs, ups = (tensor.unflatten(0, (self.parts, -1)) for tensor in (self.down, self.up))
-        return _norm_of_product(downs, ups, self.scale)
+        return norm_of_product(downs, ups, self.scale)
 
     @property
     def block(self) -> LowRank:
@@ -295,28 +296,6 @@ def layers_of(
         else:
             parameters[name] = tensor
     return {layer: kind(**own) for layer, own in parts.items()}, parameters
-
-
-def with_difference(base: Tensor, difference: Tensor, strength: float = 1.0) -> Tensor:
-    """``base + strength * difference``, summed in float32, on the device of ``base`` and in its dtype.
-
-    A base in a one-byte storage format gives float32: rounding the sum to fp8 would lose most of the difference.
-    """
-    dtype = base.dtype if base.dtype.itemsize > 1 else torch.float32
-    return (base.float() + strength * difference.to(base.device, torch.float32)).to(dtype)
-
-
-def frobenius(tensor: Tensor) -> float:
-    """The Frobenius norm, in float32 whatever the tensor is stored in."""
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float32))
-
-
-def _norm_of_product(down: Tensor, up: Tensor, scale: float) -> float:
-    """Of ``scale * up @ down``, or of several that lie below each other: down [..., rank, in], up [..., out, rank]."""
-    # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
-    down, up = down.float(), up.float()
-    square = ((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0)
-    return abs(scale) * float(square.sqrt())
 
 
 def _present(**tensors: Tensor | None) -> dict[str, Tensor]:

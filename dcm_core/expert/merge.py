@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
+from .arithmetic import with_difference
 from .host_names import in_host_names
-from .layers import Expert, with_difference
+from .layers import Expert
 
 
 def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

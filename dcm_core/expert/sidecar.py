@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ExpertFileError
-from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement, with_difference
+from .arithmetic import with_difference
+from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
 
 _ABSENT = object()
 

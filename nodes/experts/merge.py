@@ -6,9 +6,10 @@ import comfy.weight_adapter
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ...dcm_core.expert.arithmetic import with_difference
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.host_names import in_host_names
-from ...dcm_core.expert.layers import Expert, Layer, LowRank, with_difference
+from ...dcm_core.expert.layers import Expert, Layer, LowRank
 from ..backbone.model import PREFIX, network_of
 
 # By the name of a weight or, for some rows of it, (name, (dimension, first row, number of rows)).

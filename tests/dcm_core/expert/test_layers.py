@@ -1,4 +1,4 @@
-"""What every kind of layer says of itself, and that a kind nobody has heard of needs three places to work everywhere."""
+"""What every kind of layer says of itself, and that a new kind needs three places to work everywhere."""
 
 from __future__ import annotations
 
@@ -14,19 +14,10 @@ from dcm_core.backbone.bundle import bundle_tensors
 from dcm_core.convert.expert_stream import save_in_parts
 from dcm_core.convert.report import inspect
 from dcm_core.expert import sidecar, tensor_names
+from dcm_core.expert.arithmetic import frobenius, with_difference
 from dcm_core.expert.check import check
 from dcm_core.expert.file import load_expert, save_expert
-from dcm_core.expert.layers import (
-    Difference,
-    Expert,
-    FusedLowRank,
-    Layer,
-    LowRank,
-    Replacement,
-    frobenius,
-    layers_of,
-    with_difference,
-)
+from dcm_core.expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement, layers_of
 from dcm_core.expert.merge import merged
 
 IN, OUT, RANK = 6, 24, 2
@@ -128,7 +119,7 @@ def test_a_difference_is_added_in_float32_and_never_rounded_to_one_byte(dtype, r
     assert with_difference(base, difference, -2.0).equal(torch.full((3,), 253.0).to(result))
 
 
-# --- a kind of its own: what follows stands for its class in layers, its term in sidecar and its keys in tensor_names --
+# --- a new kind: what follows stands for its class in layers, its term in sidecar and its keys in tensor_names ------
 
 
 @dataclass(eq=False)
