@@ -1,36 +1,28 @@
-"""Data sets: an object with `batch(iteration) -> Batch` whose randomness depends on (seed, iteration) alone."""
+"""What a method needs of a data set."""
+
+from __future__ import annotations
 
 from typing import Protocol
 
 from torch import Tensor
 
-from ..config import ConfigError, DataConfig
 from .batch import Batch
-from .shapes import ShapesData
-
-DATASETS = {"shapes": ShapesData}
 
 
 class Data(Protocol):
-    """What a method needs of a data set."""
+    """Batches whose randomness depends on (seed, iteration) alone, and the way from captions and back to clips."""
 
-    latent_shape: tuple[int, ...]
+    latent_shape: tuple[int, int, int, int]
     batch_size: int
 
-    def batch(self, iteration: int) -> Batch: ...
+    def batch(self, iteration: int) -> Batch:
+        """The batch of an iteration counted from 0."""
+        ...
 
     def text(self, captions: list[str]) -> Tensor:
         """[B, L, D]; the empty caption is the unconditional text. Raises ValueError for a caption it cannot encode."""
+        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1."""
-
-
-def build_data(config: DataConfig, seed: int) -> Data:
-    """The data set a configuration names. Raises ConfigError."""
-    if config.name not in DATASETS:
-        raise ConfigError(f"data.name={config.name!r} is unknown; there are: {', '.join(DATASETS)}.")
-    return DATASETS[config.name](config, seed)
-
-
-__all__ = ["DATASETS", "Batch", "Data", "build_data"]
+        ...

@@ -1,0 +1,1 @@
+"""Data sets, one file each. Adding one is adding a file here that names its class ``DATA``."""
