@@ -61,7 +61,7 @@ def export_detail(
     layers lie.
     """
     metadata = _metadata(config, "detail", guidance, base_fingerprint)
-    _save(path, config, Expert(replace(metadata, rank=rank, alpha=alpha), {**layers}))
+    _save(path, config, Expert(replace(metadata, rank=rank, alpha=alpha), dict(layers)))
 
 
 def backbone_fingerprint(family: str, state: State) -> str:

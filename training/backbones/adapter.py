@@ -10,7 +10,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from dcm_core.expert.layers import Difference, LowRank
+from dcm_core.expert.layers import Difference, Layer, LowRank
 
 from ..config import ConfigError
 
@@ -34,12 +34,12 @@ def add_adapter(
         model.get_submodule(name).requires_grad_(True)
 
 
-def adapter_layers(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, LowRank | Difference]:
+def adapter_layers(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, Layer]:
     """What ``add_adapter`` made trainable, by diffusers module name; replaced layers as difference to ``start``.
 
     ``start``: the values of all trainable parameters as ``add_adapter`` left them.
     """
-    layers: dict[str, LowRank | Difference] = {
+    layers: dict[str, Layer] = {
         name: LowRank(_weight(layer.lora_A), _weight(layer.lora_B), layer.lora_alpha[_ADAPTER])
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer)

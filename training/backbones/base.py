@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.layers import Expert, Layer
 
 from .features import Features
 
@@ -42,9 +42,7 @@ class Backbone(Protocol):
         """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""
         ...
 
-    def adapter_layers(
-        self, model: nn.Module, start: Mapping[str, Tensor]
-    ) -> dict[str, LowRank | Difference]:
+    def adapter_layers(self, model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, Layer]:
         """What ``add_adapter`` made trainable, by ComfyUI module name; replaced layers as difference to ``start``.
 
         ``start``: the values of all trainable parameters as ``add_adapter`` left them.

@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families.presets import find_family
 
 from ..config import BackboneConfig
@@ -80,9 +80,7 @@ class WanBackbone:
         """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""
         add_adapter(model, *self._detail_layers(model), rank, alpha, seed)
 
-    def adapter_layers(
-        self, model: nn.Module, start: Mapping[str, Tensor]
-    ) -> dict[str, LowRank | Difference]:
+    def adapter_layers(self, model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, Layer]:
         """What ``add_adapter`` made trainable, by ComfyUI module name; replaced layers as difference to ``start``."""
         layers = adapter_layers(model, start)
         return {self.keymap.module_to_comfy(name): layer for name, layer in layers.items()}
