@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from ...dcm_core.families.presets import FAMILIES
-from ...dcm_core.shapes import autoencoder, captions, render
-
-HEADS = 4  # the host would detect one, taking the width of a Wan head for granted
+from ...dcm_core.shapes import autoencoder, captions, network
 
 
 class ShapesLatents(comfy.latent_formats.LatentFormat):
@@ -63,7 +61,8 @@ def load_backbone(path: str) -> comfy.model_patcher.ModelPatcher:
     management = comfy.model_management
     state = comfy.utils.load_torch_file(path)
     config = comfy.model_detection.model_config_from_unet(state, "")
-    config.unet_config["num_heads"] = HEADS
+    # The host would detect one head, taking the width of a Wan head for granted.
+    config.unet_config["num_heads"] = network.ARCHITECTURE["num_attention_heads"]
     config.sampling_settings["shift"] = FAMILIES["shapes"].schedule.grid.shift
     config.latent_format = ShapesLatents()
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
@@ -86,6 +85,5 @@ def load_backbone(path: str) -> comfy.model_patcher.ModelPatcher:
 
 def empty_latent(batch_size: int) -> dict[str, Tensor]:
     """A LATENT of zeros [B, 16, 4, 12, 12]: clips of the length and size this world is made for."""
-    size = render.SIZE // autoencoder.SPACE_FACTOR
-    shape = (batch_size, autoencoder.CHANNELS, render.FRAMES // autoencoder.TIME_FACTOR, size, size)
+    shape = (batch_size, *network.LATENT_SHAPE)
     return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}
