@@ -87,5 +87,14 @@ def test_one_pytorch():
     assert named["Makefile"] and set().union(*named.values()) == named["Makefile"], named
 
 
+def test_one_ruff(project):
+    """The hook's is one that the environment may have."""
+    (hook,) = re.findall(r"rev: v([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    (pinned,) = (
+        line for line in project["project"]["optional-dependencies"]["dev"] if line.startswith("ruff==")
+    )
+    assert hook.startswith(pinned.removeprefix("ruff==").removesuffix("*"))
+
+
 def workflows() -> list[Path]:
     return sorted((ROOT / ".github" / "workflows").glob("*.yml"))
