@@ -169,3 +169,14 @@ def test_every_path_that_a_page_names_is_there(page):
     named = {word.rstrip(".") for word in words if word.partition("/")[0] in AT_ROOT and "NAME" not in word}
     missing = {name for name in named if not (ROOT / name).exists()}
     assert named and not missing, missing
+
+
+def test_the_picture_shows_every_folder():
+    shown = set(re.findall(r'data-path="([^"]+)"', (ROOT / "docs" / "architecture.svg").read_text("utf-8")))
+    folders = {
+        path.parent.as_posix() for path in EVERY_FILE if len(path.parts) > 2 and path.name == "__init__.py"
+    }
+    within = {
+        folder for folder in folders if folder.count("/") > 1
+    }  # dcm_core/shapes/weights is a part of shapes
+    assert folders - within <= shown

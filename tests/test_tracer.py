@@ -60,6 +60,11 @@ def test_every_way_into_another_file_is_an_entry_and_once_a_turn(project):
         "entries": 4,
         "calls": 10,
         "entered": ["core/core.py", "nodes/node.py"],
+        "often": {
+            "nodes/node.py node -> core/core.py load": 2,
+            "the host -> nodes/node.py node": 1,
+            "nodes/node.py node -> core/core.py apply": 1,
+        },
     }
     assert sys.getprofile() is None
 
