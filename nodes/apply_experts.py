@@ -1,5 +1,7 @@
 """DCMApplyExperts: MODEL and experts to a MODEL that switches between them while it is sampled."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from .experts.apply import applied_to, apply_experts, switch_text
@@ -92,7 +94,8 @@ class DCMApplyExperts(io.ComfyNode):
         if applied_to(model):
             warnings.append("this MODEL had experts already; they are replaced.")
         schedule = detail_expert.metadata.schedule
-        schedule = schedule.with_kappa(float(kappa)) if kappa else schedule
+        if kappa:
+            schedule = schedule.with_kappa(float(kappa))
         model = apply_experts(
             model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength
         )

@@ -1,5 +1,7 @@
 """DCMBake: a MODEL with two experts to two ordinary MODELs, each with one expert in its weights."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from .experts.apply import bake, schedule_of, switch_text

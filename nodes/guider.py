@@ -1,5 +1,7 @@
 """DCMGuider: both experts, or two MODELs, behind one GUIDER for the stock SamplerCustomAdvanced."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from .run.guiders import guider_for
@@ -38,7 +40,9 @@ class DCMGuider(io.ComfyNode):
     def execute(
         cls, model, positive, negative, cfg=1.0, detail_cfg=0.0, low_noise_model=None, boundary=0.0
     ) -> io.NodeOutput:
-        run = Run.of(model, low_noise_model, boundary, cfg, detail_cfg)
+        run = Run.of(
+            model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None
+        )
         guider = guider_for(run, positive, negative)
         # Only the sampler knows the noise levels, so only then can anything be said about the steps.
         guider.on_run = lambda sigmas: to_log(

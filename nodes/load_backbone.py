@@ -1,8 +1,11 @@
 """DCMLoadBackbone: a MODEL from models/diffusion_models, whatever its layout, with the expert that came in its file."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
-from .backbone.load import WEIGHT_DTYPES, load_backbone
+from .backbone.host import WEIGHT_DTYPES
+from .backbone.load import load_backbone
 from .experts.apply import switch_text
 from .ui.folders import backbone_names, backbone_path
 from .ui.say import say
@@ -48,6 +51,7 @@ class DCMLoadBackbone(io.ComfyNode):
     @classmethod
     def execute(cls, backbone_name: str, weight_dtype: str) -> io.NodeOutput:
         backbone = load_backbone(backbone_path(backbone_name), weight_dtype)
-        told = switch_text(backbone.expert.metadata.schedule) if backbone.expert else "no detail expert in it"
-        say(cls, f"{backbone_name}: {backbone.description}; {told}")
+        detail = backbone.expert
+        switch = switch_text(detail.metadata.schedule) if detail else "no detail expert in it"
+        say(cls, f"{backbone_name}: {backbone.description}; {switch}")
         return io.NodeOutput(backbone.model, backbone.expert)

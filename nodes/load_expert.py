@@ -1,5 +1,7 @@
 """DCMLoadExpert: an expert file to a DCM_EXPERT."""
 
+from __future__ import annotations
+
 import os
 
 from comfy_api.latest import io

@@ -1,10 +1,12 @@
 """DCMShapes: the embedded world, so that a first workflow needs no download."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from ..dcm_core.expert.file import load_expert
 from ..dcm_core.shapes import weights
-from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, load_backbone
+from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, load_teacher
 from .ui.types import DcmExpert
 
 
@@ -35,7 +37,7 @@ class DCMShapes(io.ComfyNode):
     @classmethod
     def execute(cls, batch_size: int) -> io.NodeOutput:
         return io.NodeOutput(
-            load_backbone(str(weights.teacher())),
+            load_teacher(str(weights.teacher())),
             load_expert(weights.semantic()),
             load_expert(weights.detail()),
             ShapesClip(),
