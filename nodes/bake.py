@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .experts.apply import bake, schedule_of, switch_text
+from .ui import inputs
 from .ui.say import say
 
 
@@ -17,7 +18,9 @@ class DCMBake(io.ComfyNode):
             category="DCM",
             description="Makes two ordinary MODELs with one expert each merged into the weights: for graphs with two "
             "samplers, for ModelSave, and for loaders and compilers that want plain weights.",
-            inputs=[io.Model.Input("model", tooltip="The MODEL of DCM Apply Experts.")],
+            inputs=[
+                inputs.model("The MODEL of DCM Apply Experts."),
+            ],
             outputs=[
                 io.Model.Output(display_name="semantic", tooltip="For the steps above the switch."),
                 io.Model.Output(display_name="detail", tooltip="For the steps from the switch down."),

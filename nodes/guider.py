@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
-from .ui.inputs import boundary_input, cfg_input, detail_cfg_input, low_noise_model_input
+from .ui import inputs
 from .ui.say import say, to_log
 
 
@@ -21,13 +21,13 @@ class DCMGuider(io.ComfyNode):
             description="The guider of DCM KSampler, for SamplerCustomAdvanced, where noise, sampler and noise levels "
             "come from nodes of their own.",
             inputs=[
-                io.Model.Input("model", tooltip="From DCM Apply Experts, or the high-noise MODEL of a pair."),
-                io.Conditioning.Input("positive", tooltip="What the video is to show."),
-                io.Conditioning.Input("negative", tooltip="Used only where cfg is not 1."),
-                cfg_input(),
-                detail_cfg_input(),
-                low_noise_model_input(),
-                boundary_input(),
+                inputs.model("From DCM Apply Experts, or the high-noise MODEL of a pair."),
+                inputs.positive(),
+                inputs.negative(),
+                inputs.cfg(),
+                inputs.detail_cfg(),
+                inputs.low_noise_model(),
+                inputs.boundary(),
             ],
             outputs=[
                 io.Guider.Output(tooltip="For SamplerCustomAdvanced, with the noise levels of DCM Sigmas."),

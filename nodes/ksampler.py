@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import comfy.samplers
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..dcm_core.schedule.sigmas import step_window
 from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
 from .run.sample import sample
-from .ui.inputs import (
-    boundary_input,
-    cfg_input,
-    detail_cfg_input,
-    low_noise_model_input,
-    semantic_steps_input,
-    steps_input,
-)
+from .ui import inputs
 from .ui.say import say
 
 
@@ -31,69 +24,23 @@ class DCMKSampler(io.ComfyNode):
             description="Samples with both experts, or with two MODELs, in one run. Noise levels and switch come from "
             "the expert files.",
             inputs=[
-                io.Model.Input("model", tooltip="From DCM Apply Experts, or the high-noise MODEL of a pair."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=True,
-                    tooltip="The seed of the noise.",
-                ),
-                steps_input(),
-                cfg_input(),
-                io.Conditioning.Input("positive", tooltip="What the video is to show."),
-                io.Conditioning.Input("negative", tooltip="Used only where cfg is not 1."),
-                io.Latent.Input(
-                    "latent_image", tooltip="An empty latent, or with denoise below 1 the video to change."
-                ),
-                io.Sigmas.Input(
-                    "sigmas",
-                    optional=True,
-                    tooltip="Noise levels of your own. They rule over steps, semantic_steps and denoise.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.SAMPLER_NAMES,
-                    default="euler",
-                    optional=True,
-                    tooltip="euler is what the experts were trained for; lcm adds fresh noise after every step.",
-                ),
-                detail_cfg_input(),
-                semantic_steps_input(),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Below 1 the run starts at a lower noise level and changes the given latent.",
-                ),
-                io.Int.Input(
-                    "start_at_step",
-                    default=0,
-                    min=0,
-                    max=10000,
-                    optional=True,
-                    tooltip="The first step to run, counted from 0.",
-                ),
-                io.Int.Input(
-                    "end_at_step",
-                    default=10000,
-                    min=1,
-                    max=10000,
-                    optional=True,
-                    tooltip="The step to stop before. A run that stops early leaves its noise in the latent.",
-                ),
-                io.Boolean.Input(
-                    "add_noise",
-                    default=True,
-                    optional=True,
-                    tooltip="Off for a latent that has its noise already.",
-                ),
-                low_noise_model_input(),
-                boundary_input(),
+                inputs.model("From DCM Apply Experts, or the high-noise MODEL of a pair."),
+                inputs.seed(),
+                inputs.steps(),
+                inputs.cfg(),
+                inputs.positive(),
+                inputs.negative(),
+                inputs.latent_image(),
+                inputs.sigmas(),
+                inputs.sampler_name(comfy.samplers.SAMPLER_NAMES),
+                inputs.detail_cfg(),
+                inputs.semantic_steps(),
+                inputs.denoise("Below 1 the run starts at a lower noise level and changes the given latent."),
+                inputs.start_at_step(),
+                inputs.end_at_step(),
+                inputs.add_noise(),
+                inputs.low_noise_model(),
+                inputs.boundary(),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The sampled latent."),

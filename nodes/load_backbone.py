@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .backbone.host import WEIGHT_DTYPES
 from .backbone.load import load_backbone
 from .experts.apply import switch_text
+from .ui import inputs
 from .ui.folders import backbone_names, backbone_path
 from .ui.say import say
 from .ui.types import DcmExpert
@@ -22,17 +23,8 @@ class DCMLoadBackbone(io.ComfyNode):
             description="Loads a backbone in any layout: a ComfyUI file, a diffusers file or folder, or a DCM bundle "
             "as released, which holds both experts.",
             inputs=[
-                io.Combo.Input(
-                    "backbone_name",
-                    options=backbone_names(),
-                    tooltip="In models/diffusion_models. A network in several files is listed by its folder.",
-                ),
-                io.Combo.Input(
-                    "weight_dtype",
-                    options=list(WEIGHT_DTYPES),
-                    default="default",
-                    tooltip="How the weights are stored. fp8 halves the memory; the detail expert keeps its precision.",
-                ),
+                inputs.backbone_name(backbone_names()),
+                inputs.weight_dtype(list(WEIGHT_DTYPES)),
             ],
             outputs=[
                 io.Model.Output(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..dcm_core.families.family import Family
 from ..dcm_core.families.presets import find_family
@@ -14,8 +14,10 @@ from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
 from .backbone.model import family_of
 from .experts.apply import applied_to, schedule_of
 from .run.plan import pair_schedule_of
-from .ui.inputs import semantic_steps_input, steps_input
+from .ui import inputs
 from .ui.say import say
+
+_DENOISE = "Below 1 starts at a lower noise level, to change a given video instead of making one."
 
 
 class DCMSigmas(io.ComfyNode):
@@ -28,30 +30,11 @@ class DCMSigmas(io.ComfyNode):
             description="The noise levels that the experts were trained for, for any sampler that takes SIGMAS. "
             "They do not depend on the shift of the MODEL.",
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="From DCM Apply Experts; a plain backbone gets its family's noise levels.",
-                ),
-                steps_input(),
-                io.Combo.Input(
-                    "preset",
-                    options=["experts", "aligned", "official", *SPEED_PRESETS],
-                    default="experts",
-                    optional=True,
-                    tooltip="experts: as the expert file says. aligned: the semantic expert ends exactly on kappa. "
-                    "official: the published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps). The others "
-                    "are for speed LoRAs of Wan, with or without a second MODEL; the help page names their sources.",
-                ),
-                semantic_steps_input(),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Below 1 starts at a lower noise level, to change a given video instead of making one.",
-                ),
+                inputs.model("From DCM Apply Experts; a plain backbone gets its family's noise levels."),
+                inputs.steps(),
+                inputs.preset(["experts", "aligned", "official", *SPEED_PRESETS]),
+                inputs.semantic_steps(),
+                inputs.denoise(_DENOISE),
             ],
             outputs=[
                 io.Sigmas.Output(tooltip="For DCM KSampler, SamplerCustom or SamplerCustomAdvanced."),
