@@ -16,15 +16,8 @@ from ...dcm_core.expert.layers import Expert
 from ...dcm_core.families.recipe import Recipe
 from ...dcm_core.files.shards import open_weights
 from ...dcm_core.files.stream import TensorSource
-from .model import as_released, family_of, mark_as_semantic, require_host_class
-
-# The host's choices for how weights are stored: as in the file, or in one byte each.
-WEIGHT_DTYPES = {
-    "default": {},
-    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
-    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
-    "fp8_e5m2": {"dtype": torch.float8_e5m2},
-}
+from .host import loader_options, set_maker
+from .model import as_released, declare_semantic, family_of, require_host_class
 
 
 class Backbone(NamedTuple):
@@ -40,19 +33,19 @@ def load_backbone(path: str, weight_dtype: str = "default") -> Backbone:
     FileNotFoundError and OSError as the system gives them.
     """
     if not (os.path.isdir(path) or path.endswith((".safetensors", ".sft"))):
-        model = comfy.sd.load_diffusion_model(path, model_options=WEIGHT_DTYPES[weight_dtype])
+        model = comfy.sd.load_diffusion_model(path, **loader_options(weight_dtype))
         return Backbone(model, None, f"{family_of(model).name} backbone, {os.path.splitext(path)[1]} file")
     source = open_weights(path)
     layout = recognise(source.infos)
     require_host_class(layout.family)
     read, expert = reader(source), None
     model = to_model(source, layout, read, weight_dtype)
-    model.cached_patcher_init = (load_again, (path, weight_dtype))
+    set_maker(model, load_again, path, weight_dtype)
     model = as_released(model, family_of(model).schedule.grid)
     if layout.kind == "released":
         expert = expert_from_bundle(layout, source.infos, read)
     if expert or source.metadata.get("dcm.expert") == "semantic":
-        mark_as_semantic(model)
+        declare_semantic(model)
     return Backbone(model, expert, layout.describe())
 
 
@@ -84,9 +77,7 @@ def to_model(
     several get untouched memory in the state dict, which costs nothing, and are written straight into the network.
     Raises ValueError for a backbone that this ComfyUI does not know.
     """
-    options = {"model_options": WEIGHT_DTYPES[weight_dtype]}
-    if disable_dynamic:  # unknown to older hosts
-        options["disable_dynamic"] = True
+    options = loader_options(weight_dtype, disable_dynamic)
     if layout.kind == "comfy" and len(source.paths) == 1:  # with all the host knows of quantised files
         return comfy.sd.load_diffusion_model(str(source.paths[0]), **options)
     recipes = backbone_recipes(layout, source.infos, "comfy")

@@ -5,7 +5,8 @@ from comfy.model_patcher import ModelPatcher
 from ...dcm_core.expert.check import check
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert
-from ..backbone.model import family_of, is_semantic, network_of, norms_of
+from ..backbone.host import network_of
+from ..backbone.model import family_of, is_semantic, norms_of
 
 
 def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert | None) -> list[str]:

@@ -1,6 +1,5 @@
 """Merging an expert into the weights of a MODEL, with nothing but the host's own patch mechanisms."""
 
-import comfy.weight_adapter
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
@@ -8,15 +7,12 @@ from torch import Tensor, nn
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert, FusedLowRank, Layer, LowRank, Replacement
 from ...dcm_core.expert.spelling import as_spelled
-from ..backbone.model import PREFIX, network_of
-
-# By the name of a weight or, for some rows of it, (name, (dimension, first row, number of rows)).
-Patches = dict[str | tuple, object]
+from ..backbone.host import PREFIX, WeightPatches, lora_adapter, network_of
 
 
 def merge_expert(
     model: ModelPatcher, expert: Expert, strength: float
-) -> tuple[Patches, dict[str, nn.Parameter]]:
+) -> tuple[WeightPatches, dict[str, nn.Parameter]]:
     """Add the expert to the weights of this MODEL (already a clone): (weight patches, changed bare Parameters).
 
     The host accepts weight patches for a bare Parameter of a non-leaf module (Wan's modulation) and never applies them,
@@ -31,9 +27,9 @@ def merge_expert(
     of_layers = {
         name: ("diff", (bare.pop(name),)) for name in list(bare) if name.endswith((".weight", ".bias"))
     }
-    patches: Patches = {}
+    patches: WeightPatches = {}
     for replaced in (False, True):
-        group: Patches = {} if replaced else of_layers
+        group: WeightPatches = {} if replaced else of_layers
         for name, layer in expert.layers.items():
             if isinstance(layer, Replacement) is replaced:
                 group |= layer_patches(f"{PREFIX}{name}", layer)
@@ -53,24 +49,19 @@ def merge_expert(
     return patches, parameters
 
 
-def layer_patches(name: str, layer: Layer) -> Patches:
+def layer_patches(name: str, layer: Layer) -> WeightPatches:
     """What the host is to add to a layer's weights at strength 1; for a Replacement, to weights scaled by 0."""
     if isinstance(layer, LowRank):
-        return {f"{name}.weight": adapter(layer.down, layer.up, layer.alpha)}
+        return {f"{name}.weight": lora_adapter(layer.down, layer.up, layer.alpha)}
     if isinstance(layer, FusedLowRank):
         rows = layer.down.shape[1]
         pairs = zip(layer.down.chunk(layer.parts), layer.up.chunk(layer.parts), strict=True)
         return {
-            (f"{name}.weight", (0, part * rows, rows)): adapter(down, up, layer.alpha)
+            (f"{name}.weight", (0, part * rows, rows)): lora_adapter(down, up, layer.alpha)
             for part, (down, up) in enumerate(pairs)
         }
     tensors = {"weight": layer.weight, "bias": layer.bias}
     return {f"{name}.{key}": ("diff", (tensor,)) for key, tensor in tensors.items() if tensor is not None}
-
-
-def adapter(down: Tensor, up: Tensor, alpha: float) -> comfy.weight_adapter.LoRAAdapter:
-    """A low-rank pair (down [rank, in], up [out, rank]) as the host knows it."""
-    return comfy.weight_adapter.LoRAAdapter(set(), (up, down, alpha, None, None, None))
 
 
 def changed_parameter(base: Tensor, difference: Tensor, strength: float) -> nn.Parameter:
@@ -78,18 +69,3 @@ def changed_parameter(base: Tensor, difference: Tensor, strength: float) -> nn.P
     dtype = base.dtype if base.dtype.itemsize >= 2 else torch.float32
     changed = base.detach().float() + strength * difference.to(base.device, torch.float32)
     return nn.Parameter(changed.to(dtype), requires_grad=False)
-
-
-def take_off(
-    model: ModelPatcher, merged: list[tuple[str | tuple, object]], parameters: dict[str, nn.Parameter]
-) -> None:
-    """Undo `merge_expert` on this MODEL (already a clone); patches of others on the same weights stay."""
-    ours = {id(patch) for _, patch in merged}
-    for key, _ in merged:
-        name = key if isinstance(key, str) else key[0]
-        others = [entry for entry in model.patches.pop(name, []) if id(entry[1]) not in ours]
-        if others:
-            model.patches[name] = others
-    for name, parameter in parameters.items():
-        if model.object_patches.get(name) is parameter:
-            del model.object_patches[name]
