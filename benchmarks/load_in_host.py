@@ -23,8 +23,7 @@ in_host.prepare()
 in_host.load_pack()
 
 import folder_paths  # noqa: E402
-from dcm_pack.dcm_core.backbone.layouts import recognise  # noqa: E402
-from dcm_pack.dcm_core.files.shards import open_weights  # noqa: E402
+from dcm_pack.dcm_core.backbone.file import BackboneFile  # noqa: E402
 from dcm_pack.nodes.backbone.load import load_backbone  # noqa: E402
 from dcm_pack.nodes.load_backbone import DCMLoadBackbone  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -45,8 +44,8 @@ def main(folder: Path, rounds: int) -> None:
 
 
 def compared(bundle: Path, rounds: int) -> dict:
-    source = open_weights(bundle)
-    dtype = recognise(source.infos).dtype
+    file = BackboneFile.open(bundle)
+    dtype = file.layout.dtype
     stored = {"F32": torch.float32, "BF16": torch.bfloat16}[dtype]
     network = load_backbone(str(bundle)).model.model.diffusion_model
     size = sum(parameter.nbytes for parameter in network.parameters())
@@ -65,7 +64,7 @@ def compared(bundle: Path, rounds: int) -> dict:
     converted.unlink()
     ratios = sorted(ours / stock for stock, ours in zip(*times.values(), strict=True))
     return {
-        "bytes": source.size,
+        "bytes": file.source.size,
         "dtype": dtype,
         **{name: round_to(statistics.median(values)) for name, values in times.items()},
         "ratio": round_to(statistics.median(ratios)),

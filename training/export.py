@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dcm_core.expert.file import save_expert
 from dcm_core.expert.fingerprint import fingerprint, norm_tensors
-from dcm_core.expert.layers import Difference, Expert, Layer, LowRank
+from dcm_core.expert.layers import Expert, Layer, layers_of
 from dcm_core.expert.metadata import ExpertMetadata
 
-from .backbones.exchange import full_difference, save_backbone
+from .backbones.exchange import save_backbone
 from .config import Config
 
 State = dict[str, Tensor]
@@ -36,13 +36,15 @@ def export_semantic(path: Path, config: Config, base: State, state: State, *, gu
 
     ``guidance``: the scale that the expert carries.
     """
-    layers, parameters = full_difference(state, base)
+    layers, parameters = layers_of(
+        {name: tensor.float() - base[name].float() for name, tensor in state.items()}
+    )
     family = config.backbone.family
     metadata = replace(
         _metadata(config, "semantic", guidance, backbone_fingerprint(family, base)),
         fingerprint=backbone_fingerprint(family, state),
     )
-    _save(path, config, Expert(metadata, {**layers}, parameters))
+    _save(path, config, Expert(metadata, layers, parameters))
 
 
 def export_detail(
@@ -94,13 +96,4 @@ def _metadata(config: Config, expert: str, guidance: float, base_fingerprint: st
 
 def _save(path: Path, config: Config, expert: Expert) -> None:
     dtype = export_dtype(config)
-    layers = {name: _cast(layer, dtype) for name, layer in expert.layers.items()}
-    parameters = {name: tensor.to(dtype) for name, tensor in expert.parameters.items()}
-    save_expert(path, Expert(expert.metadata, layers, parameters))
-
-
-def _cast(layer: LowRank | Difference, dtype: torch.dtype) -> LowRank | Difference:
-    if isinstance(layer, LowRank):
-        return LowRank(layer.down.to("cpu", dtype), layer.up.to("cpu", dtype), layer.alpha)
-    tensors = (layer.weight, layer.bias)
-    return Difference(*(None if tensor is None else tensor.to("cpu", dtype) for tensor in tensors))
+    save_expert(path, expert.map(lambda tensor: tensor.to("cpu", dtype)))

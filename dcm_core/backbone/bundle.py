@@ -8,42 +8,40 @@ backbone's weight gives the twin back to rounding only. As a ``Replacement`` it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ..errors import LayoutError, shortened
-from ..expert.fingerprint import fingerprint, norm_tensors
-from ..expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement
+from ..expert.layers import Expert, FusedLowRank, Layer, LowRank, Replacement, layers_of, with_difference
 from ..expert.metadata import ExpertMetadata
 from ..families.keymap import KeyMap
 from ..families.recipe import Recipe
-from ..families.released import ALPHA_OVER_RANK, Bundle, read_names, write_names
-from .layouts import Infos, Layout, backbone_recipes, bare_names
-
-Read = Callable[[str], Tensor]
+from ..families.released import ALPHA_OVER_RANK, write_names
+from .file import BackboneFile
 
 
-def expert_from_bundle(layout: Layout, infos: Infos, read: Read, exact: bool = False) -> Expert:
+def expert_from_bundle(bundle: BackboneFile, exact: bool = False) -> Expert:
     """The detail expert of a released bundle, under ComfyUI's names, over the bundle's own backbone.
 
-    ``infos`` and ``read`` give the file's tensors by their names in it; read are the expert's own, the twins'
-    originals and the norms. Low-rank pairs get a scale of 2 (alpha = 2 rank), at which released weights are
-    run: no file says it. The schedule is the published one. Raises LayoutError for a file that is no whole bundle.
+    Read are the expert's own tensors, the twins' originals and the norms. Low-rank pairs get a scale of 2
+    (alpha = 2 rank), at which released weights are run: no file says it. The schedule is the published one. Raises
+    LayoutError for a file that is no whole bundle.
     """
+    layout = bundle.layout
     if layout.kind != "released":
         raise LayoutError(f"this is no released bundle ({layout.describe()}), so it holds no expert")
-    table, bare = layout.keymap, bare_names(layout, infos)
+    if layout.rank is None:
+        raise LayoutError(
+            "the bundle has no low-rank pairs, so it holds no detail expert: its adapter was taken off, or the file "
+            "is cut off. Download it again, or convert its backbone alone (python -m dcm_core.convert to-comfy)."
+        )
     try:
-        bundle = read_names(table, bare)
-        own = {name: infos[there] for name, there in bare.items()}
-        layers = _adapter(table, bundle, own, lambda name: read(bare[name]))
-        twins = table.recipes_to_comfy({name: own[there] for name, there in bundle.twins.items()})
-        changed, parameters = _twins(twins, bundle, own, lambda name: read(bare[name]), exact)
+        changed, parameters = _copied(bundle, exact)
+        layers = _adapted(bundle) | changed
     except (ValueError, KeyError) as error:
         raise LayoutError(f"the bundle is not whole: {error}") from error
-    base = backbone_recipes(layout, infos, "comfy")
     metadata = ExpertMetadata(
         expert="detail",
         family=layout.family.name,
@@ -52,147 +50,127 @@ def expert_from_bundle(layout: Layout, infos: Infos, read: Read, exact: bool = F
         guidance=layout.family.bundle_guidance,
         rank=layout.rank,
         alpha=ALPHA_OVER_RANK * layout.rank,
-        base_fingerprint=_fingerprint(layout.family.name, base, infos, read),
+        base_fingerprint=bundle.fingerprint,
         trained_with="the released DCM bundle",
         complete=True,
     )
-    return Expert(metadata, layers | changed, parameters)
+    return Expert(metadata, layers, parameters)
 
 
-def bundle_recipes(layout: Layout, infos: Infos, expert: Expert) -> dict[str, Recipe]:
-    """The backbone's part of a bundle: every tensor by its released name, made from the backbone file ``infos``.
+def bundle_recipes(backbone: BackboneFile, expert: Expert) -> dict[str, Recipe]:
+    """The backbone's part of a bundle: every tensor by its released name, made from those of the backbone's file.
 
     Raises LayoutError for a backbone or an expert that cannot be in a bundle.
     """
-    recipes = backbone_recipes(layout, infos, "diffusers")
-    names = write_names(recipes, _adapted(layout.keymap, expert), ()).base
+    recipes = backbone.recipes("diffusers")
+    names = write_names(recipes, _adapted_modules(backbone.keymap, expert), ()).base
     return {names[name]: recipe for name, recipe in recipes.items()}
 
 
-def bundle_tensors(layout: Layout, infos: Infos, read: Read, expert: Expert) -> dict[str, Tensor]:
+def bundle_tensors(backbone: BackboneFile, expert: Expert) -> dict[str, Tensor]:
     """The detail expert's part of a bundle: adapter and twins by their released names.
 
     A scale other than 2 goes into the pair, since a bundle has no place for it; what the expert leaves of the
     layers with a twin is copied from the backbone. Raises LayoutError for an expert that cannot be in a bundle.
     """
-    table, base = layout.keymap, backbone_recipes(layout, infos, "comfy")
-    changed = _whole_twins(expert, lambda name: base[name].build(read))
-    recipes = backbone_recipes(layout, infos, "diffusers")
-    twins = {name: recipe for name, recipe in recipes.items() if name.partition(".")[0] in table.twins}
-    there = {table.to_comfy(name): name for name in twins}
+    keymap, base = backbone.keymap, backbone.recipes("comfy")
+    changed = _whole_twins(expert, lambda name: backbone.build(base[name]))
+    recipes = backbone.recipes("diffusers")
+    twins = {name: recipe for name, recipe in recipes.items() if name.partition(".")[0] in keymap.twins}
+    there = {keymap.to_comfy(name): name for name in twins}
     if strange := [name for name in changed if name not in there]:
         raise LayoutError(
-            f"a released {table.family} bundle has no second copy of {shortened(strange)}, which this expert changes: "
-            "export it as an expert file"
+            f"a released {keymap.family} bundle has no second copy of {shortened(strange)}, which this expert "
+            "changes: export it as an expert file"
         )
-    own = table.state_to_diffusers(changed)
-    names = write_names((), _adapted(table, expert), twins)
-    tensors = {names.twins[name]: own[name] if name in own else twins[name].build(read) for name in twins}
+    own = keymap.state_to_diffusers(changed)
+    names = write_names((), _adapted_modules(keymap, expert), twins)
+    tensors = {
+        names.twins[name]: own[name] if name in own else backbone.build(recipe)
+        for name, recipe in twins.items()
+    }
     for name, layer in expert.layers.items():
-        if isinstance(layer, LowRank | FusedLowRank):
-            for module, down, up in zip(_modules(table, name), *_pairs(layer), strict=True):
-                tensors[names.down[module]], tensors[names.up[module]] = down, up
+        pairs = [pair for _, pair in layer.pairs]
+        modules = _modules(keymap, name) if pairs else []
+        for module, pair in zip(modules, pairs, strict=True):
+            factor = pair.scale / ALPHA_OVER_RANK
+            up = pair.up if factor == 1 else pair.up * factor
+            tensors[names.down[module]], tensors[names.up[module]] = pair.down.contiguous(), up.contiguous()
     return tensors
 
 
-def _adapter(table: KeyMap, bundle: Bundle, infos: Infos, read: Read) -> dict[str, Layer]:
+def _adapted(bundle: BackboneFile) -> dict[str, Layer]:
+    """The layers with low-rank pairs, by ComfyUI's names."""
+    names, recipes = bundle.names, bundle.recipes("comfy")
+    weight_of = {part.name: weight for weight, recipe in recipes.items() for part in recipe.parts}
+    groups: dict[str, list[str]] = {}
+    for module in names.down:
+        groups.setdefault(weight_of[names.base[f"{module}.weight"]], []).append(module)
     layers: dict[str, Layer] = {}
-    for name, found in _grouped(table, bundle.down).items():
-        modules = _modules(table, name)
-        ranks = {infos[bundle.down[module]].shape[0] for module in found}
+    for weight, found in groups.items():
+        name = weight.removesuffix(".weight")
+        modules = found if len(recipes[weight].parts) == 1 else _modules(bundle.keymap, name)
+        ranks = {bundle.infos[names.down[module]].shape[0] for module in found}
         if set(found) != set(modules) or len(ranks) > 1:
             raise ValueError(
                 f"{name} needs low-rank pairs of one rank for {', '.join(modules)}, but the file has them for "
                 f"{', '.join(found)} with rank {sorted(ranks)}"
             )
-        downs, ups = ([read(names[module]) for module in modules] for names in (bundle.down, bundle.up))
+        downs, ups = ([bundle.read(part[module]) for module in modules] for part in (names.down, names.up))
         alpha = ALPHA_OVER_RANK * ranks.pop()
         if len(modules) == 1:
             layers[name] = LowRank(downs[0], ups[0], alpha)
-            continue
-        rows = sum(infos[bundle.base[source]].shape[0] for source in table.sources(f"{name}.weight"))
-        layers[name] = FusedLowRank(torch.cat(downs), torch.cat(ups), alpha, rows)
+        else:
+            layers[name] = FusedLowRank(torch.cat(downs), torch.cat(ups), alpha, bundle.shapes[weight][0])
     return layers
 
 
-def _grouped(table: KeyMap, modules: Iterable[str]) -> dict[str, list[str]]:
-    """diffusers modules by the ComfyUI module they are in."""
-    groups: dict[str, list[str]] = {}
-    for module in modules:
-        groups.setdefault(table.module_to_comfy(module), []).append(module)
-    return groups
-
-
-def _twins(
-    recipes: Mapping[str, Recipe], bundle: Bundle, infos: Infos, read: Read, exact: bool
-) -> tuple[dict[str, Layer], dict[str, Tensor]]:
-    """Layers, and differences of what is no Linear's, by ComfyUI's names; the recipes take diffusers names."""
-    parts: dict[str, dict[str, Tensor]] = {}
+def _copied(bundle: BackboneFile, exact: bool) -> tuple[dict[str, Layer], dict[str, Tensor]]:
+    """Layers of the twins, and differences of what is no Linear's, by ComfyUI's names."""
+    there = bundle.names.twins
+    twins = bundle.keymap.recipes_to_comfy({name: bundle.infos[there[name]] for name in there}, there)
+    base, shapes = bundle.recipes("comfy"), bundle.shapes
+    new: dict[str, Tensor] = {}
+    differences: dict[str, Tensor] = {}
     bare: dict[str, Tensor] = {}
-    linear = {
-        name.removesuffix(".weight")
-        for name, recipe in recipes.items()
-        if name.endswith(".weight") and len(infos[bundle.twins[recipe.parts[0].name]].shape) == 2
-    }
-    for name, recipe in recipes.items():
-        twin = recipe.build(lambda source: read(bundle.twins[source]))
-        module, _, kind = name.rpartition(".")
-        if module in linear and exact:
-            parts.setdefault(module, {})[kind] = twin
-            continue
-        difference = twin.float() - recipe.build(lambda source: read(bundle.base[source])).float()
-        if module in linear:
-            parts.setdefault(module, {})[kind] = difference
+    for name, recipe in twins.items():
+        twin = bundle.build(recipe)
+        weight = f"{name.rpartition('.')[0]}.weight"
+        linear = weight in twins and len(shapes[weight]) == 2
+        if linear and exact:
+            new[name] = twin
         else:
-            bare[name] = difference
-    kind = Replacement if exact else Difference
-    return {module: kind(**tensors) for module, tensors in parts.items()}, bare
+            (differences if linear else bare)[name] = twin.float() - bundle.build(base[name]).float()
+    layers = layers_of(new, Replacement)[0] | layers_of(differences)[0]
+    return layers, bare
 
 
-def _whole_twins(expert: Expert, base: Read) -> dict[str, Tensor]:
+def _whole_twins(expert: Expert, base: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """The new weights of the layers the expert has whole, by ComfyUI's names, in the backbone's dtype."""
-    changed = {}
-    for name, layer in expert.layers.items():
-        if isinstance(layer, LowRank | FusedLowRank):
-            continue
-        for key in layer.shapes:
-            tensor = getattr(layer, key)
-            changed[f"{name}.{key}"] = (
-                tensor if isinstance(layer, Replacement) else _sum(base(f"{name}.{key}"), tensor)
-            )
-    return changed | {name: _sum(base(name), tensor) for name, tensor in expert.parameters.items()}
+
+    def total(name: str, difference: Tensor) -> Tensor:
+        original = base(name)
+        return with_difference(original, difference).to(original.dtype)
+
+    changed = {name: total(name, difference) for name, difference in expert.parameters.items()}
+    for module, layer in expert.layers.items():
+        for key, tensor in layer.tensors.items():
+            name = f"{module}.{key}"
+            changed[name] = tensor if layer.replaces else total(name, tensor)
+    return changed
 
 
-def _sum(base: Tensor, difference: Tensor) -> Tensor:
-    return (base.float() + difference.float()).to(base.dtype)
-
-
-def _adapted(table: KeyMap, expert: Expert) -> list[str]:
+def _adapted_modules(keymap: KeyMap, expert: Expert) -> list[str]:
     """The diffusers modules with a low-rank pair."""
     if expert.metadata.expert != "detail":
         raise LayoutError(
             "a bundle holds a detail expert: this is a semantic one, which would be its backbone"
         )
-    names = [name for name, layer in expert.layers.items() if isinstance(layer, LowRank | FusedLowRank)]
-    return [module for name in names for module in _modules(table, name)]
+    names = [name for name, layer in expert.layers.items() if layer.pairs]
+    return [module for name in names for module in _modules(keymap, name)]
 
 
-def _modules(table: KeyMap, name: str) -> list[str]:
+def _modules(keymap: KeyMap, name: str) -> list[str]:
     """The diffusers modules with an adapter of their own in a ComfyUI module."""
-    sources = table.sources(f"{name}.weight")[: table.projections(name)]
+    sources = keymap.sources(f"{name}.weight")[: keymap.projections(name)]
     return [source.removesuffix(".weight") for source in sources]
-
-
-def _pairs(layer: LowRank | FusedLowRank) -> tuple[list[Tensor], list[Tensor]]:
-    ups = layer.up if layer.scale == ALPHA_OVER_RANK else layer.up * (layer.scale / ALPHA_OVER_RANK)
-    parts = layer.parts if isinstance(layer, FusedLowRank) else 1
-    return [each.contiguous() for each in layer.down.chunk(parts)], [
-        each.contiguous() for each in ups.chunk(parts)
-    ]
-
-
-def _fingerprint(family: str, recipes: Mapping[str, Recipe], infos: Infos, read: Read) -> str:
-    shapes = {name: recipe.info(infos).shape for name, recipe in recipes.items()}
-    # Chosen by name and shape first: norms are a few of the many tensors.
-    meta = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    return fingerprint(family, shapes, {name: recipes[name].build(read) for name in norm_tensors(meta)})

@@ -1,72 +1,167 @@
-"""A backbone file of any layout, opened once."""
+"""A backbone file of any layout: what it is, and every tensor of its backbone in either naming."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from math import prod
+from operator import attrgetter
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from ..errors import LayoutError
+from ..errors import LayoutError, shortened
 from ..expert.check import Report, check
-from ..expert.fingerprint import norm_tensors
+from ..expert.fingerprint import fingerprint, norm_names
 from ..expert.layers import Expert
 from ..families.presets import FAMILIES
 from ..families.recipe import Recipe
+from ..files.format import TensorInfo
 from ..files.shards import open_weights
 from ..files.stream import TensorSource
-from .layouts import Layout, backbone_recipes, recognise
+from .layouts import Kind, Layout, recognise, sort_names
+
+Read = Callable[[str], Tensor]
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A backbone file (or set of files) of any layout. Use as a context manager to read its tensors."""
+class BackboneFile:
+    """A backbone in a file or a set of files. Nothing is read of it but headers until a tensor is asked for.
 
-    source: TensorSource
-    layout: Layout
+    * ``layout``: what the file is; ``keymap``: the names of its class of networks
+    * ``infos``: dtype and shape of each tensor by its name in the file
+    * ``names``: those names by role, from the backbone's own without prefix; ``scales``: of one-byte weights
+
+    ``reader`` is how tensors are read: called with ``source`` when the first one is asked for, it returns what gives
+    a tensor by its name in the file. By default the file reads itself, within ``with``. Raises LayoutError for what
+    is no backbone, saying what it looks like.
+    """
+
+    _kind: Kind
+
+    def __init__(self, source: TensorSource, reader: Callable[[TensorSource], Read] = attrgetter("read")):
+        self.source, self.infos, self._reader = source, source.infos, reader
+        self.keymap, self._kind, prefix = recognise(self.infos)
+        self.names, self.scales = sort_names(self.keymap, self._kind, prefix, self.infos)
+        self._recipes: dict[str, dict[str, Recipe]] = {}
+        try:
+            self.layout = self._described(prefix)
+        except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+            raise LayoutError(f"this looks like a {self.keymap.family} backbone, but {error}") from error
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> Backbone:
-        """Raises ValueError for what is no backbone or no whole file, and OSError as the system gives it."""
+    def open(
+        cls, path: str | os.PathLike, reader: Callable[[TensorSource], Read] = attrgetter("read")
+    ) -> BackboneFile:
+        """A file, a shard or its index, or a folder. Raises ValueError for what is no backbone or no whole file, and
+        OSError as the system gives it."""
         source = open_weights(path)
         try:
-            return cls(source, recognise(source.infos))
+            return cls(source, reader)
         except LayoutError as error:
             raise LayoutError(f"{path}: {error}") from error
 
-    def __enter__(self) -> Backbone:
+    def __enter__(self) -> BackboneFile:
         self.source.__enter__()
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self.source.__exit__(*error)
 
-    def recipes(self, to: Literal["comfy", "diffusers"]) -> dict[str, Recipe]:
-        """Every tensor of the backbone in another layout. Raises LayoutError."""
-        return backbone_recipes(self.layout, self.source.infos, to)
+    @cached_property
+    def read(self) -> Read:
+        """Gives a tensor by its name in the file."""
+        return self._reader(self.source)
 
     def build(self, recipe: Recipe) -> Tensor:
-        """The tensor, in memory of its own."""
-        return recipe.build(self.source.read)
+        """The tensor; one that is a copy is what was read."""
+        return recipe.build(self.read)
 
+    def recipes(self, to: Literal["comfy", "diffusers"]) -> dict[str, Recipe]:
+        """How to make every tensor of the backbone in another layout, without prefix, from those of the file.
+
+        Of a released bundle this is the backbone as the semantic expert runs it. A ComfyUI file to ``comfy`` keeps
+        everything it has, tensors of no table included. Raises LayoutError for a tensor that fits no row, one that
+        is missing, and quantised weights that the other layout has no names for.
+        """
+        if to not in self._recipes:
+            self._recipes[to] = self._made(to)
+        return self._recipes[to]
+
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes by ComfyUI's names."""
-        return {name: recipe.info(self.source.infos).shape for name, recipe in self.recipes("comfy").items()}
+        if self._kind == "comfy":
+            return {name: self.infos[there].shape for name, there in self.names.base.items()}
+        return {name: recipe.info(self.infos).shape for name, recipe in self._to_comfy.items()}
 
+    @cached_property
     def norms(self) -> dict[str, Tensor]:
         """The tensors that tell this backbone from others of its kind, by ComfyUI's names."""
-        shapes, recipes = self.shapes(), self.recipes("comfy")
-        chosen = norm_tensors({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
-        return {name: self.build(recipes[name]) for name in chosen}
+        recipes = self.recipes("comfy")
+        return {name: self.build(recipes[name]) for name in norm_names(self.shapes)}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """As experts over this backbone name it."""
+        return fingerprint(self.layout.family.name, self.shapes, self.norms)
 
     def check_fit(self, expert: Expert) -> Report:
         """What ``check`` finds. Raises ExpertFileError for an expert that is for another backbone."""
         family = FAMILIES.get(expert.metadata.family)
         # Families that share a class of networks share its key map.
-        same = family is not None and family.keymap is self.layout.keymap
-        here = family if same else self.layout.family
-        report = check(expert, self.shapes(), self.norms(), here.name)
+        if family is None or family.keymap is not self.keymap:
+            family = self.layout.family
+        report = check(expert, self.shapes, self.norms, family.name)
         report.raise_if_wrong()
         return report
+
+    @cached_property
+    def _weights(self) -> dict[str, TensorInfo]:
+        return {name: self.infos[there] for name, there in self.names.base.items()}
+
+    @cached_property
+    def _to_comfy(self) -> dict[str, Recipe]:
+        """From diffusers' names, whether or not all is there."""
+        return self.keymap.recipes_to_comfy(self._weights, self.names.base)
+
+    def _described(self, prefix: str) -> Layout:
+        dtypes: Counter[str] = Counter()
+        for info in self._weights.values():
+            dtypes[info.dtype] += prod(info.shape)
+        families = [family for family in FAMILIES.values() if family.keymap is self.keymap]
+        return Layout(
+            family=next(family for family in families if family.belongs(self.shapes)),
+            kind=self._kind,
+            prefix=prefix,
+            variant=self.keymap.variant(self.shapes),
+            dtype=dtypes.most_common(1)[0][0],
+            scaled=bool(self.scales),
+            rank=max([self.infos[name].shape[0] for name in self.names.down.values()], default=None),
+            parameters=dtypes.total(),
+        )
+
+    def _made(self, to: Literal["comfy", "diffusers"]) -> dict[str, Recipe]:
+        if self._kind == to == "comfy":
+            return {name: Recipe.copy(there) for name, there in {**self.names.base, **self.scales}.items()}
+        if self.scales:
+            raise LayoutError(
+                f"the weights are scaled fp8 ({shortened(self.scales, 2)}), which other layouts have no names for: "
+                "convert the bf16 or fp16 file instead, or use this one as it is in ComfyUI."
+            )
+        if self._kind == "comfy":
+            try:
+                recipes = self.keymap.recipes_to_diffusers(self._weights, self.names.base)
+            except ValueError as error:
+                raise LayoutError(str(error)) from error
+        elif to == "comfy":
+            recipes = self._to_comfy
+        else:
+            recipes = {name: Recipe.copy(there) for name, there in self.names.base.items()}
+        if lost := self.keymap.missing(self.shapes):
+            raise LayoutError(
+                f"{len(lost)} tensors are missing ({shortened(lost)}): the file is cut off, or a part of a sharded "
+                "model. Download it again, or open the folder with all its parts."
+            )
+        return recipes

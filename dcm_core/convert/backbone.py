@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..backbone.file import Backbone
+from ..backbone.file import BackboneFile
 from ..errors import ExpertFileError, LayoutError
 from ..expert.file import all_finite
 from ..families.recipe import Recipe
@@ -22,7 +22,7 @@ _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 def convert_backbone(
-    backbone: Backbone,
+    backbone: BackboneFile,
     path: str | os.PathLike,
     to: Literal["comfy", "diffusers"],
     dtype: str | None = None,
@@ -39,7 +39,7 @@ def convert_backbone(
 
 def write_recipes(
     path: str | os.PathLike,
-    backbone: Backbone,
+    backbone: BackboneFile,
     recipes: Mapping[str, Recipe],
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str],
@@ -61,7 +61,7 @@ def write_recipes(
         for name, tensor in tensors.items():
             writer.put(name, tensor_bytes(tensor))
         for name in ordered:
-            if infos[name] == made[name]:
+            if dtype is None or infos[name] == made[name]:
                 writer.put(name, *(source.rows(*part) for part in recipes[name].parts))
             else:
                 writer.put(name, tensor_bytes(cast(name, backbone.build(recipes[name]), dtype)))

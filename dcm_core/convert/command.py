@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..backbone.file import Backbone
+from ..backbone.file import BackboneFile
 from ..errors import ExpertFileError
 from ..expert.file import load_expert
 from ..files.shards import open_weights
@@ -119,13 +119,13 @@ def _inspect(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     _check_export(options)
     target = _target(options)
-    with Backbone.open(options.source) as backbone:
+    with BackboneFile.open(options.source) as backbone:
         if options.semantic is None:
             _export_detail(options, backbone, target)
         elif options.semantic == "whole":
             export_whole(backbone, target, options.dtype)
         else:
-            with Backbone.open(options.base) as base:
+            with BackboneFile.open(options.base) as base:
                 losses = export_change(backbone, base, target, options.rank, options.dtype)
             if options.rank:
                 print(_loss_table(losses, options.rank))
@@ -139,7 +139,7 @@ def _loss_table(losses: dict[str, Loss], rank: int) -> str:
     return "\n".join([*lines, f"{whole:.2%} of the whole difference is lost at rank {rank}"])
 
 
-def _export_detail(options: argparse.Namespace, bundle: Backbone, target: Path) -> None:
+def _export_detail(options: argparse.Namespace, bundle: BackboneFile, target: Path) -> None:
     if bundle.layout.kind != "released":
         raise ExpertFileError(
             f"{options.source} is {bundle.layout.describe()}: only a released bundle holds a detail expert. For a "
@@ -167,7 +167,7 @@ def _check_export(options: argparse.Namespace) -> None:
 
 def _to_comfy(options: argparse.Namespace) -> None:
     target = _target(options)
-    with Backbone.open(options.source) as backbone:
+    with BackboneFile.open(options.source) as backbone:
         if backbone.layout.kind == "released":
             export_whole(backbone, target, options.dtype)
             _say("this backbone is the bundle's semantic expert; 'export' writes its detail expert")
@@ -179,7 +179,7 @@ def _to_diffusers(options: argparse.Namespace) -> None:
     if options.expert and options.dtype:
         options.parser.error("--dtype is for a backbone alone: a bundle keeps every bit")
     target = _target(options)
-    with Backbone.open(options.source) as backbone:
+    with BackboneFile.open(options.source) as backbone:
         if options.expert:
             for warning in export_bundle(backbone, load_expert(options.expert), target):
                 _say("warning: {}", warning)

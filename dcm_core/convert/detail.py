@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 from ..backbone.bundle import bundle_recipes, bundle_tensors, expert_from_bundle
-from ..backbone.file import Backbone
+from ..backbone.file import BackboneFile
 from ..expert.layers import Expert
 from .backbone import write_recipes
 from .expert_stream import save_in_parts
 
 
 def export_detail(
-    bundle: Backbone, path: str | os.PathLike, exact: bool = False, compact: bool = False
+    bundle: BackboneFile, path: str | os.PathLike, exact: bool = False, compact: bool = False
 ) -> Expert:
     """Write the detail expert of a released bundle as an expert file, and return it.
 
@@ -20,20 +20,18 @@ def export_detail(
     that other programs need in HunyuanVideo's fused layers. Raises ValueError for a file that is no whole
     bundle, and OSError with the remedy.
     """
-    expert = expert_from_bundle(bundle.layout, bundle.source.infos, bundle.source.read, exact)
+    expert = expert_from_bundle(bundle, exact)
     save_in_parts(path, expert, compact)
     return expert
 
 
-def export_bundle(backbone: Backbone, expert: Expert, path: str | os.PathLike) -> list[str]:
+def export_bundle(backbone: BackboneFile, expert: Expert, path: str | os.PathLike) -> list[str]:
     """Write a backbone (the semantic expert) and a detail expert as one released bundle; returns what is doubtful.
 
     Raises ValueError for an expert that does not fit the backbone or cannot be in a bundle, and OSError with
     the remedy.
     """
     warnings = backbone.check_fit(expert).warnings
-    source, layout = backbone.source, backbone.layout
-    recipes = bundle_recipes(layout, source.infos, expert)
-    tensors = bundle_tensors(layout, source.infos, source.read, expert)
+    recipes, tensors = bundle_recipes(backbone, expert), bundle_tensors(backbone, expert)
     write_recipes(path, backbone, recipes, tensors, {})
     return warnings

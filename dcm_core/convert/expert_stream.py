@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
 
 from torch import Tensor
 
@@ -29,10 +28,15 @@ class ExpertWriter:
         self._writer, self._planned, self._compact = writer, planned, compact
         self.metadata = writer.metadata
 
-    def put(self, name: str, layer: Layer | Tensor) -> None:
-        """Write a layer, or the difference of a bare Parameter. Raises ExpertFileError for NaN or Inf in it."""
-        bare = isinstance(layer, Tensor)
-        part = Expert(self._planned.metadata, {} if bare else {name: layer}, {name: layer} if bare else {})
+    def put_layer(self, name: str, layer: Layer) -> None:
+        """Write a layer. Raises ExpertFileError for NaN or Inf in it."""
+        self._put(Expert(self._planned.metadata, {name: layer}))
+
+    def put_parameter(self, name: str, difference: Tensor) -> None:
+        """Write the difference of a bare Parameter. Raises as ``put_layer``."""
+        self._put(Expert(self._planned.metadata, {}, {name: difference}))
+
+    def _put(self, part: Expert) -> None:
         for key, tensor in to_tensors(part, self._compact).items():
             if not all_finite(tensor):
                 raise ExpertFileError(
@@ -50,9 +54,9 @@ def stream_expert(
     The file is the one ``save_expert`` writes, but for spaces at the end of its header. ``room``: bytes that the
     metadata may grow by in the block. Raises as ``stream_tensors``.
     """
+    outline = to_tensors(planned.map(lambda tensor: tensor.to("meta")), compact)
     infos = {
-        key: TensorInfo(dtype_name(tensor), tuple(tensor.shape))
-        for key, tensor in sorted(to_tensors(without_numbers(planned), compact).items())
+        key: TensorInfo(dtype_name(tensor), tuple(tensor.shape)) for key, tensor in sorted(outline.items())
     }
     progress = Progress(os.path.basename(path), sum(map(tensor_size, infos.values())))
     with stream_tensors(path, infos, header_of(planned), room + _DIGEST_ROOM, progress) as writer:
@@ -64,17 +68,7 @@ def stream_expert(
 def save_in_parts(path: str | os.PathLike, expert: Expert, compact: bool = False) -> None:
     """As ``save_expert``, without a second copy of the expert in the form the file has."""
     with stream_expert(path, expert, compact) as writer:
-        for name, layer in (expert.layers | expert.parameters).items():
-            writer.put(name, layer)
-
-
-def without_numbers(expert: Expert) -> Expert:
-    """The same expert with tensors that have a shape and a dtype only."""
-    layers = {name: _layer_without_numbers(layer) for name, layer in expert.layers.items()}
-    return Expert(expert.metadata, layers, {name: t.to("meta") for name, t in expert.parameters.items()})
-
-
-def _layer_without_numbers(layer: Layer) -> Layer:
-    values = {field.name: getattr(layer, field.name) for field in fields(layer)}
-    tensors = {name: value.to("meta") for name, value in values.items() if isinstance(value, Tensor)}
-    return replace(layer, **tensors)
+        for name, layer in expert.layers.items():
+            writer.put_layer(name, layer)
+        for name, difference in expert.parameters.items():
+            writer.put_parameter(name, difference)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ..backbone.bundle import expert_from_bundle
-from ..backbone.file import Backbone
-from ..expert.check import change_norm
-from ..expert.file import inspect as inspect_expert
+from ..backbone.file import BackboneFile
+from ..expert.file import inspect_expert
 from ..expert.fingerprint import content_digest
-from ..expert.layers import Difference, FusedLowRank, Layer, LowRank, Replacement
+from ..expert.layers import Layer, frobenius
 from ..expert.metadata import ExpertMetadata
-from ..expert.tensor_names import from_tensors, keys_by_layer, layer_name
+from ..expert.tensor_names import by_layer, from_tensors, is_expert
 from ..files.shards import open_weights
 from ..files.stream import LazyTensors, TensorSource
 from ..schedule.experts import ExpertSchedule
@@ -33,9 +32,9 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     the system gives it.
     """
     source = open_weights(path)
-    if any(layer_name(name) for name in source.infos) and "dcm.expert" in source.metadata:
+    if is_expert(source.infos) and "dcm.expert" in source.metadata:
         return _expert(source)
-    with Backbone.open(path) as backbone:
+    with BackboneFile.open(path) as backbone:
         return _backbone(backbone)
 
 
@@ -44,7 +43,7 @@ def _expert(source: TensorSource) -> dict[str, Any]:
     found = inspect_expert(path)
     with source:
         digest = content_digest(source.metadata, LazyTensors(source.infos, source.read))
-        changes = list(_changes(source))
+        changes = list(_changes_in(source))
     dtypes = sorted({info.dtype for name, info in source.infos.items() if info.shape})
     return {
         "file": str(path),
@@ -58,7 +57,7 @@ def _expert(source: TensorSource) -> dict[str, Any]:
     }
 
 
-def _backbone(backbone: Backbone) -> dict[str, Any]:
+def _backbone(backbone: BackboneFile) -> dict[str, Any]:
     source, layout = backbone.source, backbone.layout
     said = {
         "file": ", ".join(map(str, source.paths)),
@@ -78,10 +77,9 @@ def _backbone(backbone: Backbone) -> dict[str, Any]:
     # Made in full, so that a tensor that fits nowhere is told here and not in the middle of other work.
     backbone.recipes("comfy")
     if layout.kind == "released":
-        expert = expert_from_bundle(layout, source.infos, source.read)
+        expert = expert_from_bundle(backbone)
         said |= _about(expert.metadata)
-        said["layers"] = [_change(name, layer) for name, layer in expert.layers.items()]
-        said["layers"] += [_change(name, tensor) for name, tensor in expert.parameters.items()]
+        said["layers"] = [*_changes(expert.layers, expert.parameters)]
     elif source.metadata.get("dcm.expert") == "semantic":
         said |= {"kind": "semantic expert as a whole backbone"}
         said |= _about(ExpertMetadata.from_header(source.metadata))
@@ -117,24 +115,32 @@ def _schedule(schedule: ExpertSchedule) -> dict[str, Any]:
     }
 
 
-def _changes(source: TensorSource) -> Iterator[dict[str, Any]]:
+def _changes_in(source: TensorSource) -> Iterator[dict[str, Any]]:
     """The layers of an expert file, read one at a time."""
     bare = set(source.metadata.get("dcm.parameters", "").split(","))
-    for name, own in keys_by_layer(source.infos).items():
-        tensors = {key: source.read(key) for key in own}
-        layers, parameters = from_tensors(tensors, bare & {name})
-        yield _change(name, (layers | parameters)[name])
+    for name, own in by_layer(source.infos).items():
+        tensors = {role: source.read(key) for role, key in own.items()}
+        yield from _changes(*from_tensors({name: tensors}, bare & {name}))
 
 
-def _change(name: str, change: Layer | Tensor) -> dict[str, Any]:
-    if isinstance(change, Replacement):
-        return {"layer": name, "change": "new weight"}
-    norm = float(f"{change_norm(change):.6g}")
-    if isinstance(change, LowRank | FusedLowRank):
-        kind = "low-rank pair" if isinstance(change, LowRank) else f"{change.parts} fused low-rank pairs"
-        return {"layer": name, "change": kind, "rank": change.rank, "scale": change.scale, "norm": norm}
-    kind = "difference" if isinstance(change, Difference) else "parameter"
-    return {"layer": name, "change": kind, "norm": norm}
+def _changes(layers: Mapping[str, Layer], parameters: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+    for name, layer in layers.items():
+        parts = len(layer.pairs)
+        change: dict[str, Any] = {
+            "layer": name,
+            "change": f"{parts} {layer.title}" if parts > 1 else layer.title,
+        }
+        if parts:
+            _, pair = layer.pairs[0]
+            change |= {"rank": pair.rank, "scale": pair.scale}
+        norm = layer.norm()
+        yield change if norm is None else change | {"norm": _rounded(norm)}
+    for name, difference in parameters.items():
+        yield {"layer": name, "change": "parameter", "norm": _rounded(frobenius(difference))}
+
+
+def _rounded(norm: float) -> float:
+    return float(f"{norm:.6g}")
 
 
 def as_text(said: dict[str, Any]) -> str:

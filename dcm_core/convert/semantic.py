@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..backbone.file import Backbone
+from ..backbone.file import BackboneFile
 from ..errors import ExpertFileError, shortened
-from ..expert.fingerprint import fingerprint
-from ..expert.layers import Difference, Expert, Layer, LowRank
+from ..expert.layers import Difference, Expert, Layer, LowRank, frobenius, layers_of
 from ..expert.metadata import ExpertMetadata
 from .backbone import DTYPES, cast, convert_backbone
 from .expert_stream import stream_expert
@@ -23,18 +22,18 @@ from .low_rank import Loss, decompose, smaller_than_full
 ERRORS = "dcm.low_rank_errors"
 
 
-def export_whole(backbone: Backbone, path: str | os.PathLike, dtype: str | None = None) -> None:
+def export_whole(backbone: BackboneFile, path: str | os.PathLike, dtype: str | None = None) -> None:
     """Write a semantic expert as a whole ComfyUI backbone that says what it is.
 
     Raises ValueError for a backbone that cannot be converted, and OSError with the remedy.
     """
-    metadata = replace(semantic_metadata(backbone), fingerprint=_fingerprint(backbone))
+    metadata = replace(semantic_metadata(backbone), fingerprint=backbone.fingerprint)
     convert_backbone(backbone, path, "comfy", dtype, metadata.to_header())
 
 
 def export_change(
-    semantic: Backbone,
-    base: Backbone,
+    semantic: BackboneFile,
+    base: BackboneFile,
     path: str | os.PathLike,
     rank: int | None = None,
     dtype: str | None = None,
@@ -52,8 +51,8 @@ def export_change(
     )
     metadata = replace(
         semantic_metadata(semantic),
-        base_fingerprint=_fingerprint(base),
-        fingerprint=_fingerprint(semantic),
+        base_fingerprint=base.fingerprint,
+        fingerprint=semantic.fingerprint,
         rank=rank,
         alpha=rank,
         complete=True,
@@ -64,20 +63,24 @@ def export_change(
     def difference(name: str) -> Tensor:
         return semantic.build(ours[name]).float().sub_(base.build(theirs[name]))
 
-    planned = _planned(metadata, semantic.shapes(), rank, DTYPES[dtype][1])
+    planned = _planned(metadata, semantic.shapes, rank, DTYPES[dtype][1])
     losses: dict[str, Loss] = {}
     # Room for a name and a number for each layer.
     with stream_expert(path, planned, room=sum(len(name) + 32 for name in planned.layers)) as writer:
-        for name, part, loss in _parts(planned, difference, dtype):
-            losses[name] = loss
-            writer.put(name, part)
+        for name, layer in planned.layers.items():
+            made, losses[name] = _made(name, layer, difference, dtype)
+            writer.put_layer(name, made)
+        for name in planned.parameters:
+            tensor = difference(name)
+            losses[name] = Loss(0.0, frobenius(tensor))
+            writer.put_parameter(name, cast(name, tensor, dtype))
         if rank:
             errors = {name: float(f"{loss.relative:.4g}") for name, loss in losses.items() if loss.rest}
             writer.metadata[ERRORS] = json.dumps(errors)
     return losses
 
 
-def semantic_metadata(backbone: Backbone) -> ExpertMetadata:
+def semantic_metadata(backbone: BackboneFile) -> ExpertMetadata:
     """What a backbone that is a semantic expert says of itself; where its file says nothing, its family's preset."""
     header, layout = backbone.source.metadata, backbone.layout
     if header.get("dcm.expert") == "semantic":
@@ -101,52 +104,31 @@ def _planned(
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    expert = Expert(metadata, {}, {})
-    full: dict[str, dict[str, Tensor]] = {}
-    for name, shape in shapes.items():
-        module, _, kind = name.rpartition(".")
-        if rank and kind == "weight" and smaller_than_full(rank, shape):
-            expert.layers[module] = LowRank(empty(rank, shape[1]), empty(shape[0], rank), rank)
-        elif kind in ("weight", "bias"):
-            full.setdefault(module, {})[kind] = empty(*shape)
-        else:
-            expert.parameters[name] = empty(*shape)
-    for module, parts in full.items():
-        if module in expert.layers:
-            # A layer of a file is one pair or one difference, so this bias is changed by its own name.
-            expert.parameters[f"{module}.bias"] = parts["bias"]
-        else:
-            expert.layers[module] = Difference(**parts)
-    return expert
+    low_rank: dict[str, Layer] = {
+        name.removesuffix(".weight"): LowRank(empty(rank, shape[1]), empty(shape[0], rank), rank)
+        for name, shape in shapes.items()
+        if rank and name.endswith(".weight") and smaller_than_full(rank, shape)
+    }
+    weights, biases = ({f"{module}.{key}" for module in low_rank} for key in ("weight", "bias"))
+    full = {name: empty(*shape) for name, shape in shapes.items() if name not in weights | biases}
+    layers, parameters = layers_of(full)
+    # A layer of a file is one pair or one difference, so these biases are changed by their own names.
+    parameters |= {name: empty(*shapes[name]) for name in shapes if name in biases}
+    return Expert(metadata, low_rank | layers, parameters)
 
 
-def _parts(
-    planned: Expert, difference: Callable[[str], Tensor], dtype: str
-) -> Iterator[tuple[str, Layer | Tensor, Loss]]:
-    """The expert layer by layer, with its numbers, and what each leaves out."""
-    for name, layer in planned.layers.items():
-        if isinstance(layer, LowRank):
-            down, up, loss = decompose(difference(f"{name}.weight"), layer.rank, layer.up.dtype)
-            yield name, LowRank(down, up, layer.alpha), loss
-            continue
-        parts = {key: difference(f"{name}.{key}") for key in layer.shapes}
-        loss = Loss(0.0, math.hypot(*map(_norm, parts.values())))
-        parts = {key: cast(f"{name}.{key}", tensor, dtype) for key, tensor in parts.items()}
-        yield name, Difference(**parts), loss
-    for name in planned.parameters:
-        tensor = difference(name)
-        yield name, cast(name, tensor, dtype), Loss(0.0, _norm(tensor))
+def _made(name: str, planned: Layer, difference: Callable[[str], Tensor], dtype: str) -> tuple[Layer, Loss]:
+    """A layer of the expert with its numbers, and what it leaves out."""
+    if planned.pairs:
+        ((_, pair),) = planned.pairs
+        down, up, loss = decompose(difference(f"{name}.weight"), pair.rank, pair.up.dtype)
+        return LowRank(down, up, pair.alpha), loss
+    parts = {key: difference(f"{name}.{key}") for key in planned.shapes}
+    loss = Loss(0.0, math.hypot(*map(frobenius, parts.values())))
+    return Difference(**{key: cast(f"{name}.{key}", tensor, dtype) for key, tensor in parts.items()}), loss
 
 
-def _norm(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor))
-
-
-def _fingerprint(backbone: Backbone) -> str:
-    return fingerprint(backbone.layout.family.name, backbone.shapes(), backbone.norms())
-
-
-def _refuse_unlike(semantic: Backbone, base: Backbone) -> None:
+def _refuse_unlike(semantic: BackboneFile, base: BackboneFile) -> None:
     for backbone in (semantic, base):
         if backbone.layout.scaled:
             names = ", ".join(map(str, backbone.source.paths))
@@ -157,7 +139,7 @@ def _refuse_unlike(semantic: Backbone, base: Backbone) -> None:
         raise ExpertFileError(
             f"{semantic.layout.describe()} and {base.layout.describe()} are of different families"
         )
-    ours, theirs = semantic.shapes(), base.shapes()
+    ours, theirs = semantic.shapes, base.shapes
     if ours != theirs:
         unlike = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
         raise ExpertFileError(

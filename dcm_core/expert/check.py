@@ -1,18 +1,19 @@
 """Does an expert fit a backbone? A full report instead of the first mismatch, nothing dropped in silence."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
 from ..families.presets import find_family
 from .fingerprint import Shapes, fingerprint
-from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
+from .host_names import in_host_names
+from .layers import Expert
 from .metadata import ExpertMetadata
-from .spelling import as_spelled
 
 
 @dataclass
@@ -73,9 +74,10 @@ def check(
     norm values a warning only, because fine-tuned copies of the right backbone are welcome.
     """
     report = Report()
-    expert = as_spelled(expert, shapes)
-    changed = _changed(expert)
-    report.doubled = sorted(name for name, count in Counter(name for name, _ in changed).items() if count > 1)
+    expert = in_host_names(expert, shapes)
+    changed = expert.shapes()
+    names = [name for name, _ in changed]
+    report.doubled = sorted(name for name, count in Counter(names).items() if count > 1)
     for name, shape in changed:
         if name not in shapes:
             report.unexpected.append(name)
@@ -83,26 +85,13 @@ def check(
             report.misshaped[name] = (shape, tuple(shapes[name]))
         else:
             report.matched.append(name)
-    report.missing = sorted(_expected(expert.metadata, shapes) - {name for name, _ in changed})
-    # The norm of a replacement would need the backbone's weights, which may be packed.
-    differences = {name: layer for name, layer in expert.layers.items() if not isinstance(layer, Replacement)}
-    report.norms = {
-        name: change_norm(difference) for name, difference in (differences | expert.parameters).items()
-    }
+    report.missing = sorted(_expected(expert.metadata, shapes).difference(names))
+    report.norms = {name: norm for name, norm in expert.norms().items() if norm is not None}
     zero = [name for name, norm in report.norms.items() if norm == 0]
     if zero:
         report.warnings.append(f"all zero, so without effect (an untrained expert?): {shortened(zero)}")
     _compare_fingerprints(report, expert.metadata, shapes, norms, family, semantic)
     return report
-
-
-def _changed(expert: Expert) -> list[tuple[str, tuple[int, ...]]]:
-    changed = [
-        (f"{name}.{key}", shape)
-        for name, layer in expert.layers.items()
-        for key, shape in layer.shapes.items()
-    ]
-    return changed + [(name, tuple(difference.shape)) for name, difference in expert.parameters.items()]
 
 
 def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:
@@ -112,21 +101,6 @@ def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:
         return set(shapes)
     low_rank, replaced = find_family(metadata.family).keymap.detail_layers(shapes)
     return {f"{name}.weight" for name in (*low_rank, *replaced)}
-
-
-def change_norm(difference: LowRank | FusedLowRank | Difference | Tensor) -> float:
-    """Frobenius norm of what a layer or bare Parameter is changed by at strength 1, pairs multiplied out."""
-    if isinstance(difference, FusedLowRank):
-        return change_norm(difference.block)
-    if isinstance(difference, LowRank):
-        # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
-        down, up = difference.down.float(), difference.up.float()
-        square = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
-        return abs(difference.scale) * float(square.sqrt())
-    if isinstance(difference, Difference):
-        parts = [part for part in (difference.weight, difference.bias) if part is not None]
-        return sum(change_norm(part) ** 2 for part in parts) ** 0.5
-    return float(torch.linalg.vector_norm(difference, dtype=torch.float32))
 
 
 def _compare_fingerprints(

@@ -9,6 +9,8 @@ pairs are one block-diagonal pair in the file, and are taken apart again on read
 * ``dcm.digest``      SHA-256 of the metadata and tensors, so that no damage goes unnoticed.
 """
 
+from __future__ import annotations
+
 import math
 import os
 from collections import defaultdict
@@ -23,12 +25,12 @@ from ..errors import ExpertFileError, shortened
 from ..families.presets import FAMILIES
 from ..families.released import is_released
 from ..files.atomic import atomic_write
-from ..files.format import Header, TensorInfo, read_header, write_tensors
-from ..files.stream import LazyTensors, TensorSource
-from .fingerprint import content_digest
-from .layers import Expert, FusedLowRank, Layer, LowRank
+from ..files.format import TensorInfo, write_tensors
+from ..files.stream import TensorSource
+from .fingerprint import begin_content_digest, content_digest
+from .layers import Expert, Layer
 from .metadata import ExpertMetadata
-from .tensor_names import from_tensors, keys_by_layer, layer_name, to_tensors
+from .tensor_names import Role, by_layer, from_tensors, layer_from, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
@@ -60,7 +62,7 @@ def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) 
         raise ExpertFileError(
             f"only float32, float16 and bfloat16 tensors can be saved, not {shortened(wrong)}"
         )
-    _refuse_non_finite(tensors)
+    _refuse_non_finite([key for key, tensor in tensors.items() if not all_finite(tensor)])
     header = header_of(expert)
     header["dcm.digest"] = content_digest(header, tensors)
     with atomic_write(path) as file:
@@ -83,80 +85,100 @@ def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
     Raises ExpertFileError for whatever is not one whole expert of a known format, and FileNotFoundError.
     """
     path = Path(path)
-    header, metadata = _read_header(path)
-    wrong = [f"{key} ({info.dtype})" for key, info in header.tensors.items() if info.dtype not in _DTYPES]
+    source, metadata = _open(path)
+    wrong = [f"{key} ({info.dtype})" for key, info in source.infos.items() if info.dtype not in _DTYPES]
     if wrong:
         raise ExpertFileError(f"{path} has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}")
-    with TensorSource([path]) as source:
-        tensors = LazyTensors(header.tensors, source.read)
-        try:
-            expert = _assemble(header, metadata, tensors)
-            _refuse_non_finite(tensors)
-        except ExpertFileError as error:
-            raise ExpertFileError(f"{path}: {error}") from error
-        if verify and header.metadata.get("dcm.digest") != content_digest(header.metadata, tensors):
-            raise ExpertFileError(
-                f"{path}: the content does not match dcm.digest, so the file was damaged or changed after it "
-                "was written. Download or export it again."
-            )
+    try:
+        with source:
+            expert, digest = _read(source, metadata)
+    except ExpertFileError as error:
+        raise ExpertFileError(f"{path}: {error}") from error
+    if verify and source.metadata.get("dcm.digest") != digest:
+        raise ExpertFileError(
+            f"{path}: the content does not match dcm.digest, so the file was damaged or changed after it "
+            "was written. Download or export it again."
+        )
     return expert
 
 
-def inspect(path: str | os.PathLike) -> Inspection:
+def inspect_expert(path: str | os.PathLike) -> Inspection:
     """Metadata and tensor list of an expert file, without reading its tensors. Raises as ``load_expert``."""
-    header, metadata = _read_header(Path(path))
-    return Inspection(metadata, header.tensors, os.path.getsize(path))
+    source, metadata = _open(Path(path))
+    return Inspection(metadata, source.infos, os.path.getsize(path))
 
 
-def _read_header(path: Path) -> tuple[Header, ExpertMetadata]:
-    header = read_header(path)
-    if is_released(header.tensors):
+def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
+    source = TensorSource([path])
+    if is_released(source.infos):
         raise ExpertFileError(
             f"{path} is a DCM bundle as released, a backbone and its detail expert in one file. Put it into "
             "models/diffusion_models and open it with DCM Load Backbone."
         )
-    if not any(key.startswith("dcm.") for key in header.metadata):
+    if not any([key.startswith("dcm.") for key in source.metadata]):
         raise ExpertFileError(
             f"{path} has no dcm.* metadata: it is an ordinary LoRA or model file. Load it with a LoRA loader "
             "(LoraLoaderModelOnly) or a model loader."
         )
-    known = {key: value for key, value in header.metadata.items() if key not in _BOOKKEEPING}
+    known = {key: value for key, value in source.metadata.items() if key not in _BOOKKEEPING}
     try:
-        return header, ExpertMetadata.from_header(known)
+        return source, ExpertMetadata.from_header(known)
     except ExpertFileError as error:
         raise ExpertFileError(f"{path}: {error}") from error
 
 
-def _assemble(header: Header, metadata: ExpertMetadata, tensors: Mapping[str, Tensor]) -> Expert:
-    """The expert, read layer by layer: its fused layers take several times the space in the file."""
-    names = [name for name in header.metadata.get("dcm.parameters", "").split(",") if name]
-    # All names and shapes first, so that a message can name everything that is wrong. Numbers are read right away.
-    outline = {
-        key: tensors[key] if math.prod(info.shape) == 1 else torch.empty(info.shape, device="meta")
-        for key, info in header.tensors.items()
+def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
+    """The expert, and the digest of the file's content. Every tensor is read once."""
+    named = [name for name in source.metadata.get("dcm.parameters", "").split(",") if name]
+    keys = by_layer(source.infos)
+    numbers = {key: source.read(key) for key, info in source.infos.items() if math.prod(info.shape) == 1}
+    layers, parameters = _outline(source, keys, numbers, named)
+    family = FAMILIES.get(metadata.family)
+    fusing = family.keymap if family and family.keymap.fuses else None
+    places = {key: (name, role) for name, own in keys.items() for role, key in own.items()}
+    parts: dict[str, dict[Role, Tensor]] = {name: {} for name in keys}
+    digest, wrong = begin_content_digest(source.metadata), []
+    for key in sorted(places):
+        tensor = numbers[key] if key in numbers else source.read(key)
+        digest.add(key, tensor)
+        if not all_finite(tensor):
+            wrong.append(key)
+        name, role = places[key]
+        parts[name][role] = tensor
+        if len(parts[name]) < len(keys[name]):
+            continue
+        # Made as soon as it is whole: in the file, a fused layer takes several times its space.
+        own = parts.pop(name)
+        if name in parameters:
+            parameters[name] = tensor
+        else:
+            layer = layer_from(own)
+            layers[name] = layer.split(fusing.projections(name)) if fusing else layer
+    _refuse_non_finite(wrong)
+    return Expert(metadata, layers, parameters), digest.text()
+
+
+def _outline(
+    source: TensorSource,
+    keys: Mapping[str, Mapping[Role, str]],
+    numbers: Mapping[str, Tensor],
+    parameters: list[str],
+) -> tuple[dict[str, Layer], dict[str, Tensor]]:
+    """The expert's layers and bare Parameters without their numbers, so that one message names all that is wrong."""
+    empty = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
+    tensors = {
+        name: {role: numbers.get(key, empty[key]) for role, key in own.items()} for name, own in keys.items()
     }
-    layers, parameters = from_tensors(outline, names)
-    counted, promised = len(layers) + len(parameters), header.metadata.get("dcm.layers", "")
+    layers, bare = from_tensors(tensors, parameters)
+    counted, promised = len(layers) + len(bare), source.metadata.get("dcm.layers", "")
     if str(counted) != promised:
-        lost = _gaps(list(layers) + list(parameters))
+        lost = _gaps([*layers, *bare])
         hint = f" Probably missing: {shortened(lost)}." if lost else ""
         raise ExpertFileError(
             f"dcm.layers promises {promised or 'no number of'} layers, the file has {counted}.{hint} "
             "Download or export it again."
         )
-    for own in keys_by_layer(header.tensors).values():
-        part = {key: tensors[key] for key in own}
-        whole, bare = from_tensors(part, [name for name in names if layer_name(own[0]) == name])
-        layers |= {name: _taken_apart(name, layer, metadata.family) for name, layer in whole.items()}
-        parameters |= bare
-    return Expert(metadata, layers, parameters)
-
-
-def _taken_apart(name: str, layer: Layer, family: str) -> Layer:
-    """A block-diagonal pair over a fused layer of the family as the pairs it is made of."""
-    known = FAMILIES.get(family)
-    parts = known.keymap.projections(name) if known and isinstance(layer, LowRank) else 1
-    return (FusedLowRank.from_block(layer, parts) if parts > 1 else None) or layer
+    return layers, bare
 
 
 def _gaps(names: list[str]) -> list[str]:
@@ -177,13 +199,12 @@ def _gaps(names: list[str]) -> list[str]:
 def all_finite(tensor: Tensor) -> bool:
     """Is no element NaN or infinite?"""
     # Both pass through minimum and maximum, which take a thirtieth of the time of asking every element.
-    return not tensor.numel() or all(math.isfinite(limit) for limit in torch.aminmax(tensor))
+    return not tensor.numel() or all(map(math.isfinite, torch.aminmax(tensor)))
 
 
-def _refuse_non_finite(tensors: dict[str, Tensor]) -> None:
-    wrong = [key for key, tensor in tensors.items() if not all_finite(tensor)]
-    if wrong:
+def _refuse_non_finite(keys: list[str]) -> None:
+    if keys:
         raise ExpertFileError(
-            f"NaN or Inf in {shortened(wrong)}: training diverged or a cast overflowed. Use an earlier "
+            f"NaN or Inf in {shortened(keys)}: training diverged or a cast overflowed. Use an earlier "
             "checkpoint, or export in float32 or bfloat16."
         )

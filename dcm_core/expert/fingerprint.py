@@ -4,15 +4,19 @@ A fingerprint is ``family:shapes:norms``. Shapes are logical (out and in feature
 other quantised copies of the right backbone share them; norms are weights that such copies leave alone.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..files.format import tensor_bytes
+from ..files.format import TensorDigest
 
+_NORM = re.compile(r".*norm.*\.(weight|scale)")
 # Tensors that a file of the backbone holds and its network has among its buffers: CogVideoX's table of positions.
 _BUFFERS = ".pos_embedding"
 
@@ -38,9 +42,14 @@ def logical_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def norm_names(shapes: Shapes) -> list[str]:
+    """The one-dimensional weights of norm layers: what quantised copies leave as it was."""
+    return [name for name, shape in shapes.items() if len(shape) == 1 and _NORM.fullmatch(name)]
+
+
 def norm_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The one-dimensional weights of norm layers in a state dict: what quantised copies leave as it was."""
-    return {name: tensor for name, tensor in state.items() if _is_norm(name) and tensor.ndim == 1}
+    """The tensors of a state dict that ``norm_names`` names."""
+    return {name: state[name] for name in norm_names({name: tensor.shape for name, tensor in state.items()})}
 
 
 def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None = None) -> str:
@@ -49,46 +58,37 @@ def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None 
     ``shapes`` as from ``logical_shapes`` or of a file's tensors; only those with two or more dimensions count.
     ``norms`` as from ``norm_tensors``, compared as bfloat16 so that copies in another precision agree.
     """
-    counted = sorted(
+    counted = [
         (name, list(shape))
-        for name, shape in shapes.items()
+        for name, shape in sorted(shapes.items())
         if len(shape) > 1 and not name.endswith(_BUFFERS)
-    )
+    ]
     shape_digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
     norm_digest = _norm_digest(norms)[:16] if norms else "-"
     return f"{family}:{shape_digest}:{norm_digest}"
 
 
+def begin_content_digest(header: Mapping[str, str]) -> TensorDigest:
+    """``dcm.digest`` of a file with this metadata, to which the tensors are still to be added, sorted by key."""
+    meant = {key: value for key, value in header.items() if key.startswith("dcm.") and key != "dcm.digest"}
+    return TensorDigest(json.dumps(sorted(meant.items())).encode())
+
+
 def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the ``dcm.*`` metadata and every tensor's key, dtype, shape and bytes.
+    """``dcm.digest`` of a file: over its ``dcm.*`` metadata and every tensor's key, dtype, shape and bytes.
 
     ``tensors`` are asked for one after the other, so they may be read from a file on the way.
     """
-    meant = sorted(
-        (key, value) for key, value in header.items() if key.startswith("dcm.") and key != "dcm.digest"
-    )
-    digest = hashlib.sha256(json.dumps(meant).encode())
-    _update(digest, ((name, tensors[name]) for name in sorted(tensors)))
-    return digest.hexdigest()
-
-
-def _is_norm(name: str) -> bool:
-    layers, _, tensor = name.rpartition(".")
-    return "norm" in layers and tensor in ("weight", "scale")
+    digest = begin_content_digest(header)
+    for name in sorted(tensors):
+        digest.add(name, tensors[name])
+    return digest.text()
 
 
 def _norm_digest(norms: Mapping[str, Tensor]) -> str:
     # HunyuanVideo's norms are named .scale in some host versions and .weight in others.
     renamed = {name.removesuffix(".scale").removesuffix(".weight"): tensor for name, tensor in norms.items()}
-    digest = hashlib.sha256()
-    _update(
-        digest,
-        ((name, tensor.detach().to("cpu", torch.bfloat16)) for name, tensor in sorted(renamed.items())),
-    )
-    return digest.hexdigest()
-
-
-def _update(digest, named: Iterable[tuple[str, Tensor]]) -> None:
-    for name, tensor in named:
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor_bytes(tensor))
+    digest = TensorDigest()
+    for name, tensor in sorted(renamed.items()):
+        digest.add(name, tensor.detach().to("cpu", torch.bfloat16))
+    return digest.text()

@@ -1,12 +1,14 @@
 """An expert as plain tensors, for where weights may be changed: the trainer, the demo, a merged export."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
-from .layers import Expert, FusedLowRank, LowRank, Replacement
-from .spelling import as_spelled
+from .host_names import in_host_names
+from .layers import Expert, with_difference
 
 
 def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -14,24 +16,15 @@ def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str,
 
     Raises ExpertFileError that names the parameters the backbone lacks or has in another shape.
     """
-    expert = as_spelled(expert, state)
-    differences = {name: difference.float() for name, difference in expert.parameters.items()}
-    for name, layer in expert.layers.items():
-        layer = layer.block if isinstance(layer, FusedLowRank) else layer
-        if isinstance(layer, LowRank):
-            differences[f"{name}.weight"] = layer.scale * (layer.up.float() @ layer.down.float())
-            continue
-        for key in layer.shapes:
-            differences[f"{name}.{key}"] = getattr(layer, key).float()
-    wrong = [
-        name for name, tensor in differences.items() if name not in state or state[name].shape != tensor.shape
-    ]
+    expert = in_host_names(expert, state)
+    shapes = expert.shapes()
+    wrong = [name for name, shape in shapes if name not in state or tuple(state[name].shape) != shape]
     if wrong:
         raise ExpertFileError(f"the backbone has no parameter of that name and shape: {shortened(wrong)}")
+    differences = {name: difference.float() for name, difference in expert.parameters.items()}
     for name, layer in expert.layers.items():
-        if isinstance(layer, Replacement):
-            for full in (f"{name}.{key}" for key in layer.shapes):
-                differences[full] = differences[full] - state[full].to(differences[full])
+        own = {key: state[f"{name}.{key}"] for key in layer.shapes}
+        differences |= {f"{name}.{key}": tensor for key, tensor in layer.delta(own).items()}
     return differences
 
 
@@ -42,7 +35,5 @@ def merged(state: Mapping[str, Tensor], expert: Expert, strength: float = 1.0) -
     """
     result = dict(state)
     for name, difference in weight_differences(expert, state).items():
-        base = state[name]
-        total = base.float() + strength * difference.to(base.device)
-        result[name] = total.to(base.dtype)
+        result[name] = with_difference(state[name], difference, strength).to(state[name].dtype)
     return result

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from ..errors import ExpertFileError
 from ..schedule.experts import EXPERTS, ExpertSchedule
 from .schedule_header import read_schedule, write_schedule
 
 FORMAT = "1.0"
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _required(header: Mapping[str, str], key: str) -> str:
     return header[key]
 
 
-def _number(header: Mapping[str, str], key: str, kind: type) -> float | int:
+def _number(header: Mapping[str, str], key: str, kind: Callable[[str], Number]) -> Number:
     text = _required(header, key)
     try:
         return kind(text)

@@ -6,16 +6,19 @@ weights may hence be fp8, packed, patched, or on another device. Forward hooks w
 does not see them change.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import MethodType
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ExpertFileError
-from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
+from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement, with_difference
 
 _ABSENT = object()
 
@@ -29,10 +32,10 @@ class Sidecar(nn.Module):
     def __init__(self, expert: Expert, strength: float = 1.0):
         super().__init__()
         self.strength = strength
-        self.terms = nn.ModuleList(_TERMS[type(layer)](name, layer) for name, layer in expert.layers.items())
-        self.parameter_terms = nn.ModuleList(
-            _ParameterTerm(name, value) for name, value in expert.parameters.items()
-        )
+        terms = [_TERMS[type(layer)](name, layer) for name, layer in expert.layers.items()]
+        self.terms = nn.ModuleList(terms)
+        bare = [_ParameterTerm(name, difference) for name, difference in expert.parameters.items()]
+        self.parameter_terms = nn.ModuleList(bare)
 
     @contextmanager
     def active(self, diffusion_model: nn.Module) -> Iterator[None]:
@@ -42,8 +45,10 @@ class Sidecar(nn.Module):
         was. Raises ExpertFileError, before anything is changed, if a layer is missing, is no Linear, or has
         another size.
         """
-        layers = [(term.target(diffusion_model), term) for term in self.terms]
-        parameters = [(*term.target(diffusion_model), term) for term in self.parameter_terms]
+        terms = cast("list[_LayerTerm]", self.terms)
+        bare = cast("list[_ParameterTerm]", self.parameter_terms)
+        layers = [(term.target(diffusion_model), term) for term in terms]
+        parameters = [(*term.target(diffusion_model), term) for term in bare]
         if self.strength == 0:
             yield
             return
@@ -52,8 +57,7 @@ class Sidecar(nn.Module):
                 former = module.__dict__.get("forward", _ABSENT)
                 restore.callback(_restore_forward, module, former)
                 module.__dict__["forward"] = _forward_with(term, module, former, self.strength)
-            for owner, name, term in parameters:
-                base = owner._parameters[name]
+            for owner, name, base, term in parameters:
                 restore.callback(owner._parameters.__setitem__, name, base)
                 owner._parameters[name] = term.added_to(base, self.strength)
             yield
@@ -87,10 +91,10 @@ class _LayerTerm(nn.Module):
             _check_shape(f"{self.name}.{key}", shape, sizes[key])
         return module
 
-    def cast(self, key: str, x: Tensor) -> Tensor | None:
+    def cast(self, key: str, x: Tensor) -> Tensor:
         """A tensor in the device and dtype of the activation ``x``; a copy made for that is kept."""
         tensor = getattr(self, key)
-        if tensor is None or (tensor.device == x.device and tensor.dtype == x.dtype):
+        if tensor.device == x.device and tensor.dtype == x.dtype:
             return tensor
         if (
             torch.compiler.is_compiling()
@@ -155,7 +159,8 @@ class _ReplacementTerm(_LayerTerm):
         return module
 
     def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        replaced = F.linear(x, self.cast("weight", x), self.cast("bias", x)).to(y.dtype)
+        bias = None if self.bias is None else self.cast("bias", x)
+        replaced = F.linear(x, self.cast("weight", x), bias).to(y.dtype)
         return replaced if strength == 1 else y.lerp_(replaced, strength)
 
 
@@ -175,14 +180,16 @@ class _ParameterTerm(nn.Module):
         self.name = name
         self.difference = nn.Parameter(difference, requires_grad=False)
 
-    def target(self, model: nn.Module) -> tuple[nn.Module, str]:
-        """The module that owns the Parameter, and its name there."""
+    def target(self, model: nn.Module) -> tuple[nn.Module, str, nn.Parameter]:
+        """The module that owns the Parameter, its name there, and the Parameter."""
         path, _, name = self.name.rpartition(".")
         try:
             owner = model.get_submodule(path)
             # A compiled module hands on attribute reads, but has Parameters of its own: none.
             owner = getattr(owner, "_orig_mod", owner)
             base = owner._parameters[name]
+            if base is None:
+                raise KeyError(name)
             shape = tuple(getattr(base, "tensor_shape", base.shape))
         except (AttributeError, KeyError):
             raise _other_backbone(f"the model has no Parameter {self.name}") from None
@@ -191,18 +198,11 @@ class _ParameterTerm(nn.Module):
             raise ExpertFileError(
                 f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed"
             )
-        return owner, name
+        return owner, name, base
 
     def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
-        """``base`` plus the difference, on the device of ``base`` and in its dtype.
-
-        A base in a one-byte storage format gives float32: hosts cast it when it is used, and rounding the sum
-        to fp8 would lose most of the difference.
-        """
-        dtype = base.dtype if base.dtype.itemsize > 1 else torch.float32
-        difference = self.difference.to(base.device, torch.float32) * strength
-        total = base.detach().to(torch.float32) + difference
-        return nn.Parameter(total.to(dtype), requires_grad=False)
+        """The Parameter that takes the place of ``base``."""
+        return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
 
 
 def _plus_product(y: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor:
@@ -213,9 +213,7 @@ def _plus_product(y: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor:
     return rows.addmm_(x.reshape(-1, x.shape[-1]), weight.t(), alpha=scale).view(y.shape)
 
 
-def _forward_with(
-    term: _LayerTerm, module: nn.Module, former: object, strength: float
-) -> Callable[..., Tensor]:
+def _forward_with(term: _LayerTerm, module: nn.Module, former: Any, strength: float) -> Callable[..., Tensor]:
     base = MethodType(type(module).forward, module) if former is _ABSENT else former
     # The output of a Linear is nobody else's. What another extension returns may be something it keeps.
     own = former is _ABSENT and isinstance(module, nn.Linear)

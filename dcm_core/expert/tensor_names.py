@@ -9,7 +9,13 @@ Pairs of fused layers (HunyuanVideo's q, k and v) are written as one block-diago
 in the compact form ``.fused_down`` / ``.fused_up`` / ``.fused_alpha`` / ``.fused_rows``, which only DCM reads.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,23 +25,56 @@ from .layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacemen
 
 PREFIX = "diffusion_model."
 
-# What is written first; the second spelling of a low-rank pair is read too. Of two suffixes that fit a key, the longer
-# comes first.
-_SUFFIXES = {
-    ".bias.set_weight": "new_bias",
-    ".set_weight": "new_weight",
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".alpha": "alpha",
-    ".diff": "weight",
-    ".diff_b": "bias",
-    ".lora_down.weight": "down",
-    ".lora_up.weight": "up",
-    ".fused_down": "fused_down",
-    ".fused_up": "fused_up",
-    ".fused_alpha": "fused_alpha",
-    ".fused_rows": "fused_rows",
+
+@dataclass(frozen=True)
+class FileForm:
+    """What a kind of layer is in a file.
+
+    * ``title``: the kind in words
+    * ``suffixes``: what ends the key of each field; ``also``: another ending that is read
+    * ``numbers``: fields that are no tensors: a file has them as single float32 numbers
+    * ``assumed``: a field that a file may lack, from those that it has
+    * ``incomplete``: what to say of a layer without one of its fields, where no damage can be the cause
+    """
+
+    title: str
+    suffixes: Mapping[str, str]
+    also: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, type] = field(default_factory=dict)
+    assumed: Mapping[str, Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    incomplete: str = ""
+
+    def called(self, name: str) -> str:
+        """A field as it is told to people: by its key where that says it."""
+        suffix = self.suffixes[name].removeprefix(".")
+        return suffix if name in suffix.split("_") else name
+
+
+FILE_FORMS: dict[type[Layer], FileForm] = {
+    LowRank: FileForm(
+        "a low-rank pair",
+        {"down": ".lora_A.weight", "up": ".lora_B.weight", "alpha": ".alpha"},
+        also={"down": ".lora_down.weight", "up": ".lora_up.weight"},
+        numbers={"alpha": float},
+        # Loaders take a scale of 1 where there is no alpha.
+        assumed={"alpha": lambda found: found["down"].shape[0]},
+    ),
+    FusedLowRank: FileForm(
+        "fused low-rank pairs",
+        {"down": ".fused_down", "up": ".fused_up", "alpha": ".fused_alpha", "rows": ".fused_rows"},
+        numbers={"alpha": float, "rows": int},
+    ),
+    Difference: FileForm("a difference", {"weight": ".diff", "bias": ".diff_b"}),
+    Replacement: FileForm(
+        "a new weight",
+        {"weight": ".set_weight", "bias": ".bias.set_weight"},
+        incomplete="it has a new bias without a new weight. Export it as a difference.",
+    ),
 }
+
+# What one tensor of a layer is: a kind of layer, and one of its fields.
+Role = tuple[type[Layer], str]
+_BARE: Role = (Difference, "weight")
 
 
 def to_tensors(expert: Expert, compact: bool = False) -> dict[str, Tensor]:
@@ -45,136 +84,127 @@ def to_tensors(expert: Expert, compact: bool = False) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     for name, layer in expert.layers.items():
-        key = PREFIX + name
-        if isinstance(layer, FusedLowRank):
-            if compact:
-                tensors[f"{key}.fused_down"] = layer.down
-                tensors[f"{key}.fused_up"] = layer.up
-                tensors[f"{key}.fused_alpha"] = torch.tensor(float(layer.alpha))
-                tensors[f"{key}.fused_rows"] = torch.tensor(float(layer.rows))
-                continue
-            layer = layer.block
-        if isinstance(layer, LowRank):
-            tensors[f"{key}.lora_A.weight"] = layer.down
-            tensors[f"{key}.lora_B.weight"] = layer.up
-            tensors[f"{key}.alpha"] = torch.tensor(float(layer.alpha))
-            continue
-        exact = isinstance(layer, Replacement)
-        if layer.weight is not None:
-            tensors[key + (".set_weight" if exact else ".diff")] = layer.weight
-        if layer.bias is not None:
-            tensors[key + (".bias.set_weight" if exact else ".diff_b")] = layer.bias
+        layer = layer if compact else layer.stock
+        form = FILE_FORMS[type(layer)]
+        for part, suffix in form.suffixes.items():
+            value = getattr(layer, part)
+            if value is not None:
+                value = torch.tensor(float(value)) if part in form.numbers else value
+                tensors[f"{PREFIX}{name}{suffix}"] = value
     for name, difference in expert.parameters.items():
         if name in expert.layers:
             raise ExpertFileError(f"{name} is both a layer and a bare Parameter: it can be only one")
-        tensors[f"{PREFIX}{name}.diff"] = difference
+        tensors[f"{PREFIX}{name}{FILE_FORMS[Difference].suffixes['weight']}"] = difference
     return tensors
 
 
-def from_tensors(
-    tensors: Mapping[str, Tensor], parameters: Collection[str]
-) -> tuple[dict[str, Layer], dict[str, Tensor]]:
-    """Sort file tensors into layers and bare Parameters (those named in ``parameters``), in the order given.
+def is_expert(keys: Iterable[str]) -> bool:
+    """Is one of these the key of a tensor in an expert file?"""
+    pattern, _ = _reading()
+    return any(map(pattern.fullmatch, keys))
 
-    Raises ExpertFileError that names every key which is unknown, doubled, or lacks its partner.
+
+def by_layer(keys: Iterable[str]) -> dict[str, dict[Role, str]]:
+    """The keys of each layer and bare Parameter by what they are, in the order given.
+
+    Raises ExpertFileError that names every key which is no part of an expert, or one that is there twice.
     """
-    parts, unknown = _by_layer(tensors)
+    pattern, roles = _reading()
+    layers: dict[str, dict[Role, str]] = {}
+    unknown = []
+    for key in keys:
+        match = pattern.fullmatch(key)
+        if match is None:
+            unknown.append(key)
+            continue
+        name, role = match[1], roles[match[2]]
+        own = layers.setdefault(name, {})
+        if role in own:
+            raise ExpertFileError(
+                f"{name} has its {role[1]} tensor twice, in two spellings: keep one of them"
+            )
+        own[role] = key
     if unknown:
         raise ExpertFileError(
             f"keys that are no part of an expert: {shortened(unknown)}. Expected {PREFIX}<layer> followed by "
-            "one of " + ", ".join(_SUFFIXES)
+            "one of " + ", ".join(roles)
         )
-    if empty := [key for key, tensor in tensors.items() if not tensor.numel()]:
+    return layers
+
+
+def from_tensors(
+    tensors: Mapping[str, Mapping[Role, Tensor]], parameters: Collection[str]
+) -> tuple[dict[str, Layer], dict[str, Tensor]]:
+    """Layers and bare Parameters (those named in ``parameters``) of tensors sorted as by ``by_layer``, in their order.
+
+    Raises ExpertFileError that names what lacks its partner or fits no kind of layer.
+    """
+    empty = [name for name, own in tensors.items() if not all(map(Tensor.numel, own.values()))]
+    if empty:
         raise ExpertFileError(f"tensors without elements: {shortened(empty)}. Export the expert again.")
     layers: dict[str, Layer] = {}
     bare: dict[str, Tensor] = {}
-    for name, part in parts.items():
-        if name in parameters:
-            if set(part) != {"weight"}:
-                raise ExpertFileError(f"the bare Parameter {name} needs one .diff tensor and nothing else")
-            bare[name] = part["weight"]
-            continue
-        try:
-            layers[name] = _layer(part)
-        except ExpertFileError as error:
-            raise ExpertFileError(f"{name}: {error}") from None
-    lost = sorted(set(parameters) - set(bare))
-    if lost:
+    for name, own in tensors.items():
+        if name not in parameters:
+            try:
+                layers[name] = layer_from(own)
+            except ExpertFileError as error:
+                raise ExpertFileError(f"{name}: {error}") from None
+        elif own.keys() == {_BARE}:
+            bare[name] = own[_BARE]
+        else:
+            raise ExpertFileError(f"the bare Parameter {name} needs one .diff tensor and nothing else")
+    if lost := sorted(set(parameters) - set(bare)):
         raise ExpertFileError(
             f"missing differences of bare Parameters: {shortened(lost)}. Export the expert again."
         )
     return layers, bare
 
 
-def layer_name(key: str) -> str | None:
-    """The layer or bare Parameter that a file key belongs to; None for a key that is no part of an expert."""
-    stem = key.removesuffix(_suffix(key) or "")
-    name = stem.removeprefix(PREFIX)
-    return name if name and stem not in (key, name) else None
-
-
-def keys_by_layer(keys: Iterable[str]) -> dict[str, list[str]]:
-    """The file keys of each layer and bare Parameter; a key that is no part of an expert stands alone."""
-    layers: dict[str, list[str]] = {}
-    for key in keys:
-        layers.setdefault(layer_name(key) or key, []).append(key)
-    return layers
-
-
-def _suffix(key: str) -> str | None:
-    return next((suffix for suffix in _SUFFIXES if key.endswith(suffix)), None)
-
-
-def _by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    parts: dict[str, dict[str, Tensor]] = {}
-    unknown = []
-    for key, tensor in tensors.items():
-        name, suffix = layer_name(key), _suffix(key)
-        if name is None:
-            unknown.append(key)
-            continue
-        part = parts.setdefault(name, {})
-        if _SUFFIXES[suffix] in part:
+def layer_from(tensors: Mapping[Role, Tensor]) -> Layer:
+    """The layer that these tensors are. Raises ExpertFileError for half a layer, or tensors of more than one kind."""
+    (kind, _), *_ = tensors
+    form = FILE_FORMS[kind]
+    found: dict[str, Any] = {}
+    for (other, part), tensor in tensors.items():
+        if other is not kind:
+            has = [FILE_FORMS[each].title for each in FILE_FORMS if each in (kind, other)]
             raise ExpertFileError(
-                f"{name} has its {_SUFFIXES[suffix]} tensor twice, in two spellings: keep one of them"
+                f"it has both {' and '.join(has)}, of which loaders would keep one without a word. Export it as one "
+                "difference."
             )
-        part[_SUFFIXES[suffix]] = tensor
-    return parts, unknown
+        found[part] = _number(form, part, tensor) if part in form.numbers else tensor
+    missing = sorted(_required(kind) - found.keys())
+    if missing:
+        lacks = " and ".join(map(form.called, missing))
+        raise ExpertFileError(form.incomplete or f"{form.title} without its {lacks} tensor. Export it again.")
+    for part, assume in form.assumed.items():
+        if part not in found:
+            found[part] = assume(found)
+    return kind(**found)
 
 
-_KINDS = {
-    "a low-rank pair": {"down", "up", "alpha"},
-    "fused low-rank pairs": {"fused_down", "fused_up", "fused_alpha", "fused_rows"},
-    "a difference": {"weight", "bias"},
-    "a new weight": {"new_weight", "new_bias"},
-}
+def _number(form: FileForm, part: str, tensor: Tensor) -> float | int:
+    if tensor.numel() != 1:
+        raise ExpertFileError(f"{form.called(part)} must be a single number, got shape {list(tensor.shape)}")
+    try:
+        return form.numbers[part](tensor)
+    except (ValueError, OverflowError):  # NaN and Inf are no whole numbers
+        raise ExpertFileError(f"{form.called(part)} cannot be {float(tensor)}") from None
 
 
-def _layer(part: dict[str, Tensor]) -> Layer:
-    kinds = [kind for kind, keys in _KINDS.items() if keys & part.keys()]
-    if len(kinds) > 1:
-        raise ExpertFileError(
-            f"it has both {' and '.join(kinds)}, of which loaders would keep one without a word. Export it as one "
-            "difference."
-        )
-    if part.keys() & {"weight", "bias"}:
-        return Difference(part.get("weight"), part.get("bias"))
-    if "new_weight" in part:
-        return Replacement(part["new_weight"], part.get("new_bias"))
-    if "new_bias" in part:
-        raise ExpertFileError("it has a new bias without a new weight. Export it as a difference.")
-    fused = kinds == ["fused low-rank pairs"]
-    wanted = {"fused_down", "fused_up", "fused_alpha", "fused_rows"} if fused else {"down", "up"}
-    if missing := wanted - part.keys():
-        raise ExpertFileError(
-            f"{kinds[0]} without its {' and '.join(sorted(missing))} tensor. Export it again."
-        )
-    for key in ("alpha", "fused_alpha", "fused_rows"):
-        if key in part and part[key].numel() != 1:
-            raise ExpertFileError(f"{key} must be a single number, got shape {list(part[key].shape)}")
-    if fused:
-        alpha, rows = float(part["fused_alpha"]), int(part["fused_rows"])
-        return FusedLowRank(part["fused_down"], part["fused_up"], alpha, rows)
-    alpha = part.get("alpha")
-    # Loaders take a scale of 1 where there is no alpha.
-    return LowRank(part["down"], part["up"], part["down"].shape[0] if alpha is None else float(alpha))
+@cache
+def _required(kind: type[Layer]) -> set[str]:
+    """The fields that a file must have."""
+    return {each.name for each in fields(kind) if each.default is MISSING} - FILE_FORMS[kind].assumed.keys()
+
+
+@cache
+def _reading() -> tuple[re.Pattern[str], dict[str, Role]]:
+    """What every key of an expert looks like, and what its ending says."""
+    roles: dict[str, Role] = {}
+    for kind, form in FILE_FORMS.items():
+        for endings in (form.suffixes, form.also):
+            roles |= {suffix: (kind, part) for part, suffix in endings.items()}
+    # The shortest name is taken, so of two endings that fit a key, the longer.
+    return re.compile(rf"{re.escape(PREFIX)}(.+?)({'|'.join(map(re.escape, roles))})"), roles

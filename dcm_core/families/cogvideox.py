@@ -70,7 +70,7 @@ KEYMAP = KeyMap(
     # the embedding of the timestep, the last modulation and the output.
     replaced=("time_embedding_linear_1", "time_embedding_linear_2", "norm_out.linear", "proj_out"),
     variant=variant,
-    mark=layers("transformer_blocks.0.norm1.norm", "blocks.0.norm1.norm")[0],
+    recognised_by=layers("transformer_blocks.0.norm1.norm", "blocks.0.norm1.norm")[0],
     twins=("time_embedding", "norm_out", "proj_out"),
     optional=("patch_embed.pos_embedding", "ofs_embedding_linear"),
 )

@@ -109,7 +109,7 @@ KEYMAP = KeyMap(
         "final_layer.linear",
     ),
     variant=variant,
-    mark=layers("context_embedder.proj_in", "txt_in.input_embedder")[0],
+    recognised_by=layers("context_embedder.proj_in", "txt_in.input_embedder")[0],
     # The text refiner is shared by both experts, but for its adapter.
     twins=("time_text_embed", "norm_out", "proj_out"),
     optional=("guidance_in.",),

@@ -1,15 +1,19 @@
 """Names of a weight in diffusers and in ComfyUI: one table per network class, read in both directions."""
 
+from __future__ import annotations
+
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, TypeVar
+from itertools import repeat
+from typing import Protocol
+
+from torch import Tensor
 
 from .recipe import Part, Recipe
 
-Value = TypeVar("Value")
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -20,10 +24,12 @@ class UnknownKeyError(ValueError):
 class Shaped(Protocol):
     """A tensor, or what a file's header says of one."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """One ComfyUI weight in both namings; ``{i}`` stands for a block's number, once in every name or in none.
 
     Several diffusers weights are rows of one ComfyUI weight, in this order: all but the last have as many rows
@@ -36,25 +42,27 @@ class Row(NamedTuple):
     swapped: bool = False
     also: str = ""
 
-    @property
+    @cached_property
     def sources(self) -> tuple[str, ...]:
         return (self.diffusers,) if isinstance(self.diffusers, str) else self.diffusers
 
 
 def layers(diffusers: str | tuple[str, ...], comfy: str, swapped: bool = False) -> tuple[Row, Row]:
     """The two rows of a layer with weight and bias."""
-    if isinstance(diffusers, str):
-        names = [f"{diffusers}.{kind}" for kind in ("weight", "bias")]
-    else:
-        names = [tuple(f"{name}.{kind}" for name in diffusers) for kind in ("weight", "bias")]
-    return Row(names[0], f"{comfy}.weight", swapped), Row(names[1], f"{comfy}.bias", swapped)
+
+    def tensor(kind: str) -> Row:
+        if isinstance(diffusers, str):
+            return Row(f"{diffusers}.{kind}", f"{comfy}.{kind}", swapped)
+        return Row(tuple(f"{name}.{kind}" for name in diffusers), f"{comfy}.{kind}", swapped)
+
+    return tensor("weight"), tensor("bias")
 
 
 @dataclass(frozen=True)
 class KeyMap:
     """A bijection between diffusers and ComfyUI names, and the layers its detail expert changes.
 
-    * ``mark``: a weight that no other table has, in either naming.
+    * ``recognised_by``: a weight that no other table has, in either naming.
     * ``low_rank``, ``replaced``: ComfyUI module names (with ``{i}``), those that get low-rank pairs and those
       that get a full difference.
     * ``variant``: version, task and size for people, from the shapes by ComfyUI name.
@@ -68,7 +76,7 @@ class KeyMap:
     rows: tuple[Row, ...]
     low_rank: tuple[str, ...]
     replaced: tuple[str, ...]
-    mark: Row
+    recognised_by: Row
     variant: Callable[[Shapes], str]
     twins: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
@@ -101,58 +109,70 @@ class KeyMap:
 
         Raises UnknownKeyError, also for one that is several weights there.
         """
-        names = self.sources(name)
-        if len(names) > 1:
+        first, *others = names = self.sources(name)
+        if others:
             raise UnknownKeyError(f"{name!r} is {len(names)} weights in diffusers: {', '.join(names)}")
-        return names[0]
+        return first
 
     def sources(self, name: str) -> tuple[str, ...]:
         """The diffusers names of the weights that a ComfyUI parameter is made of. Raises UnknownKeyError."""
         row, number = self._find(name, self._by_comfy, "comfy")
         return tuple(source.replace("{i}", number) for source in row.sources)
 
-    def recipes_to_comfy(self, infos: Mapping[str, Shaped]) -> dict[str, Recipe]:
+    def recipes_to_comfy(
+        self, infos: Mapping[str, Shaped], names: Mapping[str, str] | None = None
+    ) -> dict[str, Recipe]:
         """Every ComfyUI parameter that these diffusers parameters make.
 
+        ``names``: what the recipes are to call the diffusers parameters, as a file may call them otherwise.
         Raises UnknownKeyError, and ValueError naming the parts of a fused parameter that are not there.
         """
         recipes: dict[str, Recipe] = {}
-        for name in infos:
+        names = names or dict(zip(infos, infos, strict=True))
+        for name, info in infos.items():
             row, number = self._find(name, self._by_diffusers, "diffusers")
             target = row.comfy.replace("{i}", number)
-            names = tuple(source.replace("{i}", number) for source in row.sources)
-            if lost := [each for each in names if each not in infos]:
-                raise ValueError(f"{', '.join(lost)} missing, a part of {target}: the file is not whole")
-            recipes[target] = (
-                Recipe.swapped(name, infos[name].shape[0]) if row.swapped else Recipe.fused(names)
-            )
+            if row.swapped:
+                recipes[target] = Recipe.swapped(names[name], info.shape[0])
+            elif len(row.sources) == 1:
+                recipes[target] = Recipe((Part(names[name]),))
+            elif target not in recipes:
+                sources = [source.replace("{i}", number) for source in row.sources]
+                if lost := [each for each in sources if each not in infos]:
+                    raise ValueError(f"{', '.join(lost)} missing, a part of {target}: the file is not whole")
+                recipes[target] = Recipe.fused(map(names.__getitem__, sources))
         return recipes
 
-    def recipes_to_diffusers(self, infos: Mapping[str, Shaped]) -> dict[str, Recipe]:
-        """Every diffusers parameter that these ComfyUI parameters (without prefix) make.
+    def recipes_to_diffusers(
+        self, infos: Mapping[str, Shaped], names: Mapping[str, str] | None = None
+    ) -> dict[str, Recipe]:
+        """Every diffusers parameter that these ComfyUI parameters (without prefix) make; ``names`` as above.
 
         Raises UnknownKeyError, and ValueError for a fused parameter that cannot be cut as the table says.
         """
         recipes: dict[str, Recipe] = {}
-        for name in infos:
+        names = names or dict(zip(infos, infos, strict=True))
+        for name, info in infos.items():
             row, number = self._find(name, self._by_comfy, "comfy")
-            names = [source.replace("{i}", number) for source in row.sources]
-            if len(names) > 1:
-                cuts = _cuts(name, len(names), infos)
-                recipes |= {each: Recipe((Part(name, *cut),)) for each, cut in zip(names, cuts, strict=True)}
+            targets = [source.replace("{i}", number) for source in row.sources]
+            if len(targets) > 1:
+                cuts = _cuts(name, len(targets), infos)
+                recipes |= {
+                    each: Recipe((Part(names[name], *cut),)) for each, cut in zip(targets, cuts, strict=True)
+                }
             elif row.swapped:
-                recipes[names[0]] = Recipe.swapped(name, infos[name].shape[0])
+                recipes[targets[0]] = Recipe.swapped(names[name], info.shape[0])
             else:
-                recipes[names[0]] = Recipe.copy(name)
+                recipes[targets[0]] = Recipe((Part(names[name]),))
         return recipes
 
-    def state_to_comfy(self, state: Mapping[str, Value]) -> dict[str, Value]:
+    def state_to_comfy(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A diffusers state dict under ComfyUI's names. Raises as ``recipes_to_comfy``."""
         return {
             name: recipe.build(state.__getitem__) for name, recipe in self.recipes_to_comfy(state).items()
         }
 
-    def state_to_diffusers(self, state: Mapping[str, Value]) -> dict[str, Value]:
+    def state_to_diffusers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The other way round, without ``diffusion_model.`` in the names. Raises as ``recipes_to_diffusers``."""
         recipes = self.recipes_to_diffusers(state)
         return {name: recipe.build(state.__getitem__) for name, recipe in recipes.items()}
@@ -176,7 +196,7 @@ class KeyMap:
             m for m in replaced if f"{m}.weight" in names
         ]
 
-    def spellings(self, name: str) -> tuple[str, ...]:
+    def comfy_names(self, name: str) -> tuple[str, ...]:
         """All the names that ComfyUI has for a parameter, in its several versions; none for an unknown one."""
         try:
             row, number = self._find(name, self._by_comfy, "comfy")
@@ -190,18 +210,22 @@ class KeyMap:
         What may follow them in the same module (the MLP of HunyuanVideo's single blocks) gets no adapter.
         """
         try:
-            return min(len(self.sources(f"{module}.weight")), 3)
+            row, _ = self._find(f"{module}.weight", self._by_comfy, "comfy")
         except UnknownKeyError:
             return 1
+        return min(len(row.sources), 3)
 
-    def missing(self, names: Iterable[str]) -> list[str]:
+    @cached_property
+    def fuses(self) -> bool:
+        """Has ComfyUI several of diffusers' weights in one?"""
+        return any(len(row.sources) > 1 for row in self.rows)
+
+    def missing(self, names: Collection[str]) -> list[str]:
         """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
-        names = set(names)
         groups = tuple(group for group, begins in self._optional if not any(map(begins.match, names)))
-        rows = [row for row in self.rows if not row.comfy.startswith(groups)]
-        ours = _over_blocks([row.comfy for row in rows], names)
-        also = _over_blocks([row.also or row.comfy for row in rows], names)
-        return [name for name, other in zip(ours, also, strict=True) if not {name, other} & names]
+        expected = _over_blocks([row.comfy for row in self.rows if not row.comfy.startswith(groups)], names)
+        lost = [name for name in expected if name not in names]
+        return [name for name in lost if not any(other in names for other in self.comfy_names(name))]
 
     def _find(self, name: str, table: dict[str, Row], side: str) -> tuple[Row, str]:
         # Only a number between dots is a block's: time_embedding.0.weight stands in the table as it is.
@@ -241,14 +265,18 @@ def blocks_of(stem: str, names: Iterable[str]) -> int:
 
 def _over_blocks(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     """The patterns with every block number up to the highest that the names have after the text before ``{i}``."""
-    blocks: dict[str, range] = {}
-    found = []
+    blocks: dict[str, list[str]] = {}
+    found: list[str] = []
     for pattern in patterns:
         stem, numbered, _ = pattern.partition("{i}")
-        if numbered and stem not in blocks:
-            numbers = map(re.compile(rf"{re.escape(stem)}(\d+)\.").match, names)
-            blocks[stem] = range(1 + max((int(match[1]) for match in numbers if match), default=-1))
-        found += [pattern.replace("{i}", str(i)) for i in blocks[stem]] if numbered else [pattern]
+        if not numbered:
+            found.append(pattern)
+            continue
+        if stem not in blocks:
+            matches = map(re.compile(rf"{re.escape(stem)}(\d+)\.").match, names)
+            highest = max([int(match[1]) for match in matches if match], default=-1)
+            blocks[stem] = [str(number) for number in range(highest + 1)]
+        found += map(pattern.replace, repeat("{i}"), blocks[stem])
     return found
 
 

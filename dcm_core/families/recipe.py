@@ -6,7 +6,7 @@ knowledge of a layout, and can tell every target's shape before it reads a byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,10 +23,6 @@ class Part(NamedTuple):
     start: int | None = None
     stop: int | None = None
 
-    @property
-    def whole(self) -> bool:
-        return self.start is None and self.stop is None
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -40,9 +36,9 @@ class Recipe:
         return cls((Part(name),))
 
     @classmethod
-    def fused(cls, names: tuple[str, ...]) -> Recipe:
+    def fused(cls, names: Iterable[str]) -> Recipe:
         """The rows of several whole tensors, in this order."""
-        return cls(tuple(Part(name) for name in names))
+        return cls(tuple(map(Part, names)))
 
     @classmethod
     def swapped(cls, name: str, rows: int) -> Recipe:
@@ -52,13 +48,13 @@ class Recipe:
 
     @property
     def is_copy(self) -> bool:
-        return len(self.parts) == 1 and self.parts[0].whole
+        return len(self.parts) == 1 and self.parts[0][1:] == (None, None)
 
     def build(self, read: Callable[[str], Tensor]) -> Tensor:
         """The tensor, from a function that gives each source by name. A copy is what ``read`` gave, not cloned."""
         if self.is_copy:
             return read(self.parts[0].name)
-        sources = {name: read(name) for name in dict.fromkeys(part.name for part in self.parts)}
+        sources = {name: read(name) for name in {part.name: None for part in self.parts}}
         return torch.cat([sources[part.name][part.start : part.stop] for part in self.parts])
 
     def info(self, infos: Mapping[str, TensorInfo]) -> TensorInfo:
@@ -66,9 +62,9 @@ class Recipe:
 
         Raises ValueError where sources that are to become one tensor have different dtypes or row lengths.
         """
-        sources = [infos[part.name] for part in self.parts]
         if self.is_copy:
-            return sources[0]
+            return infos[self.parts[0].name]
+        sources = [infos[part.name] for part in self.parts]
         kinds = {(source.dtype, tuple(source.shape[1:])) for source in sources}
         if len(kinds) > 1:
             found = ", ".join(f"{part.name} {infos[part.name]}" for part in self.parts)
@@ -76,12 +72,8 @@ class Recipe:
                 f"tensors that are one in the other layout differ in dtype or row length: {found}"
             )
         ((dtype, row),) = kinds
-        rows = sum(
+        rows = [
             len(range(*slice(part.start, part.stop).indices(source.shape[0])))
             for part, source in zip(self.parts, sources, strict=True)
-        )
-        return TensorInfo(dtype, (rows, *row))
-
-    def renamed(self, names: Mapping[str, str]) -> Recipe:
-        """The same recipe over sources that are called otherwise: every part's name looked up in ``names``."""
-        return Recipe(tuple(part._replace(name=names[part.name]) for part in self.parts))
+        ]
+        return TensorInfo(dtype, (sum(rows), *row))

@@ -53,7 +53,7 @@ def relative_by_shapes(
     for relative in relatives:
         if relative.fits is not None and relative.fits(shapes):
             return relative
-    unknown = [name for name in shapes if not keymap.spellings(name)]
+    unknown = [name for name in shapes if not keymap.comfy_names(name)]
     if not unknown:
         return None
     parts = ", ".join(list(dict.fromkeys(re.sub(r"\.\d+\..*", "", name) for name in unknown))[:3])

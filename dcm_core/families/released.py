@@ -10,7 +10,7 @@ In the terms of diffusers and PEFT, for a layer ``attn1.to_q`` and a twin of ``p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .keymap import KeyMap, UnknownKeyError
 
@@ -21,53 +21,61 @@ _TWIN = "_lora"
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """The names of a bundle by role. Every table goes from a diffusers name to the bundle's name of the tensor."""
+class Names:
+    """The names of a backbone file by role, each table from a name in diffusers' terms to the file's own.
+
+    * ``base``: the backbone's tensors (of a file in ComfyUI layout, from ComfyUI's names)
+    * ``down``, ``up``: of low-rank pairs, by module
+    * ``twins``: second copies, by the name of the first
+    """
 
     base: Mapping[str, str]
-    down: Mapping[str, str]  # by module, as up
-    up: Mapping[str, str]
-    twins: Mapping[str, str]
+    down: Mapping[str, str] = field(default_factory=dict)
+    up: Mapping[str, str] = field(default_factory=dict)
+    twins: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_released(names: Iterable[str]) -> bool:
     """Does a file with these names hold an adapter and its backbone?"""
-    return any(_BASE in name for name in names)
+    return _BASE in "\n".join(names)
 
 
-def read_names(keymap: KeyMap, names: Iterable[str]) -> Bundle:
-    """Sort the names of a bundle by role.
+def read_names(keymap: KeyMap, names: Mapping[str, str]) -> Names:
+    """Sort the names of a bundle by role; ``names`` go from those without prefix to the file's own.
 
     Raises UnknownKeyError for a second copy of a module that the family has no twin of, and ValueError for
     half a low-rank pair or one over a layer that is not there.
     """
-    bundle = Bundle({}, {}, {}, {})
-    for name in names:
+    base: dict[str, str] = {}
+    down: dict[str, str] = {}
+    up: dict[str, str] = {}
+    twins: dict[str, str] = {}
+    for name, there in names.items():
         root, _, rest = name.partition(".")
         if name.endswith(_DOWN):
-            bundle.down[name.removesuffix(_DOWN)] = name
+            down[name.removesuffix(_DOWN)] = there
         elif name.endswith(_UP):
-            bundle.up[name.removesuffix(_UP)] = name
+            up[name.removesuffix(_UP)] = there
         elif root.endswith(_TWIN):
             original = root.removesuffix(_TWIN)
             if original not in keymap.twins:
-                twins = ", ".join(f"{twin}{_TWIN}" for twin in keymap.twins)
+                known = ", ".join(f"{twin}{_TWIN}" for twin in keymap.twins)
                 raise UnknownKeyError(
-                    f"{name!r} is no tensor of a released {keymap.family} bundle; its copies are {twins}"
+                    f"{name!r} is no tensor of a released {keymap.family} bundle; its copies are {known}"
                 )
-            bundle.twins[f"{original}.{rest}"] = name
+            twins[f"{original}.{rest}"] = there
         else:
-            bundle.base[name.replace(_BASE, ".")] = name
-    halves = sorted(bundle.down.keys() ^ bundle.up.keys())
-    homeless = [module for module in bundle.down if f"{module}.weight" not in bundle.base]
-    if halves or homeless:
-        wrong = [f"{name} has only half a low-rank pair" for name in halves]
-        wrong += [f"{name} has a low-rank pair and no weight" for name in homeless]
+            base[name.replace(_BASE, ".")] = there
+    wrong = [f"{module} has only half a low-rank pair" for module in sorted(down.keys() ^ up.keys())]
+    wrong += [
+        f"{module} has a low-rank pair and no weight" for module in down if f"{module}.weight" not in base
+    ]
+    if wrong:
         raise ValueError(f"the bundle is not whole: {'; '.join(wrong[:4])}")
-    return bundle
+    return Names(base, down, up, twins)
 
 
-def write_names(base: Iterable[str], adapted: Iterable[str], twins: Iterable[str]) -> Bundle:
+def write_names(base: Iterable[str], adapted: Iterable[str], twins: Iterable[str]) -> Names:
     """The inverse: a bundle's names for diffusers tensors, adapted modules, and tensors with a twin."""
     adapted = set(adapted)
 
@@ -79,7 +87,7 @@ def write_names(base: Iterable[str], adapted: Iterable[str], twins: Iterable[str
         root, _, rest = name.partition(".")
         return f"{root}{_TWIN}.{rest}"
 
-    return Bundle(
+    return Names(
         {name: based(name) for name in base},
         {module: module + _DOWN for module in sorted(adapted)},
         {module: module + _UP for module in sorted(adapted)},

@@ -31,7 +31,7 @@ def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
     size = _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
     if channels == 48:
         return f"Wan 2.2 {size}"
-    if any(name.startswith("vace_blocks.") for name in shapes):
+    if blocks_of("vace_blocks.{i}", shapes):
         return f"Wan 2.1 VACE {size}"
     if "img_emb.proj.0.weight" in shapes:
         return f"Wan 2.1 I2V {size}"
@@ -89,7 +89,7 @@ KEYMAP = KeyMap(
         "head.head",
     ),
     variant=variant,
-    mark=layers("condition_embedder.time_proj", "time_projection.1")[0],
+    recognised_by=layers("condition_embedder.time_proj", "time_projection.1")[0],
     # The modulation tables are shared by both experts; the twin of the last norm has no weights.
     twins=("condition_embedder", "norm_out", "proj_out"),
     optional=(

@@ -1,12 +1,14 @@
 """Writing a file so that the former one survives whatever goes wrong."""
 
+from __future__ import annotations
+
 import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 _UNWRITABLE = "the folder or file is not writable: change its permissions or choose another folder"
 _REMEDIES = {
@@ -23,7 +25,7 @@ _REMEDIES = {
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike) -> Iterator[BufferedRandom]:
     """Yield a binary file that takes the place of ``path`` in one step when the block ends without an error.
 
     Whatever the block raises, a former ``path`` stays as it was and nothing is left beside it. The file
@@ -41,7 +43,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     except OSError as error:
         kept = "; the former file is unchanged" if path.is_file() else ""
-        remedy = _REMEDIES.get(error.errno, error.strerror or str(error))
+        remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
         raise OSError(
             error.errno or errno.EIO, f"could not write the file, {remedy}{kept}", str(path)
         ) from error

@@ -5,13 +5,16 @@ library reads and writes it too, but takes the last of two equal keys without a 
 wrong or cut file, and orders the metadata at random, so that two exports of one expert would differ.
 """
 
+from __future__ import annotations
+
+import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -72,22 +75,22 @@ def read_header(path: str | os.PathLike) -> Header:
         file.seek(8)
         text = file.read(length)
     entries = _parse(path, text)
-    metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _broken(path, "its metadata is not a table of strings")
+    no_strings = "its metadata is not a table of strings"
+    metadata = _table(path, entries.pop("__metadata__", _Object()), no_strings)
+    if set(map(type, metadata.values())) - {str}:
+        raise _broken(path, no_strings)
     tensors, spans = {}, {}
     for name, entry in entries.items():
         tensors[name], start, stop = _tensor(path, name, entry)
         spans[name] = (8 + length + start, 8 + length + stop)
     ordered = sorted(spans.values())
-    end = max((stop for _, stop in ordered), default=8 + length)
+    starts, stops = zip(*ordered, strict=True) if ordered else ((), ())
+    end = max(stops, default=8 + length)
     if end > size:
         raise _broken(path, f"it is cut off ({size} bytes of {end})")
     if end < size:
         raise _broken(path, f"{size - end} bytes follow its last tensor")
-    if any(
-        stop != start for (_, stop), (start, _) in zip([(0, 8 + length), *ordered], ordered, strict=False)
-    ):
+    if starts and starts != (8 + length, *stops[:-1]):
         raise _broken(path, "its tensors overlap or leave gaps")
     return Header(metadata, tensors, spans)
 
@@ -142,7 +145,21 @@ def tensor_size(info: TensorInfo) -> int:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The elements of a tensor in row order, without a copy where it is contiguous on the CPU."""
     # A 0-dimensional tensor has no byte view, hence the flattening.
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+class TensorDigest:
+    """SHA-256 over named tensors in the order in which they are added: name, dtype, shape and bytes."""
+
+    def __init__(self, before: bytes = b"") -> None:
+        self._digest = hashlib.sha256(before)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        self._digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        self._digest.update(tensor_bytes(tensor))
+
+    def text(self) -> str:
+        return self._digest.hexdigest()
 
 
 def _reject_other_formats(path: Path, start: bytes) -> None:
@@ -154,35 +171,42 @@ def _reject_other_formats(path: Path, start: bytes) -> None:
             raise ExpertFileError(f"{path} is {what}, not a safetensors file: {remedy}")
 
 
-def _parse(path: Path, text: bytes) -> dict:
-    def unique(pairs: list[tuple[str, object]]) -> dict:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            doubled = sorted({name for name in names if names.count(name) > 1})
-            raise ExpertFileError(f"{path} names a key twice: {', '.join(doubled)}. Export the expert again.")
-        return table
+class _Object(list):
+    """A JSON object as its pairs of name and value: in a dict, the last of two equal names would win."""
 
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except ExpertFileError:
-        raise
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_Object)
     except (ValueError, RecursionError) as error:
         raise _broken(path, "its header is not readable") from error
-    if not isinstance(entries, dict):
-        raise _broken(path, "its header is not a table")
-    return entries
+    return _table(path, entries, "its header is not a table")
+
+
+def _table(path: Path, pairs: object, otherwise: str) -> dict[str, Any]:
+    """The JSON object as a dict. Raises ExpertFileError for one that names a key twice, and for what is none."""
+    if not isinstance(pairs, _Object):
+        raise _broken(path, otherwise)
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        raise ExpertFileError(f"{path} names a key twice: {', '.join(doubled)}. Export the expert again.")
+    return table
 
 
 def _tensor(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
+    unreadable = f"the entry of {name} is not readable"
+    table = _table(path, entry, unreadable)
     try:
-        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+        dtype, shape, (start, stop) = table["dtype"], table["shape"], table["data_offsets"]
+        numbers = (*shape, start, stop)
+        whole = set(map(type, numbers)) == {int} and min(numbers) >= 0
         count = math.prod(shape)
     except (TypeError, KeyError, ValueError) as error:
-        raise _broken(path, f"the entry of {name} is not readable") from error
+        raise _broken(path, unreadable) from error
     if not whole or not isinstance(dtype, str):
-        raise _broken(path, f"the entry of {name} is not readable")
+        raise _broken(path, unreadable)
     if dtype in _BYTES and count * _BYTES[dtype] != stop - start:
         raise _broken(path, f"the entry of {name} contradicts itself")
     return TensorInfo(dtype, tuple(shape)), start, stop

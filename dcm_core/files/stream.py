@@ -4,13 +4,17 @@ A row range of a tensor (along its first dimension) is one byte range of its fil
 splits or concatenates tensors by rows passes as bytes through one small buffer.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from io import BufferedRandom, FileIO
+from operator import itemgetter
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +37,7 @@ _TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 class ByteRange(NamedTuple):
     """Bytes ``start`` to ``stop`` of an open, unbuffered file."""
 
-    file: BinaryIO
+    file: FileIO
     start: int
     stop: int
 
@@ -59,14 +63,14 @@ class TensorSource:
             header = read_header(path)
             if doubled := header.tensors.keys() & self.infos.keys():
                 raise ExpertFileError(f"{path} repeats tensors of another part: {shortened(sorted(doubled))}")
-            for name, (start, stop) in sorted(header.spans.items(), key=lambda item: item[1]):
+            for name, (start, stop) in sorted(header.spans.items(), key=itemgetter(1)):
                 self.infos[name] = header.tensors[name]
                 self._where[name] = (number, start, stop)
             self.metadata |= header.metadata
-        self._files: list[BinaryIO] = []
+        self._files: list[FileIO] = []
         self._closing = ExitStack()
 
-    def __enter__(self) -> "TensorSource":
+    def __enter__(self) -> TensorSource:
         # Unbuffered: every read here is a large one into memory that is already there.
         self._files = [self._closing.enter_context(open(path, "rb", buffering=0)) for path in self.paths]
         return self
@@ -90,7 +94,7 @@ class TensorSource:
             raise ExpertFileError(f"{name} has dtype {info.dtype}, which cannot be computed with")
         number, start, stop = self._where[name]
         memory = torch.empty(stop - start, dtype=torch.uint8)
-        self._fill(number, start, memoryview(memory.numpy()))
+        self._fill(number, start, memory.numpy().data)
         return _as_tensor(memory, info)
 
     def rows(self, name: str, start: int | None = None, stop: int | None = None) -> ByteRange:
@@ -144,7 +148,7 @@ class TensorWriter:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: BufferedRandom,
         infos: Mapping[str, TensorInfo],
         metadata: Mapping[str, str],
         room: int = 0,
@@ -179,7 +183,7 @@ class TensorWriter:
         start, stop = self._spans[name]
         memory = torch.empty(stop - start, dtype=torch.uint8)
         self._file.seek(start)
-        self._file.readinto(memoryview(memory.numpy()))
+        self._file.readinto(memory.numpy().data)
         return _as_tensor(memory, self._infos[name])
 
     def finish(self) -> None:
@@ -198,7 +202,7 @@ def _as_tensor(memory: Tensor, info: TensorInfo) -> Tensor:
     return memory.view(_TORCH[info.dtype]).reshape(info.shape)
 
 
-def _copied(source: ByteRange, target: BinaryIO) -> Iterator[int]:
+def _copied(source: ByteRange, target: BufferedRandom) -> Iterator[int]:
     """Copy a range to where ``target`` stands and yield the bytes of each step."""
     start = yield from _copied_in_kernel(source, target)
     source.file.seek(start)
@@ -212,7 +216,7 @@ def _copied(source: ByteRange, target: BinaryIO) -> Iterator[int]:
         yield count
 
 
-def _copied_in_kernel(source: ByteRange, target: BinaryIO) -> Iterator[int]:
+def _copied_in_kernel(source: ByteRange, target: BufferedRandom) -> Iterator[int]:
     """As far as the system copies between these two files by itself: returns where the rest begins."""
     start, position = source.start, target.tell()
     target.flush()

@@ -42,21 +42,27 @@ class Curve(Protocol):
     @property
     def highest(self) -> float:
         """The sigma of pure noise."""
+        ...
 
     def sigma(self, u: float) -> float:
         """The noise level at time ``u``, 0.001..1."""
+        ...
 
     def u(self, sigma: float) -> float:
         """The time of a noise level."""
+        ...
 
     def timestep(self, sigma: Tensor) -> Tensor:
         """What the network is told at these noise levels: float32 of the same shape, 0..1000."""
+        ...
 
     def between(self, low: float, high: float) -> float:
         """The noise level midway in timesteps between two others."""
+        ...
 
     def label(self, sigma: float, digits: int) -> str:
         """A noise level in ``unit``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,10 @@ class FlowMatching:
     shift: float
     unit: ClassVar[str] = "sigma"
     kappa_unit: ClassVar[str] = "sigma"
-    highest: ClassVar[float] = 1.0
+
+    @property
+    def highest(self) -> float:
+        return 1.0
 
     def sigma(self, u: float) -> float:
         return shift_sigma(u, self.shift)

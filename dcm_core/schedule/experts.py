@@ -17,8 +17,8 @@ from .grid import NoiseGrid, real_number, whole_number
 from .sigmas import check_sigmas
 from .steps import plan_steps
 
-Expert = Literal["semantic", "detail"]
-EXPERTS: tuple[Expert, ...] = ("semantic", "detail")
+ExpertKind = Literal["semantic", "detail"]
+EXPERTS: tuple[ExpertKind, ...] = ("semantic", "detail")
 
 
 class PartNames(NamedTuple):
@@ -124,15 +124,16 @@ class ExpertSchedule:
             return self.switch.timestep / 1000
         return self.grid.curve.between(self.kappa_sigma, self.grid.sigma(self.kappa_index + 1))
 
-    def acting(self, sigma: Tensor | float) -> Expert:
+    def acting(self, sigma: Tensor | float) -> ExpertKind:
         """The expert that acts at this noise level: a number, or the sigmas [B] of one network call.
 
         Raises ValueError for a call that holds sigmas of both experts.
         """
         detail = self.is_detail(sigma)
-        if detail.all():
+        count = int(detail.sum())  # once: each question waits for the device
+        if count == detail.numel():
             return "detail"
-        if detail.any():
+        if count:
             sigmas = torch.as_tensor(sigma).flatten().unique().tolist()
             raise ValueError(
                 f"One network call holds sigmas of both experts ({', '.join(f'{each:.4f}' for each in sigmas)}; the "
@@ -152,12 +153,12 @@ class ExpertSchedule:
             return sigmas * 1000 < self.switch.timestep
         return sigmas <= self.switch_sigma
 
-    def training_range(self, expert: Expert) -> range:
+    def training_range(self, expert: ExpertKind) -> range:
         """Grid indices this expert is trained on."""
         boundary = self.kappa_index + 1
         return range(boundary, self.grid.points) if _is_semantic(expert) else range(boundary)
 
-    def end_sigma(self, expert: Expert) -> float:
+    def end_sigma(self, expert: ExpertKind) -> float:
         """The noise level this expert's consistency function maps to in training."""
         return self.kappa_sigma if _is_semantic(expert) else self.grid.sigma_min
 
@@ -238,7 +239,7 @@ class ExpertSchedule:
 _SHOWN = 8  # sigmas of one expert that describe() writes out in full
 
 
-def _is_semantic(expert: Expert) -> bool:
+def _is_semantic(expert: ExpertKind) -> bool:
     if expert not in EXPERTS:
         raise ValueError(f'expert {expert!r} is unknown: choose "semantic" or "detail".')
     return expert == "semantic"

@@ -17,18 +17,17 @@ from torch import Tensor
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.families.cogvideox import is_2b
 from ...dcm_core.families.cogvideox_positions import rotary_angles, sine_table
-from ...dcm_core.schedule.curves import TIMESTEPS
+from ...dcm_core.schedule.curves import ZeroTerminalSNR
 from ...dcm_core.schedule.grid import NoiseGrid
 from .host import PREFIX, network_of
 
 
 class GridSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-    """The noise levels of a grid, for latents x * sqrt(1 + sigma^2): with them the host's euler is DDIM."""
+    """The noise levels of a v-prediction grid, for x * sqrt(1 + sigma^2): with them the host's euler is DDIM."""
 
     def __init__(self, grid: NoiseGrid):
         super().__init__()
-        levels = [grid.curve.sigma(timestep / TIMESTEPS) for timestep in range(1, TIMESTEPS + 1)]
-        self.set_sigmas(torch.tensor(levels, dtype=torch.float64))
+        self.set_sigmas(torch.tensor(ZeroTerminalSNR(grid.shift).table, dtype=torch.float64))
 
 
 class RotaryPositions:

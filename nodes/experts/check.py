@@ -1,5 +1,10 @@
 """Do these experts fit this MODEL and each other? Errors before anything is patched, doubts as warnings."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
 from comfy.model_patcher import ModelPatcher
 
 from ...dcm_core.expert.check import check
@@ -7,6 +12,8 @@ from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert
 from ..backbone.host import network_of
 from ..backbone.model import family_of, is_semantic, norms_of
+
+Value = TypeVar("Value")
 
 
 def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert | None) -> list[str]:
@@ -25,10 +32,8 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
                 f"A {expert.metadata.expert} expert is connected to {kind}_expert: connect it to "
                 f"{expert.metadata.expert}_expert, and a {kind} expert here."
             )
-    shapes, norms = (
-        without_adapters(tensors) for tensors in (logical_shapes(network_of(model)), norms_of(model))
-    )
-    backbone = shapes, norms, family_of(model).name
+    shapes = without_adapters(logical_shapes(network_of(model)))
+    backbone = shapes, without_adapters(norms_of(model)), family_of(model).name
     report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
     report.raise_if_wrong()
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
@@ -53,6 +58,6 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     return warnings
 
 
-def without_adapters(tensors: dict[str, object]) -> dict[str, object]:
+def without_adapters(tensors: Mapping[str, Value]) -> dict[str, Value]:
     """The tensors of the backbone alone: VACE adds blocks to a frozen Wan, whose experts fit as ever."""
     return {name: tensor for name, tensor in tensors.items() if not name.startswith("vace_")}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dcm_core.backbone.file import BackboneFile
 from dcm_core.files.format import TensorInfo
 
 _WAN = {
@@ -71,6 +73,16 @@ def infos(state: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
         torch.uint8: "U8",
     }  # fmt: skip
     return {key: TensorInfo(names[tensor.dtype], tuple(tensor.shape)) for key, tensor in state.items()}
+
+
+def opened(state: Mapping[str, Tensor]) -> BackboneFile:
+    """A backbone file with these tensors, without the file."""
+    return BackboneFile(SimpleNamespace(infos=infos(state), metadata={}, read=state.__getitem__))
+
+
+def with_header(infos: Mapping[str, TensorInfo]) -> BackboneFile:
+    """A backbone file of which no tensor can be read."""
+    return BackboneFile(SimpleNamespace(infos=infos, metadata={}))
 
 
 def released(name: str, rank: int = 4, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from dcm_core.backbone.file import Backbone
+from dcm_core.backbone.file import BackboneFile
 
 from .hosts import ROOT
 
@@ -83,7 +83,7 @@ def place_checkpoints(prompt: dict, models: Path, checkpoints: dict[str, str]) -
 
 def write_shards(source: Path, folder: Path) -> None:
     """The backbone as diffusers models are downloaded: a folder with several files, under diffusers' names."""
-    with Backbone.open(source) as backbone:
+    with BackboneFile.open(source) as backbone:
         tensors = {name: backbone.build(recipe) for name, recipe in backbone.recipes("diffusers").items()}
     folder.mkdir(exist_ok=True)
     for number in (1, 2):

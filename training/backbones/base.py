@@ -23,7 +23,7 @@ class Backbone(Protocol):
         ...
 
     def load(self, path: str | Path) -> nn.Module:
-        """A network with the weights of a file in ComfyUI layout. Raises ConfigError where they do not fit."""
+        """A network with the weights of a backbone file of any layout. Raises ConfigError where they do not fit."""
         ...
 
     def velocity(self, model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:

@@ -1,15 +1,16 @@
 """Weights in and out: between a diffusers network and the files ComfyUI reads, by the family's key map."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dcm_core.backbone.file import BackboneFile
 from dcm_core.errors import ExpertFileError
-from dcm_core.expert.layers import Difference, Expert
+from dcm_core.expert.layers import Expert
 from dcm_core.expert.merge import merged
 from dcm_core.families.keymap import KeyMap, UnknownKeyError
 from dcm_core.files.atomic import atomic_write
@@ -17,20 +18,29 @@ from dcm_core.files.format import write_tensors
 
 from ..config import ConfigError
 
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 State = dict[str, Tensor]
 
 
-def load_backbone(model: nn.Module, path: str | Path, keymap: KeyMap) -> None:
-    """Load a backbone file in ComfyUI layout into model. Raises ConfigError naming what does not fit."""
+def load_weights(model: nn.Module, path: str | Path, keymap: KeyMap) -> None:
+    """Load a backbone of any layout into model; of a released bundle, the semantic expert.
+
+    ``path`` is a file, a shard or its index, or a folder. Raises ConfigError naming what does not fit.
+    """
     try:
-        state = {_bare(name): tensor.float() for name, tensor in load_file(path).items()}
-        model.load_state_dict(keymap.state_to_diffusers(state))
+        file = BackboneFile.open(path)
     except FileNotFoundError:
-        raise ConfigError(f"There is no backbone file {path}.") from None
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as a safetensors file: {error}") from None
-    except (UnknownKeyError, RuntimeError) as error:
+        raise ConfigError(f"There is no backbone at {path}.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if file.keymap is not keymap:
+        raise ConfigError(f"{path} is {file.layout.describe()}: that is no backbone for this backbone.name.")
+    try:
+        with file:
+            recipes = file.recipes("diffusers")
+            model.load_state_dict({name: file.build(recipe).float() for name, recipe in recipes.items()})
+    except (ValueError, RuntimeError) as error:
         raise ConfigError(f"{path} does not fit backbone.architecture: {error}") from None
 
 
@@ -54,27 +64,6 @@ def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
         ) from None
 
 
-def full_difference(state: State, base: State) -> tuple[dict[str, Difference], State]:
-    """(layers, bare Parameters) that make base into state; both under ComfyUI's names."""
-    layers: dict[str, dict[str, Tensor]] = {}
-    bare: State = {}
-    for name, tensor in state.items():
-        delta = tensor.float() - base[name].float()
-        layer, _, kind = name.rpartition(".")
-        if kind in ("weight", "bias"):
-            layers.setdefault(layer, {})[kind] = delta
-        else:
-            bare[name] = delta
-    return {layer: Difference(**parts) for layer, parts in layers.items()}, bare
-
-
 def comfy_state(model: nn.Module, keymap: KeyMap) -> State:
     """The weights of a network without adapters, under ComfyUI's names."""
     return keymap.state_to_comfy({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
-
-
-def _bare(name: str) -> str:
-    for prefix in _PREFIXES:
-        if name.startswith(prefix):
-            return name.removeprefix(prefix)
-    return name

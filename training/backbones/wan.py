@@ -50,9 +50,9 @@ class WanBackbone:
             return WanTransformer3DModel(**{**self.architecture, **self.config.architecture})
 
     def load(self, path: str | Path) -> nn.Module:
-        """A network with the weights of a file in ComfyUI layout. Raises ConfigError where they do not fit."""
+        """A network with the weights of a backbone file of any layout. Raises ConfigError where they do not fit."""
         model = self.build(seed=0)
-        exchange.load_backbone(model, path, self.keymap)
+        exchange.load_weights(model, path, self.keymap)
         return model
 
     @staticmethod

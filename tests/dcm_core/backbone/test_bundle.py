@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from harness.diffusers_models import detail_state, family_of, infos, random_state, released
+from harness.diffusers_models import detail_state, family_of, infos, opened, random_state, released
 
 from dcm_core.backbone.bundle import bundle_recipes, bundle_tensors, expert_from_bundle
-from dcm_core.backbone.layouts import backbone_recipes, recognise
 from dcm_core.errors import LayoutError
 from dcm_core.expert.check import check
 from dcm_core.expert.file import load_expert, save_expert
@@ -19,20 +18,20 @@ BUNDLES = ["wan t2v", "wan i2v", "hunyuan_video t2v", "hunyuan_video i2v"]
 
 
 def backbone(bundle, to="comfy"):
-    recipes = backbone_recipes(recognise(infos(bundle)), infos(bundle), to)
-    return {name: recipe.build(bundle.__getitem__) for name, recipe in recipes.items()}
+    file = opened(bundle)
+    return {name: file.build(recipe) for name, recipe in file.recipes(to).items()}
 
 
 def expert_of(bundle, **options):
-    return expert_from_bundle(recognise(infos(bundle)), infos(bundle), bundle.__getitem__, **options)
+    return expert_from_bundle(opened(bundle), **options)
 
 
 def bundle_of(state, expert):
-    layout = recognise(infos(state))
-    recipes = bundle_recipes(layout, infos(state), expert)
-    made = {name: recipe.build(state.__getitem__) for name, recipe in recipes.items()}
-    assert {name: recipe.info(infos(state)) for name, recipe in recipes.items()} == infos(made)
-    return made | bundle_tensors(layout, infos(state), state.__getitem__, expert)
+    file = opened(state)
+    recipes = bundle_recipes(file, expert)
+    made = {name: file.build(recipe) for name, recipe in recipes.items()}
+    assert {name: recipe.info(file.infos) for name, recipe in recipes.items()} == infos(made)
+    return made | bundle_tensors(file, expert)
 
 
 def differing(one, other):

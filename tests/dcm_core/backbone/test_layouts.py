@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from harness.diffusers_models import MODELS, family_of, infos, network, random_state, released
+from harness.diffusers_models import (
+    MODELS,
+    family_of,
+    infos,
+    network,
+    opened,
+    random_state,
+    released,
+    with_header,
+)
 
-from dcm_core.backbone.layouts import backbone_recipes, recognise
 from dcm_core.errors import LayoutError
 from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo, tensor_bytes
@@ -14,10 +22,9 @@ PREFIXES = ["model.diffusion_model.", "diffusion_model.", ""]
 
 def converted(state, to):
     """The backbone of a file, as the recipes make it from the header alone, with the shapes they promised."""
-    layout = recognise(infos(state))
-    recipes = backbone_recipes(layout, infos(state), to)
-    made = {name: recipe.build(state.__getitem__) for name, recipe in recipes.items()}
-    assert {name: recipe.info(infos(state)) for name, recipe in recipes.items()} == infos(made)
+    file = opened(state)
+    made = {name: file.build(recipe) for name, recipe in file.recipes(to).items()}
+    assert {name: recipe.info(file.infos) for name, recipe in file.recipes(to).items()} == infos(made)
     return made
 
 
@@ -30,13 +37,13 @@ def same(one, other):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_family_goes_to_the_other_layout_and_back(name):
     state = random_state(name, dtype=torch.bfloat16)
-    assert recognise(infos(state)).kind == "diffusers"
+    assert opened(state).layout.kind == "diffusers"
     assert same(converted(state, "diffusers"), state)
     comfy = converted(state, "comfy")
     assert same(comfy, find_family(family_of(name)).keymap.state_to_comfy(state))
     for prefix in PREFIXES:
         prefixed = {prefix + key: tensor for key, tensor in comfy.items()}
-        layout = recognise(infos(prefixed))
+        layout = opened(prefixed).layout
         assert (layout.family.name, layout.kind, layout.prefix) == (family_of(name), "comfy", prefix)
         assert layout.dtype == "BF16" and layout.parameters == sum(
             tensor.numel() for tensor in state.values()
@@ -48,7 +55,7 @@ def test_every_family_goes_to_the_other_layout_and_back(name):
 @pytest.mark.parametrize("name", ["wan t2v", "hunyuan_video t2v"])
 def test_the_backbone_of_a_bundle_is_what_the_adapter_lies_over(name):
     bundle, state = released(name), random_state(name)
-    layout = recognise(infos(bundle))
+    layout = opened(bundle).layout
     assert (layout.kind, layout.rank, layout.dtype) == ("released", 4, "F32")
     assert layout.parameters == sum(tensor.numel() for tensor in state.values())
     assert "released DCM bundle with a detail expert of rank 4" in layout.describe()
@@ -102,13 +109,11 @@ def test_the_published_sizes_are_told_apart(name, sizes, variant):
     with torch.device("meta"):
         state = network(name, **sizes).state_dict()
     theirs = infos(state)
-    ours = {
-        key: recipe.info(theirs)
-        for key, recipe in backbone_recipes(recognise(theirs), theirs, "comfy").items()
-    }
-    assert recognise(theirs).variant == recognise(ours).variant == variant
+    file = with_header(theirs)
+    ours = with_header({key: recipe.info(theirs) for key, recipe in file.recipes("comfy").items()})
+    assert file.layout.variant == ours.layout.variant == variant
     # The only size that has noise levels of its own.
-    assert recognise(ours).family.name == ("cogvideox_2b" if variant.endswith("2B") else family_of(name))
+    assert ours.layout.family.name == ("cogvideox_2b" if variant.endswith("2B") else family_of(name))
 
 
 def test_fp8_files_are_used_in_comfyui_as_they_are():
@@ -116,7 +121,7 @@ def test_fp8_files_are_used_in_comfyui_as_they_are():
     fp8 = {
         key: tensor.to(torch.float8_e4m3fn) if tensor.ndim > 1 else tensor for key, tensor in comfy.items()
     }
-    layout = recognise(infos(fp8))
+    layout = opened(fp8).layout
     assert (layout.dtype, layout.scaled) == ("F8_E4M3", False)
     assert same(converted(converted(fp8, "diffusers"), "comfy"), fp8)
     old = {
@@ -129,12 +134,12 @@ def test_fp8_files_are_used_in_comfyui_as_they_are():
     }
     for scales in (old, new):
         scaled = {f"model.diffusion_model.{key}": tensor for key, tensor in (fp8 | scales).items()}
-        layout = recognise(infos(scaled))
+        layout = opened(scaled).layout
         assert layout.scaled and layout.describe().endswith("scaled F8_E4M3, 0.00B parameters")
         assert layout.parameters == sum(tensor.numel() for tensor in comfy.values())
         assert converted(scaled, "comfy").keys() == scales.keys() | fp8.keys()
         with pytest.raises(LayoutError, match="scaled fp8.*convert the bf16"):
-            backbone_recipes(layout, infos(scaled), "diffusers")
+            opened(scaled).recipes("diffusers")
 
 
 @pytest.mark.parametrize("name", ["wan t2v", "hunyuan_video t2v"])
@@ -144,7 +149,7 @@ def test_a_whole_block_that_is_missing_is_noticed(name):
     block = {"wan t2v": "blocks.1.", "hunyuan_video t2v": "single_blocks.1."}[name]
     cut = {key: tensor for key, tensor in state.items() if not key.startswith(block)}
     with pytest.raises(LayoutError, match=rf"{len(state) - len(cut)} tensors are missing \({block}"):
-        backbone_recipes(recognise(infos(cut)), infos(cut), "diffusers")
+        opened(cut).recipes("diffusers")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +169,7 @@ def test_a_part_of_a_backbone_is_refused(name, lost):
         del state[key], comfy[table.to_comfy(key)]
     for file, to in ((state, "comfy"), (state, "diffusers"), (comfy, "diffusers")):
         with pytest.raises(LayoutError, match="missing.*sharded") as caught:
-            backbone_recipes(recognise(infos(file)), infos(file), to)
+            opened(file).recipes(to)
         assert table.to_comfy(lost[0]) in str(caught.value)
 
 
@@ -172,20 +177,20 @@ def test_a_tensor_that_fits_no_row_is_an_error_with_the_nearest():
     state = random_state("wan t2v")
     state["blocks.0.attn1.to_z.weight"] = torch.zeros(1)
     with pytest.raises(LayoutError, match=r"wan backbone.*'blocks\.0\.attn1\.to_z\.weight'.*nearest row"):
-        recognise(infos(state))
+        opened(state)
     # ComfyUI knows variants of its own (VACE and others), whose files it may have whole.
     comfy = converted(random_state("wan t2v"), "comfy") | {"vace_blocks.0.before_proj.weight": torch.zeros(1)}
-    assert "VACE" in recognise(infos(comfy)).variant
+    assert "VACE" in opened(comfy).layout.variant
     assert same(converted(comfy, "comfy"), comfy)
     with pytest.raises(LayoutError, match="vace_blocks"):
-        backbone_recipes(recognise(infos(comfy)), infos(comfy), "diffusers")
+        opened(comfy).recipes("diffusers")
 
 
 def test_parts_of_one_tensor_must_agree_in_dtype():
     state = random_state("hunyuan_video t2v")
     key = "transformer_blocks.0.attn.to_k.weight"
     with pytest.raises(LayoutError, match=f"differ in dtype.*{key}.*BF16"):
-        recognise(infos(state | {key: state[key].bfloat16()}))
+        opened(state | {key: state[key].bfloat16()})
 
 
 @pytest.mark.parametrize(
@@ -206,7 +211,7 @@ def test_parts_of_one_tensor_must_agree_in_dtype():
 )
 def test_other_files_are_named_with_a_remedy(names, says):
     with pytest.raises(LayoutError, match=f"no Wan, HunyuanVideo or CogVideoX backbone: .*{says}"):
-        recognise({name: TensorInfo("F32", (1, 1)) for name in names})
+        with_header({name: TensorInfo("F32", (1, 1)) for name in names})
 
 
 def test_an_all_in_one_checkpoint_is_for_load_checkpoint():
@@ -216,4 +221,4 @@ def test_an_all_in_one_checkpoint_is_for_load_checkpoint():
             "vae.decoder.conv1.weight": torch.ones(1)
         }
         with pytest.raises(LayoutError, match="all-in-one.*Load Checkpoint"):
-            recognise(infos(file))
+            opened(file)

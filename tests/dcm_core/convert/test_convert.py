@@ -7,7 +7,7 @@ import torch
 from harness.diffusers_models import MODELS, random_state, released
 from safetensors.torch import load_file, save_file
 
-from dcm_core.backbone.file import Backbone
+from dcm_core.backbone.file import BackboneFile
 from dcm_core.convert.backbone import convert_backbone
 from dcm_core.convert.detail import export_bundle, export_detail
 from dcm_core.convert.low_rank import decompose
@@ -39,7 +39,7 @@ def differing(one, other):
 
 
 def convert(path, target, to, **options):
-    with Backbone.open(path) as backbone:
+    with BackboneFile.open(path) as backbone:
         convert_backbone(backbone, target, to, **options)
     return load_file(target)
 
@@ -53,7 +53,7 @@ def pair(tmp_path, request):
     save_file(state, tmp_path / "semantic.safetensors")
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(Backbone.open(tmp_path / f"{name}.safetensors"))
+            stack.enter_context(BackboneFile.open(tmp_path / f"{name}.safetensors"))
             for name in ("semantic", "base")
         ]
 
@@ -81,10 +81,10 @@ def test_a_backbone_keeps_every_bit_there_and_back(tmp_path, name):
 def test_a_bundle_keeps_every_bit_through_two_files_and_back(tmp_path, name, dtype):
     bundle = released(name, dtype=dtype)
     save_file(bundle, tmp_path / "bundle.safetensors")
-    with Backbone.open(tmp_path / "bundle.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "bundle.safetensors") as backbone:
         export_whole(backbone, tmp_path / "semantic.safetensors")
         export_detail(backbone, tmp_path / "detail.safetensors", exact=True)
-    with Backbone.open(tmp_path / "semantic.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "semantic.safetensors") as backbone:
         assert backbone.source.metadata["dcm.expert"] == "semantic"
         export_bundle(backbone, load_expert(tmp_path / "detail.safetensors"), tmp_path / "again.safetensors")
     assert not differing(bundle, load_file(tmp_path / "again.safetensors"))
@@ -92,7 +92,7 @@ def test_a_bundle_keeps_every_bit_through_two_files_and_back(tmp_path, name, dty
 
 def test_compact_files_are_the_same_expert_in_less_space(tmp_path):
     save_file(released("hunyuan_video t2v"), tmp_path / "bundle.safetensors")
-    with Backbone.open(tmp_path / "bundle.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "bundle.safetensors") as backbone:
         export_detail(backbone, tmp_path / "block.safetensors")
         export_detail(backbone, tmp_path / "compact.safetensors", compact=True)
     block, compact = (load_expert(tmp_path / f"{form}.safetensors") for form in ("block", "compact"))
@@ -108,7 +108,7 @@ def test_tensors_are_read_one_at_a_time_and_mostly_not_at_all(tmp_path, monkeypa
     read = []
     former = TensorSource.read
     monkeypatch.setattr(TensorSource, "read", lambda self, name: read.append(name) or former(self, name))
-    with Backbone.open(tmp_path / "bundle.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "bundle.safetensors") as backbone:
         convert_backbone(backbone, tmp_path / "comfy.safetensors", "comfy")
         assert read == []
         export_detail(backbone, tmp_path / "detail.safetensors")
@@ -208,7 +208,7 @@ def test_backbones_that_do_not_go_together_are_refused(tmp_path, pair):
     for name, match in (("wan i2v", "differ in .* tensors"), ("hunyuan_video t2v", "different families")):
         save_file(random_state(name), tmp_path / "other.safetensors")
         with (
-            Backbone.open(tmp_path / "other.safetensors") as other,
+            BackboneFile.open(tmp_path / "other.safetensors") as other,
             pytest.raises(ExpertFileError, match=match),
         ):
             export_change(semantic, other, tmp_path / "x.safetensors")
@@ -218,10 +218,10 @@ def test_backbones_that_do_not_go_together_are_refused(tmp_path, pair):
 def test_an_expert_of_another_backbone_goes_into_no_bundle(tmp_path):
     for name in ("wan t2v", "wan i2v"):
         save_file(released(name), tmp_path / f"{name}.safetensors")
-    with Backbone.open(tmp_path / "wan t2v.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "wan t2v.safetensors") as backbone:
         export_detail(backbone, tmp_path / "detail.safetensors")
     expert = load_expert(tmp_path / "detail.safetensors")
-    with Backbone.open(tmp_path / "wan i2v.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "wan i2v.safetensors") as backbone:
         with pytest.raises(ExpertFileError, match="does not fit this backbone"):
             export_bundle(backbone, expert, tmp_path / "again.safetensors")
     assert not (tmp_path / "again.safetensors").exists()
@@ -232,15 +232,15 @@ def test_a_bundle_of_parts_that_were_not_made_together_is_doubtful(tmp_path):
     save_file(state, tmp_path / "own.safetensors")
     finetuned = {name: tensor * (1.5 if "norm" in name else 1) for name, tensor in state.items()}
     save_file(finetuned, tmp_path / "other.safetensors")
-    with Backbone.open(tmp_path / "own.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "own.safetensors") as backbone:
         export_detail(backbone, tmp_path / "detail.safetensors")
         export_whole(backbone, tmp_path / "own_semantic.safetensors")
-    with Backbone.open(tmp_path / "other.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "other.safetensors") as backbone:
         export_whole(backbone, tmp_path / "other_semantic.safetensors")
     expert = load_expert(tmp_path / "detail.safetensors")
-    with Backbone.open(tmp_path / "own_semantic.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "own_semantic.safetensors") as backbone:
         assert export_bundle(backbone, expert, tmp_path / "bundle.safetensors") == []
-    with Backbone.open(tmp_path / "other_semantic.safetensors") as backbone:
+    with BackboneFile.open(tmp_path / "other_semantic.safetensors") as backbone:
         (doubt,) = export_bundle(backbone, expert, tmp_path / "mixed.safetensors")
     assert "other weights of the same shape" in doubt
 
@@ -250,7 +250,7 @@ def test_a_semantic_expert_says_how_it_was_run(tmp_path):
     save_file(random_state("cogvideox t2v"), tmp_path / "cog.safetensors")
     said = {}
     for name in ("bundle", "cog"):
-        with Backbone.open(tmp_path / f"{name}.safetensors") as backbone:
+        with BackboneFile.open(tmp_path / f"{name}.safetensors") as backbone:
             export_change(backbone, backbone, tmp_path / "x.safetensors")
         said[name] = load_expert(tmp_path / "x.safetensors").metadata
     assert said["bundle"].schedule == preset("wan", "official")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from dcm_core.errors import ExpertFileError
-from dcm_core.expert.file import inspect, load_expert, save_expert
+from dcm_core.expert.file import inspect_expert, load_expert, save_expert
 from dcm_core.expert.layers import Difference, Expert, LowRank, Replacement
 from dcm_core.expert.merge import merged
 from dcm_core.expert.metadata import ExpertMetadata
@@ -97,7 +97,7 @@ def test_exact_new_weights_are_read_and_written_under_their_stock_names(tmp_path
     assert isinstance(loaded.layers["text_embedding.0"], Replacement)
     assert loaded.layers["text_embedding.2"].bias is None
     save_expert(tmp_path / "b.safetensors", loaded)
-    assert inspect(tmp_path / "b.safetensors").tensors.keys() == tensors.keys()
+    assert inspect_expert(tmp_path / "b.safetensors").tensors.keys() == tensors.keys()
     assert same_meaning(load_expert(tmp_path / "b.safetensors"), loaded)
 
 
@@ -107,7 +107,7 @@ def test_inspect_tells_without_reading_the_tensors(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 0xFF  # a damage inside the tensors, which only load_expert can notice
     path.write_bytes(content)
-    seen = inspect(path)
+    seen = inspect_expert(path)
     assert seen.metadata == expert().metadata
     assert seen.size == len(content)
     info = seen.tensors["diffusion_model.blocks.1.modulation.diff"]

@@ -9,7 +9,7 @@ from harness.experts import DIM, RANK, expert, parts, write_as_is
 from safetensors.torch import save_file
 
 from dcm_core.errors import ExpertFileError
-from dcm_core.expert.file import inspect, load_expert, save_expert
+from dcm_core.expert.file import inspect_expert, load_expert, save_expert
 
 KEY = "diffusion_model.blocks.0.self_attn.q"
 
@@ -235,7 +235,7 @@ def test_inspect_refuses_as_load_does(tmp_path):
     tensors, header = parts(expert())
     write_as_is(path, tensors, header | {"dcm.format": "3.0"})
     with pytest.raises(ExpertFileError, match="update DCM"):
-        inspect(path)
+        inspect_expert(path)
 
 
 @pytest.mark.parametrize("change", [-8, 8], ids=["overlap", "gap"])

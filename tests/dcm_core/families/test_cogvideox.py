@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from harness.diffusers_models import with_header
 
-from dcm_core.backbone.layouts import backbone_recipes, recognise
 from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo
 
@@ -48,13 +48,14 @@ def test_both_layouts_are_recognised_whole(model):
     channels, version = model.config.in_channels, "1.5" if model.config.patch_size_t else "1.0"
     variant = f"CogVideoX {version} {'T2V' if channels == 16 else 'I2V'} of width 32 with 12 blocks"
     for kind, tensors in (("diffusers", state), ("comfy", COG.state_to_comfy(state))):
-        layout = recognise(infos(tensors))
+        file = with_header(infos(tensors))
+        layout = file.layout
         assert (layout.family.name, layout.kind, layout.variant) == ("cogvideox", kind, variant)
-        assert len(backbone_recipes(layout, infos(tensors), "comfy")) == len(state)
+        assert len(file.recipes("comfy")) == len(state)
     for lost in ("time_embedding.linear_1.weight", "transformer_blocks.11.ff.net.2.bias"):
         cut = {name: tensor for name, tensor in state.items() if name != lost}
         with pytest.raises(ValueError, match=COG.to_comfy(lost)):
-            backbone_recipes(recognise(infos(cut)), infos(cut), "comfy")
+            with_header(infos(cut)).recipes("comfy")
 
 
 def test_the_names_are_the_hosts():

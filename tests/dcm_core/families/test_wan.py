@@ -120,7 +120,7 @@ def test_what_a_detail_expert_changes(model):
 )
 def test_a_table_that_is_no_bijection_is_refused(rows):
     with pytest.raises(ValueError, match="key map test"):
-        KeyMap("test", rows, (), (), mark=rows[0], variant=str)
+        KeyMap("test", rows, (), (), recognised_by=rows[0], variant=str)
 
 
 def test_shapes_is_of_the_wan_class_and_others_are_unknown():

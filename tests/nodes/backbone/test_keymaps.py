@@ -62,11 +62,11 @@ def test_the_host_loads_what_came_from_diffusers(network):
 
 
 def test_a_semantic_expert_from_a_host_with_other_names():
-    from dcm_pack.dcm_core.expert.spelling import as_spelled
+    from dcm_pack.dcm_core.expert.host_names import in_host_names
 
     this = world("hunyuan_video")
     names = [respelled(name) for name in this.network.state_dict()]
-    foreign = as_spelled(this.semantic, names)
+    foreign = in_host_names(this.semantic, names)
     assert foreign is not this.semantic
     expected = this.sampled(this.applied())
     assert torch.equal(this.sampled(replace(this, semantic=foreign).applied()), expected)

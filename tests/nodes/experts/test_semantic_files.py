@@ -35,15 +35,15 @@ def with_matrices_of_low_rank(this: World) -> World:
 
 def through_a_file(this: World, form: str, folder: Path) -> World:
     """The world with its semantic expert as the converter exports it from two backbone files."""
-    from dcm_pack.dcm_core.backbone.file import Backbone
+    from dcm_pack.dcm_core.backbone.file import BackboneFile
     from dcm_pack.dcm_core.convert.semantic import export_change
     from dcm_pack.dcm_core.expert.file import load_expert
 
     save_file(this.network.state_dict(), folder / "base.safetensors")
     save_file(merge(this.network.state_dict(), this.semantic), folder / "semantic.safetensors")
     with (
-        Backbone.open(folder / "semantic.safetensors") as semantic,
-        Backbone.open(folder / "base.safetensors") as base,
+        BackboneFile.open(folder / "semantic.safetensors") as semantic,
+        BackboneFile.open(folder / "base.safetensors") as base,
     ):
         export_change(semantic, base, folder / "change.safetensors", FORMS[form])
     return replace(this, semantic=load_expert(folder / "change.safetensors"))

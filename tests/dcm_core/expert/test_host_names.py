@@ -5,9 +5,9 @@ import torch
 from harness.experts import expert, metadata, same_meaning
 
 from dcm_core.expert.check import check
+from dcm_core.expert.host_names import in_host_names
 from dcm_core.expert.layers import Difference, Expert, LowRank
 from dcm_core.expert.merge import merged
-from dcm_core.expert.spelling import as_spelled
 
 NORM, PROJ = "double_blocks.1.img_attn.norm.query_norm", "double_blocks.1.img_attn.proj"
 OLD, NEW = f"{NORM}.scale", f"{NORM}.weight"
@@ -42,17 +42,17 @@ def test_an_expert_fits_either_host(made, norm):
 @pytest.mark.parametrize("norm", [OLD, NEW])
 def test_to_the_other_spelling_and_back(norm):
     one = semantic(parameters={norm: torch.ones(2)})
-    other = as_spelled(one, state(NEW if norm == OLD else OLD))
+    other = in_host_names(one, state(NEW if norm == OLD else OLD))
     assert [*other.parameters] != [*one.parameters]
-    assert same_meaning(as_spelled(other, state(norm)), one)
-    assert as_spelled(one, state(norm)) is one
+    assert same_meaning(in_host_names(other, state(norm)), one)
+    assert in_host_names(one, state(norm)) is one
 
 
 def test_nothing_else_is_renamed():
     wan = expert()
-    assert as_spelled(wan, ["head.modulation"]) is wan
+    assert in_host_names(wan, ["head.modulation"]) is wan
     odd = semantic(
         layers={NORM: LowRank(torch.ones(1, 2), torch.ones(2, 1), 1.0)}, parameters={"x.scale": torch.ones(2)}
     )
-    assert as_spelled(odd, state(OLD)) is odd
+    assert in_host_names(odd, state(OLD)) is odd
     assert not check(odd, {name: (2, 2) for name in state(OLD)}).ok

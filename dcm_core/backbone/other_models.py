@@ -8,7 +8,7 @@ from ..errors import shortened
 
 # A piece of a name that occurs in this kind of file, and what to say. Adapters come first, since their names
 # contain those of their backbone.
-_MARKS = (
+_SIGNS = (
     (".lora_A.", "a LoRA or an expert file. Load it with DCM Load Expert or LoraLoaderModelOnly"),
     (".lora_down.", "a LoRA. Load it with LoraLoaderModelOnly"),
     (".lora_up.", "a LoRA. Load it with LoraLoaderModelOnly"),
@@ -36,8 +36,8 @@ _MARKS = (
 def what_it_looks_like(names: Iterable[str]) -> str:
     """ "it looks like ..." with a remedy, or the first names of a file that nothing is known about."""
     names = list(names)
-    for mark, what in _MARKS:
-        if any(mark in name for name in names):
+    for piece, what in _SIGNS:
+        if any(piece in name for name in names):
             return f"it looks like {what}."
     if not names:
         return "it holds no tensor. Download or export it again."
