@@ -1,18 +1,23 @@
-# make demo | make test : everything from nothing, safe to repeat.
-# TORCH and PIP_ARGS choose the PyTorch build, for instance
-#   make demo TORCH=torch PIP_ARGS="--index-url URL-of-a-wheel-index"
+# `make help` lists what there is; everything starts from nothing and is safe to repeat.
+# TORCH and PIP_ARGS choose the PyTorch build, for instance the far smaller one for CPUs:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON   ?= python3
 TORCH    ?= torch==2.13.0
 PIP_ARGS ?=
 VENV     ?= .venv
+BENCH    ?= path convert load sampler shapes
+TESTS    ?=
 RUN       = $(VENV)/bin/python
 STAMP     = $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint hosts browser clean
+.PHONY: help demo test lint types bench hosts browser clean
 .DEFAULT_GOAL := demo
+
+help:     ## this list
+	@sed -n 's/^\([a-z]*\): .*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 $(STAMP): requirements.txt training/requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -20,21 +25,28 @@ $(STAMP): requirements.txt training/requirements.txt pyproject.toml
 	$(RUN) -m pip install -q -r requirements.txt -r training/requirements.txt -e ".[dev]"
 	touch $@
 
-demo: $(STAMP)
+demo: $(STAMP)     ## 4 steps with both experts beside 50 of the teacher: videos, a sheet and a table in runs/demo
 	$(RUN) -m training.shapes.demo
 
-test: $(STAMP)
-	$(RUN) -m pytest
+test: $(STAMP)     ## all tests, or those of TESTS="tests/dcm_core"; what lacks a host or a browser is skipped and says so
+	$(RUN) -m pytest $(TESTS)
 
-lint: $(STAMP)
+lint: $(STAMP)     ## ruff's check and format, and the type checker
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m basedpyright
 
-hosts:
+types: $(STAMP)     ## the type checker alone
+	$(RUN) -m basedpyright
+
+bench: $(STAMP)     ## write benchmarks/results anew, in an hour or two and without a GPU; BENCH="path load" takes some
+	set -e; for name in $(BENCH); do $(RUN) benchmarks/$$name.py; done
+
+hosts:     ## an environment for each ComfyUI of COMFYUI_PATH, which is itself only read; for the tests in it
 	TORCH="$(TORCH)" PIP_ARGS="$(PIP_ARGS)" $(PYTHON) scripts/hosts.py
 
-browser:
+browser:     ## what the tests in a browser need
 	$(PYTHON) scripts/browser.py
 
-clean:
+clean:     ## remove the environment and what was built
 	rm -rf $(VENV) build *.egg-info

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,11 @@ from harness.hosts import Host, find_hosts  # noqa: E402
 
 
 def newest_host() -> Host:
-    return max(find_hosts(), key=lambda host: [int(part) for part in host.version.split(".")])
+    """Of those that have an environment. Leaves with a word if there is none."""
+    hosts = [host for host in find_hosts() if host.python]
+    if not hosts:
+        raise SystemExit("no ComfyUI found that can be run: set COMFYUI_PATH and run `make hosts`")
+    return max(hosts, key=lambda host: [int(number) for number in re.findall(r"\d+", host.version)])
 
 
 def machine() -> str:

@@ -36,7 +36,7 @@ from dcm_pack.dcm_core.expert.metadata import ExpertMetadata  # noqa: E402
 from dcm_pack.dcm_core.families.presets import FAMILIES, find_family  # noqa: E402
 from dcm_pack.nodes.apply_experts import DCMApplyExperts  # noqa: E402
 from dcm_pack.nodes.bake import DCMBake  # noqa: E402
-from dcm_pack.nodes.sampler import DCMKSampler  # noqa: E402
+from dcm_pack.nodes.ksampler import DCMKSampler  # noqa: E402
 from harness import tiny  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402

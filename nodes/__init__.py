@@ -1,13 +1,15 @@
 """The ComfyUI nodes. Everything that imports the host is in this package."""
 
-from comfy_api.latest import ComfyExtension, io
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .apply_experts import DCMApplyExperts
 from .bake import DCMBake
 from .guider import DCMGuider
+from .ksampler import DCMKSampler
 from .load_backbone import DCMLoadBackbone
 from .load_expert import DCMLoadExpert
-from .sampler import DCMKSampler
 from .shapes import DCMShapes
 from .sigmas import DCMSigmas
 from .ui import folders

@@ -1,13 +1,15 @@
 """DCMApplyExperts: MODEL and experts to a MODEL that switches between them while it is sampled."""
 
-from comfy_api.latest import io
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
 
 from .experts.apply import applied_to, apply_experts, switch_text
 from .experts.bf16_timestep import round_timesteps
 from .experts.check import check_experts
 from .run.stock_runs import note_stock_runs
+from .ui import inputs
 from .ui.say import say
-from .ui.types import DcmExpert
 
 
 class DCMApplyExperts(io.ComfyNode):
@@ -20,53 +22,13 @@ class DCMApplyExperts(io.ComfyNode):
             description="Lets the semantic expert act above the switch and the detail expert from there down. "
             "The result is an ordinary MODEL: LoRAs, shift nodes and every sampler work before and after it.",
             inputs=[
-                io.Model.Input("model", tooltip="The backbone. Experts it has already are replaced."),
-                DcmExpert.Input(
-                    "detail_expert",
-                    tooltip="Acts in the steps at low noise, where texture and detail are made.",
-                ),
-                DcmExpert.Input(
-                    "semantic_expert",
-                    optional=True,
-                    tooltip="Acts in the steps at high noise, where layout and motion are made. Leave it open "
-                    "if the MODEL is a whole semantic backbone.",
-                ),
-                io.Float.Input(
-                    "detail_strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="1 is what the expert was trained for.",
-                ),
-                io.Float.Input(
-                    "semantic_strength",
-                    default=1.0,
-                    min=-2.0,
-                    max=2.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="1 is what the expert was trained for.",
-                ),
-                io.Float.Input(
-                    "kappa",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.0001,
-                    optional=True,
-                    tooltip="0 keeps the boundary the detail expert was trained with. Another value is a noise level "
-                    "in 0..1 (sigma, for CogVideoX the timestep / 1000); the nearest grid point is taken.",
-                ),
-                io.Boolean.Input(
-                    "bf16_timestep",
-                    default=False,
-                    optional=True,
-                    tooltip="Tells the network timesteps rounded to bfloat16 (980 for 981.8), as the published "
-                    "HunyuanVideo run did. For comparisons with it.",
-                ),
+                inputs.model("The backbone. Experts it has already are replaced."),
+                inputs.detail_expert(),
+                inputs.semantic_expert(),
+                inputs.strength("detail_strength"),
+                inputs.strength("semantic_strength"),
+                inputs.kappa(),
+                inputs.bf16_timestep(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The backbone with both experts."),
@@ -92,7 +54,8 @@ class DCMApplyExperts(io.ComfyNode):
         if applied_to(model):
             warnings.append("this MODEL had experts already; they are replaced.")
         schedule = detail_expert.metadata.schedule
-        schedule = schedule.with_kappa(float(kappa)) if kappa else schedule
+        if kappa:
+            schedule = schedule.with_kappa(float(kappa))
         model = apply_experts(
             model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength
         )

@@ -1,8 +1,11 @@
 """DCMBake: a MODEL with two experts to two ordinary MODELs, each with one expert in its weights."""
 
-from comfy_api.latest import io
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
 
 from .experts.apply import bake, schedule_of, switch_text
+from .ui import inputs
 from .ui.say import say
 
 
@@ -15,7 +18,9 @@ class DCMBake(io.ComfyNode):
             category="DCM",
             description="Makes two ordinary MODELs with one expert each merged into the weights: for graphs with two "
             "samplers, for ModelSave, and for loaders and compilers that want plain weights.",
-            inputs=[io.Model.Input("model", tooltip="The MODEL of DCM Apply Experts.")],
+            inputs=[
+                inputs.model("The MODEL of DCM Apply Experts."),
+            ],
             outputs=[
                 io.Model.Output(display_name="semantic", tooltip="For the steps above the switch."),
                 io.Model.Output(display_name="detail", tooltip="For the steps from the switch down."),

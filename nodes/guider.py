@@ -1,11 +1,13 @@
 """DCMGuider: both experts, or two MODELs, behind one GUIDER for the stock SamplerCustomAdvanced."""
 
-from comfy_api.latest import io
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
 
 from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
-from .ui.inputs import boundary_input, cfg_input, detail_cfg_input, low_noise_model_input
+from .ui import inputs
 from .ui.say import say, to_log
 
 
@@ -19,13 +21,13 @@ class DCMGuider(io.ComfyNode):
             description="The guider of DCM KSampler, for SamplerCustomAdvanced, where noise, sampler and noise levels "
             "come from nodes of their own.",
             inputs=[
-                io.Model.Input("model", tooltip="From DCM Apply Experts, or the high-noise MODEL of a pair."),
-                io.Conditioning.Input("positive", tooltip="What the video is to show."),
-                io.Conditioning.Input("negative", tooltip="Used only where cfg is not 1."),
-                cfg_input(),
-                detail_cfg_input(),
-                low_noise_model_input(),
-                boundary_input(),
+                inputs.model("From DCM Apply Experts, or the high-noise MODEL of a pair."),
+                inputs.positive(),
+                inputs.negative(),
+                inputs.cfg(),
+                inputs.detail_cfg(),
+                inputs.low_noise_model(),
+                inputs.boundary(),
             ],
             outputs=[
                 io.Guider.Output(tooltip="For SamplerCustomAdvanced, with the noise levels of DCM Sigmas."),
@@ -38,7 +40,9 @@ class DCMGuider(io.ComfyNode):
     def execute(
         cls, model, positive, negative, cfg=1.0, detail_cfg=0.0, low_noise_model=None, boundary=0.0
     ) -> io.NodeOutput:
-        run = Run.of(model, low_noise_model, boundary, cfg, detail_cfg)
+        run = Run.of(
+            model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None
+        )
         guider = guider_for(run, positive, negative)
         # Only the sampler knows the noise levels, so only then can anything be said about the steps.
         guider.on_run = lambda sigmas: to_log(

@@ -1,9 +1,13 @@
 """DCMLoadBackbone: a MODEL from models/diffusion_models, whatever its layout, with the expert that came in its file."""
 
-from comfy_api.latest import io
+from __future__ import annotations
 
-from .backbone.load import WEIGHT_DTYPES, load_backbone
+from comfy_api.v0_0_2 import io
+
+from .backbone.host import WEIGHT_DTYPES
+from .backbone.load import load_backbone
 from .experts.apply import switch_text
+from .ui import inputs
 from .ui.folders import backbone_names, backbone_path
 from .ui.say import say
 from .ui.types import DcmExpert
@@ -19,17 +23,8 @@ class DCMLoadBackbone(io.ComfyNode):
             description="Loads a backbone in any layout: a ComfyUI file, a diffusers file or folder, or a DCM bundle "
             "as released, which holds both experts.",
             inputs=[
-                io.Combo.Input(
-                    "backbone_name",
-                    options=backbone_names(),
-                    tooltip="In models/diffusion_models. A network in several files is listed by its folder.",
-                ),
-                io.Combo.Input(
-                    "weight_dtype",
-                    options=list(WEIGHT_DTYPES),
-                    default="default",
-                    tooltip="How the weights are stored. fp8 halves the memory; the detail expert keeps its precision.",
-                ),
+                inputs.backbone_name(backbone_names()),
+                inputs.weight_dtype(list(WEIGHT_DTYPES)),
             ],
             outputs=[
                 io.Model.Output(
@@ -48,6 +43,7 @@ class DCMLoadBackbone(io.ComfyNode):
     @classmethod
     def execute(cls, backbone_name: str, weight_dtype: str) -> io.NodeOutput:
         backbone = load_backbone(backbone_path(backbone_name), weight_dtype)
-        told = switch_text(backbone.expert.metadata.schedule) if backbone.expert else "no detail expert in it"
-        say(cls, f"{backbone_name}: {backbone.description}; {told}")
+        detail = backbone.expert
+        switch = switch_text(detail.metadata.schedule) if detail else "no detail expert in it"
+        say(cls, f"{backbone_name}: {backbone.description}; {switch}")
         return io.NodeOutput(backbone.model, backbone.expert)

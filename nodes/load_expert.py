@@ -1,11 +1,14 @@
 """DCMLoadExpert: an expert file to a DCM_EXPERT."""
 
+from __future__ import annotations
+
 import os
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..dcm_core.expert.file import load_expert
 from .experts.apply import switch_text
+from .ui import inputs
 from .ui.folders import expert_names, expert_path
 from .ui.say import say
 from .ui.types import DcmExpert
@@ -20,11 +23,7 @@ class DCMLoadExpert(io.ComfyNode):
             category="DCM",
             description="Loads a semantic or a detail expert. The file says itself which it is and how to sample it.",
             inputs=[
-                io.Combo.Input(
-                    "expert_name",
-                    options=expert_names(),
-                    tooltip="A .safetensors file in models/dcm or models/loras; for a name in both, the former.",
-                ),
+                inputs.expert_name(expert_names()),
             ],
             outputs=[DcmExpert.Output(display_name="expert", tooltip="For DCM Apply Experts.")],
             hidden=[io.Hidden.unique_id],

@@ -1,10 +1,13 @@
 """DCMShapes: the embedded world, so that a first workflow needs no download."""
 
-from comfy_api.latest import io
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
 
 from ..dcm_core.expert.file import load_expert
 from ..dcm_core.shapes import weights
 from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, load_teacher
+from .ui import inputs
 from .ui.types import DcmExpert
 
 
@@ -18,9 +21,7 @@ class DCMShapes(io.ComfyNode):
             description="A complete small text-to-video world that comes with this pack: clips of 16 frames in which a "
             "textured shape moves. Prompts read 'a red striped circle moving left fast'.",
             inputs=[
-                io.Int.Input(
-                    "batch_size", default=1, min=1, max=64, tooltip="How many clips the latent holds."
-                ),
+                inputs.batch_size(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The teacher: 50 steps with cfg, or 4 steps with the experts."),

@@ -1,16 +1,23 @@
 """DCMSigmas: the noise levels of a run, as SIGMAS, as a line and as a picture."""
 
-from comfy_api.latest import io
+from __future__ import annotations
 
+from comfy_api.v0_0_2 import io
+
+from ..dcm_core.families.family import Family
 from ..dcm_core.families.presets import find_family
 from ..dcm_core.families.presets import preset as family_preset
+from ..dcm_core.schedule.experts import EXPERT_NAMES
+from ..dcm_core.schedule.pairs import PAIR_NAMES
 from ..dcm_core.schedule.plot import plot_schedule
 from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
 from .backbone.model import family_of
 from .experts.apply import applied_to, schedule_of
 from .run.plan import pair_schedule_of
-from .ui.inputs import semantic_steps_input, steps_input
+from .ui import inputs
 from .ui.say import say
+
+_DENOISE = "Below 1 starts at a lower noise level, to change a given video instead of making one."
 
 
 class DCMSigmas(io.ComfyNode):
@@ -23,30 +30,11 @@ class DCMSigmas(io.ComfyNode):
             description="The noise levels that the experts were trained for, for any sampler that takes SIGMAS. "
             "They do not depend on the shift of the MODEL.",
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="From DCM Apply Experts; a plain backbone gets its family's noise levels.",
-                ),
-                steps_input(),
-                io.Combo.Input(
-                    "preset",
-                    options=["experts", "aligned", "official", *SPEED_PRESETS],
-                    default="experts",
-                    optional=True,
-                    tooltip="experts: as the expert file says. aligned: the semantic expert ends exactly on kappa. "
-                    "official: the published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps). The others "
-                    "are for speed LoRAs of Wan, with or without a second MODEL; the help page names their sources.",
-                ),
-                semantic_steps_input(),
-                io.Float.Input(
-                    "denoise",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    optional=True,
-                    tooltip="Below 1 starts at a lower noise level, to change a given video instead of making one.",
-                ),
+                inputs.model("From DCM Apply Experts; a plain backbone gets its family's noise levels."),
+                inputs.steps(),
+                inputs.preset(["experts", "aligned", "official", *SPEED_PRESETS]),
+                inputs.semantic_steps(),
+                inputs.denoise(_DENOISE),
             ],
             outputs=[
                 io.Sigmas.Output(tooltip="For DCM KSampler, SamplerCustom or SamplerCustomAdvanced."),
@@ -60,22 +48,30 @@ class DCMSigmas(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps, preset="experts", semantic_steps=0, denoise=1.0) -> io.NodeOutput:
-        own = schedule_of(model)
         if preset in SPEED_PRESETS:
             if semantic_steps or denoise != 1:
                 raise ValueError(
                     f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1."
                 )
-            family, meant = family_of(model), SPEED_PRESETS[preset].family
-            if family.name != meant:
-                raise ValueError(
-                    f"{preset} is for {find_family(meant).title}, and this MODEL is {family.name}: choose another preset."
-                )
-            asked, sigmas = pair_schedule_of(model), speed_sigmas(preset, steps)
+            require_family_of(preset, family_of(model))
+            schedule, names = pair_schedule_of(model), PAIR_NAMES
+            sigmas = speed_sigmas(preset, steps)
         else:
-            asked = own if preset == "experts" else family_preset(family_of(model).name, preset)
-            sigmas = asked.sigmas(steps, semantic_steps or None, denoise)
-        # Who takes which step is up to the MODEL's experts, whatever list they are given.
-        acting = own if applied_to(model) else asked
-        info = say(cls, acting.describe(sigmas), in_log=False)
-        return io.NodeOutput(sigmas, info, plot_schedule(acting, sigmas).unsqueeze(0))
+            own = preset == "experts"
+            schedule = schedule_of(model) if own else family_preset(family_of(model).name, preset)
+            names = EXPERT_NAMES
+            sigmas = schedule.sigmas(steps, semantic_steps or None, denoise)
+        if applied := applied_to(model):
+            # Who takes which step is up to the MODEL's experts, whatever list they are given.
+            schedule, names = applied.schedule, PAIR_NAMES if applied.baked else EXPERT_NAMES
+        info = say(cls, schedule.describe(sigmas, names), in_log=False)
+        return io.NodeOutput(sigmas, info, plot_schedule(schedule, sigmas, names=names).unsqueeze(0))
+
+
+def require_family_of(preset: str, family: Family) -> None:
+    """Raises ValueError where a speed preset is for backbones of another family."""
+    meant = find_family(SPEED_PRESETS[preset].family)
+    if family is not meant:
+        raise ValueError(
+            f"{preset} is for {meant.title}, and this MODEL is {family.name}: choose another preset."
+        )

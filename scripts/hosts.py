@@ -4,12 +4,13 @@
 
 Looks at each folder of COMFYUI_PATH (separated like PATH), or else at ~/comfy/ComfyUI and ~/comfy/hosts/*,
 and makes an environment for it from its own requirements.txt. That is the project's own, in
-~/.cache/dcm-video/hosts/<version of ComfyUI>: the ComfyUI and its environments are only read. Safe to repeat:
-a stamp in the environment tells whether anything it was made from has changed.
+~/.cache/dcm-video/hosts/<version of ComfyUI>: the ComfyUI and its environments are only read. A checkout between
+two releases, which calls itself by the older one but wants other packages, gets one beside that. Safe to repeat: a
+stamp in the environment tells whether anything it was made from has changed.
 
     DCM_HOSTS        another folder for the environments
     TORCH            what to install as torch (default torch==2.13.0)
-    PIP_ARGS         further arguments for pip, e.g. --index-url https://download.pytorch.org/whl/cpu
+    PIP_ARGS         further arguments for pip, e.g. --extra-index-url https://download.pytorch.org/whl/cpu
     COMFYUI_PYTHON   a Python that can run ComfyUI already; then nothing is installed
 """
 
@@ -26,6 +27,7 @@ from pathlib import Path
 
 TORCH = "torch==2.13.0"
 STAMP = "dcm-host.stamp"
+MADE_FROM = "dcm-host.requirements.txt"  # in an environment: the requirements of the host it was made for
 # 0.3.64 uses requests without asking for it; pytest runs the tests that live inside the host's process.
 EXTRA = ["requests", "pytest"]
 TORCH_FAMILY = re.compile(r"^(torch|torchvision|torchaudio)\b(?!-)")
@@ -79,7 +81,8 @@ def is_host(folder: Path) -> bool:
 
 def host_version(host: Path) -> str:
     """The ComfyUI version as its own version file states it."""
-    found = re.search(r'__version__ = "([^"]+)"', (host / "comfyui_version.py").read_text())
+    file = host / "comfyui_version.py"
+    found = re.search(r'__version__ = "([\w.+-]+)"', file.read_text("utf-8") if file.is_file() else "")
     return found.group(1) if found else "unknown"
 
 
@@ -92,11 +95,27 @@ def host_python(host: Path) -> Path | None:
     return python if python.exists() and (folder / STAMP).exists() else None
 
 
-def environment_folder(host: Path) -> Path:
-    """Where this host's environment is or will be: by version, so that every clone of the project finds it again."""
+def hosts_folder() -> Path:
+    """Where the environments are: DCM_HOSTS, or the project's part of the user's cache."""
     named = os.environ.get("DCM_HOSTS")
-    hosts = Path(named).expanduser() if named else Path.home() / ".cache" / "dcm-video" / "hosts"
-    return hosts / host_version(host)
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "dcm-video" / "hosts"
+
+
+def environment_folder(host: Path) -> Path:
+    """Where this host's environment is or will be: by version, so that every clone of the project finds it again.
+
+    An environment that was made for another checkout of this version, with other requirements, stays as it is: this
+    one's name then tells its requirements too.
+    """
+    folder, requirements = hosts_folder() / host_version(host), requirements_of(host)
+    made_from = folder / MADE_FROM
+    if not made_from.is_file() or made_from.read_text("utf-8") == requirements:
+        return folder
+    return folder.with_name(f"{folder.name}-{hashlib.sha256(requirements.encode()).hexdigest()[:8]}")
+
+
+def requirements_of(host: Path) -> str:
+    return (host / "requirements.txt").read_text("utf-8")
 
 
 def venv_python(venv: Path) -> Path:
@@ -105,7 +124,7 @@ def venv_python(venv: Path) -> Path:
 
 def inputs_digest(host: Path, torch: str, pip_args: str) -> str:
     """A hash of everything the environment is made from."""
-    inputs = [(host / "requirements.txt").read_text(), torch, pip_args, sys.version, SHIM, *EXTRA]
+    inputs = [requirements_of(host), torch, pip_args, sys.version, SHIM, *EXTRA]
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()
 
 
@@ -121,11 +140,12 @@ class Environment:
         """Raises subprocess.CalledProcessError with pip's own words above it when something cannot be had."""
         if not self.python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(self.folder)], check=True)
+        (self.folder / MADE_FROM).write_text(requirements_of(self.host), "utf-8")
         self.pip(self.torch)
         version, accelerated = self.ask(
             "import torch; print(torch.__version__, bool(torch.version.cuda or torch.version.hip))"
         ).split()
-        requirements = (self.host / "requirements.txt").read_text().splitlines()
+        requirements = requirements_of(self.host).splitlines()
         if accelerated == "False":
             self.pip("--no-deps", *companions(version))
             requirements = [line for line in requirements if not TORCH_FAMILY.match(line)]

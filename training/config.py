@@ -1,47 +1,63 @@
 """The configuration: dataclasses, a YAML file, and dotted overrides.
 
 A configuration file names the backbone, the data and one entry per stage; ``stage=semantic`` picks the stage to run.
-Unknown keys are errors that name the nearest known key.
+Unknown keys are errors that name the nearest known key, unknown choices errors that list what there is.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
 from dcm_core.families.presets import preset
 from dcm_core.schedule.experts import ExpertSchedule
-from dcm_core.schedule.grid import NoiseGrid
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says which key and what to write instead."""
 
 
+def unknown(key: str, value: object, choices: Iterable[str]) -> ConfigError:
+    """The error of a setting whose value is none of the choices."""
+    names = list(choices)
+    listed = " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part) if names else ""
+    return ConfigError(f"{key}={value!r} is unknown; {f'use {listed}' if names else 'there is none'}.")
+
+
 @dataclass(kw_only=True)
 class BackboneConfig:
     """Which backbone adapter, and where its weights come from.
 
-    weights: a file in ComfyUI layout, or none to start from random weights.
-    title: what exported files call the backbone; none means the family's name.
-    architecture: arguments of the backbone's own class.
+    ``name``: of the adapter's file in ``training/backbones``.
+    ``family``: whose noise schedule it has, and what exported files name; none means the adapter's name.
+    ``title``: what exported files call the backbone; none means the family's name.
+    ``weights``: a file in ComfyUI layout, or none to start from random weights.
+    ``architecture``: arguments of the backbone's own class, where they differ from the adapter's.
     """
 
     name: str = "wan"
-    family: str = "wan"
+    family: str = ""
     title: str = ""
     weights: str | None = None
     architecture: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.family = self.family or self.name
+
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """The noise grid and kappa; what is not given comes from the preset of backbone.family."""
+    """The noise grid and kappa; what is not given comes from the preset of ``backbone.family``."""
 
     rule: str = "aligned"
     shift: float | None = None
@@ -61,17 +77,17 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """adamw, or muon (matrices of the blocks by Muon, everything else by AdamW).
+    """``name``: muon trains the matrices of the blocks by Muon, everything else by AdamW.
 
-    schedule: constant or cosine, after a linear warm-up of `warmup` iterations.
+    ``schedule``: of the learning rate, after a linear warm-up of ``warmup`` iterations.
     """
 
-    name: str = "adamw"
+    name: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.001
     warmup: int = 0
-    schedule: str = "constant"
+    schedule: Literal["constant", "cosine"] = "constant"
     grad_clip: float = 1.0
 
 
@@ -79,7 +95,7 @@ class OptimizerConfig:
 class ValidationConfig:
     """Clips sampled while training: every so many iterations (0 is never), of these prompts, from this seed's noise.
 
-    steps: of a few-step method; the teacher always takes every point of the grid.
+    ``steps``: of a few-step method; the teacher always takes every point of the grid.
     """
 
     every: int = 0
@@ -91,23 +107,29 @@ class ValidationConfig:
 
 @dataclass(kw_only=True)
 class StageConfig:
-    """One stage: a method with its own options, its optimizer, and how long it runs."""
+    """One stage: a method with its own options, its optimizer, and how long it runs.
+
+    ``method``: the name of its file in ``training/methods``.
+    ``ema_decay``: of the moving average of the trained weights, which is what validation and export use; none means
+    the weights themselves.
+    ``data``: overrides of the data section for this stage.
+    """
 
     method: str
     iterations: int
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema_decay: float | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, Any] = field(default_factory=dict)  # overrides of the data section for this stage
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
 class Config:
-    """A whole run. Every stage writes into `output/<stage>`.
+    """A whole run. Every stage writes into ``output/STAGE``.
 
-    compile: backend of torch.compile for the networks, or none. inductor takes minutes to start and makes an
-        iteration about a quarter shorter.
-    export_dtype: of the files for ComfyUI: float32, float16 or bfloat16.
+    ``compile``: backend of torch.compile for the networks, or none. inductor takes minutes to start and makes an
+    iteration about a quarter shorter.
+    ``export_dtype``: of the files for ComfyUI.
     """
 
     output: str
@@ -122,16 +144,15 @@ class Config:
     compile: str | None = None
     checkpoint_every: int = 500
     log_every: int = 20
-    export_dtype: str = "float32"
+    export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
     def selected(self) -> StageConfig:
         """The stage to run. Raises ConfigError where none of that name exists."""
         if self.stage not in self.stages:
-            known = ", ".join(self.stages) or "none"
-            raise ConfigError(f"stage={self.stage!r} is not in this configuration; it has: {known}.")
+            raise unknown("stage", self.stage, self.stages)
         return self.stages[self.stage]
 
-    def of_stage(self, name: str) -> "Config":
+    def of_stage(self, name: str) -> Config:
         """This configuration with that stage selected."""
         return dataclasses.replace(self, stage=name)
 
@@ -147,15 +168,15 @@ class Config:
             known = preset(self.backbone.family, wanted.rule)
             if wanted.shift is wanted.points is wanted.kappa_index is None:
                 return known
-            shift, points = wanted.shift or known.grid.shift, wanted.points or known.grid.points
-            grid = NoiseGrid(shift, points, known.grid.prediction)
+            given = {"shift": wanted.shift, "points": wanted.points}
+            grid = dataclasses.replace(known.grid, **{k: v for k, v in given.items() if v is not None})
             kappa = known.kappa_index if wanted.kappa_index is None else wanted.kappa_index
             return ExpertSchedule(grid, kappa)
         except ValueError as error:
             raise ConfigError(f"schedule: {error}") from None
 
 
-def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file and apply overrides such as ``stages.semantic.optimizer.lr=1e-5``. Raises ConfigError."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -170,15 +191,15 @@ def load_config(path: str | Path, overrides: list[str] = ()) -> Config:
     return build(Config, values)
 
 
-def build(cls: type, values: Any, where: str = "") -> Any:
-    """A dataclass of type cls from plain values, checked key by key and type by type. Raises ConfigError."""
+def build(cls: type[T], values: Any, where: str = "") -> T:
+    """A dataclass of type ``cls`` from plain values, checked key by key and type by type. Raises ConfigError."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where or 'the configuration'} must be a mapping, not {values!r}.")
     hints = typing.get_type_hints(cls)
     for key in values:
         if key not in hints:
             raise ConfigError(f"Unknown key {_join(where, key)!r}.{_nearest(key, hints)}")
-    missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and _required(f)]
+    missing = [f.name for f in dataclasses.fields(cast(Any, cls)) if f.name not in values and _required(f)]
     if missing:
         raise ConfigError(f"{where or 'the configuration'} needs {', '.join(missing)}.")
     return cls(**{key: _convert(hints[key], value, _join(where, key)) for key, value in values.items()})
@@ -193,11 +214,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if origin is Literal:
+        if value not in arguments:
+            raise unknown(where, value, arguments)
+        return value
     if origin is types.UnionType:
         if value is None and type(None) in arguments:
             return None
         return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return build(hint, value, where)
     if origin is dict:
         if not isinstance(value, dict):
@@ -233,7 +258,7 @@ def _override(values: dict, override: str) -> None:
     values[last] = yaml.safe_load(text)
 
 
-def _nearest(key: str, known: typing.Iterable[str]) -> str:
+def _nearest(key: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(str(key), list(known), 1, 0.5)
     return f" Did you mean {matches[0]!r}?" if matches else f" Known keys: {', '.join(known)}."
 

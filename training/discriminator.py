@@ -1,5 +1,7 @@
 """The discriminator of the detail expert: one small head per layer of frozen teacher features."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from math import gcd
 
@@ -37,7 +39,7 @@ class Discriminator(nn.Module):
         """``channels``: width of the teacher's tokens; ``layers``: how many feature layers it gives."""
         super().__init__()
         if layers < 1:
-            raise ValueError("the discriminator needs a feature layer; lower method.feature_stride")
+            raise ValueError("the discriminator needs a feature layer; lower options.feature_stride")
         self.heads = nn.ModuleList(FeatureHead(channels, width) for _ in range(layers))
 
     def forward(self, features: Sequence[Tensor], grid: Grid) -> list[Tensor]:
@@ -51,7 +53,7 @@ class Discriminator(nn.Module):
         return [self._judge(head, tokens, grid) for head, tokens in zip(self.heads, features, strict=True)]
 
     @staticmethod
-    def _judge(head: FeatureHead, tokens: Tensor, grid: Grid) -> Tensor:
+    def _judge(head: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
         frames, height, width = grid
         if tokens.shape[1] != frames * height * width:
             raise ValueError(f"{tokens.shape[1]} tokens do not make the grid {grid} (frames, height, width)")

@@ -3,13 +3,14 @@
 python training/distill.py --config training/configs/shapes.yaml [stage=semantic] [key.subkey=value ...]
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
 
-if (
-    not __package__
-):  # run as a file: the modules of this folder are found as training.*, and never by themselves
+if not __package__:
+    # Run as a file: the modules of this folder are found as training.*, and never by their bare names.
     here = Path(__file__).resolve().parent
     if sys.path and Path(sys.path[0]).resolve() == here:
         sys.path[0] = str(here.parent)

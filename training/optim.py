@@ -1,6 +1,10 @@
 """Optimizers, their learning-rate schedules, and the learners that own them."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,27 +40,42 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def state(self) -> dict[str, Any]:
+        """What a resume needs: the weights and the optimizers' moments."""
+        return {
+            "weights": {name: p.detach() for name, p in self.parameters.items()},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
 
-def build_optimizers(named: dict[str, nn.Parameter], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """The optimizers of a set of named parameters. Raises ConfigError for an unknown name."""
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore what ``state`` returned."""
+        for name, p in self.parameters.items():
+            p.copy_(state["weights"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+
+def build_optimizers(
+    named: Mapping[str, nn.Parameter], config: OptimizerConfig
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a set of named parameters. Raises ConfigError where this PyTorch has no Muon."""
     if config.name == "adamw":
         return [_adamw(list(named.values()), config)]
-    if config.name == "muon":
-        if not hasattr(torch.optim, "Muon"):
-            raise ConfigError(
-                f"optimizer.name='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; "
-                "use adamw, with a smaller learning rate."
-            )
-        matrices = {name: p for name, p in named.items() if p.ndim == 2 and "blocks." in name}
-        others = [p for name, p in named.items() if name not in matrices]
-        muon = torch.optim.Muon(
-            list(matrices.values()),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",  # one learning rate then suits both optimizers
+    if not hasattr(torch.optim, "Muon"):
+        raise ConfigError(
+            f"optimizer.name='muon' needs PyTorch 2.9 or newer, this is {torch.__version__}; "
+            "use adamw, with a smaller learning rate."
         )
-        return [muon, _adamw(others, config)]
-    raise ConfigError(f"optimizer.name={config.name!r} is unknown; use adamw or muon.")
+    matrices = {name: p for name, p in named.items() if p.ndim == 2 and "blocks." in name}
+    others = [p for name, p in named.items() if name not in matrices]
+    muon = torch.optim.Muon(
+        list(matrices.values()),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        adjust_lr_fn="match_rms_adamw",  # one learning rate then suits both optimizers
+    )
+    return [muon, _adamw(others, config)]
 
 
 def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
@@ -64,10 +83,7 @@ def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.opt
 
 
 def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> float:
-    """The learning rate of an iteration counted from 0. Raises ConfigError for an unknown schedule."""
+    """The learning rate of an iteration counted from 0."""
     warm = min(1.0, (iteration + 1) / (config.warmup + 1))
-    if config.schedule == "constant":
-        return config.lr * warm
-    if config.schedule == "cosine":
-        return config.lr * warm * 0.5 * (1 + math.cos(math.pi * iteration / iterations))
-    raise ConfigError(f"optimizer.schedule={config.schedule!r} is unknown; use constant or cosine.")
+    decay = 0.5 * (1 + math.cos(math.pi * iteration / iterations)) if config.schedule == "cosine" else 1.0
+    return config.lr * warm * decay

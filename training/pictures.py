@@ -1,5 +1,7 @@
 """Videos and picture sheets: mp4 files through imageio-ffmpeg, PNG strips through Pillow."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def save_mp4(path: Path, frames: np.ndarray, frames_per_second: float) -> None:
     writer = imageio_ffmpeg.write_frames(
         str(partial),
         (width, height),
-        fps=frames_per_second,
+        fps=frames_per_second,  # pyright: ignore[reportArgumentType]  it takes any number
         macro_block_size=2,
         quality=9,
         ffmpeg_log_level="error",

@@ -1,26 +1,28 @@
 """The training loop: method, callbacks, checkpoints."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import torch
 
 from dcm_core.files.atomic import atomic_write
 
-from .backbones import build_backbone
-from .callbacks import build_callbacks
 from .callbacks.base import Callback
+from .callbacks.export import Export
+from .callbacks.log import Log
+from .callbacks.tensorboard import TensorBoard
+from .callbacks.validation import Validation
 from .checkpoint import load_state, save_state
-from .config import Config, ConfigError, to_yaml
-from .data import build_data
-from .export import export_dtype
-from .methods import find_method
-from .methods.base import Method
+from .config import Config, ConfigError, to_yaml, unknown
+from .methods.base import Method, Setup
+from .registry import build_backbone, build_data, build_method
 
 
 class Trainer:
     """Runs the selected stage of a configuration, from its last checkpoint where there is one.
 
-    Everything is written into `<output>/<stage>`.
+    Everything is written into ``output/STAGE``.
     """
 
     def __init__(self, config: Config, method: Method, callbacks: list[Callback]):
@@ -73,7 +75,10 @@ class Trainer:
         save_state(self.checkpoint, state)
 
     def load(self) -> None:
-        """Continue from the checkpoint. Raises ConfigError where it belongs to another configuration."""
+        """Continue from the checkpoint.
+
+        Raises ConfigError where it belongs to another configuration or version, OSError where it cannot be read.
+        """
         state = load_state(self.checkpoint)
         try:
             self.method.load(state["method"])
@@ -89,19 +94,15 @@ class Trainer:
 
 def build_trainer(config: Config) -> Trainer:
     """Everything that the selected stage of a configuration needs. Raises ConfigError."""
-    stage = config.selected()
-    device = _device(config.device)
-    data = build_data(config.stage_data(), config.seed)
-    # what would be wrong at the end, or at the first validation, is noticed now
-    export_dtype(config)
+    device, data = _device(config.device), build_data(config.stage_data(), config.seed)
     try:
-        data.text(config.validation.prompts)
+        data.text(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
-    method = find_method(stage.method)(config, stage, build_backbone(config.backbone), data, device)
+    method = build_method(Setup(config, build_backbone(config.backbone), data, device))
     if config.compile is not None:
         method.compile(config.compile)
-    return Trainer(config, method, build_callbacks(config))
+    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export()])
 
 
 def _device(name: str) -> torch.device:
@@ -110,4 +111,4 @@ def _device(name: str) -> torch.device:
     try:
         return torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"device={name!r} is unknown; use auto, cpu or cuda.") from None
+        raise unknown("device", name, ("auto", "cpu", "cuda")) from None

@@ -84,6 +84,7 @@ _COGVIDEOX = Family(
     schedule=ExpertSchedule(NoiseGrid(shift=1.0, points=50, prediction="v_prediction"), kappa_index=37),
     host_class="CogVideoX",
     host_since="0.20",
+    host_patch="cogvideox",
     input_layer="patch_embed.proj",
     belongs=lambda shapes: not is_2b(shapes),
 )

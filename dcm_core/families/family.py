@@ -46,6 +46,8 @@ class Family:
     * ``schedule``: of experts made for it by this project; ``published``: how released weights were run.
     * ``host_class``: ComfyUI's class of ``comfy.model_base`` by name, there from version ``host_since`` on.
       ``host_latents``: the class of its latent format by name, where families of one class differ in it.
+      ``host_patch``: the module of ``nodes/backbone`` by name that patches its MODELs, where the host does not run them
+      as they were released.
     * ``belongs``: is a backbone with these shapes (by ComfyUI's names) of this family, among those of its class?
     * ``input_layer``: the first layer, whose input channels tell what the network takes beside the noisy latents.
     * ``embedded_guidance``: is the network told a guidance scale, as HunyuanVideo's is?
@@ -62,6 +64,7 @@ class Family:
     input_layer: str
     host_since: str = ""
     host_latents: str = ""
+    host_patch: str = ""
     published: Published | None = None
     belongs: Callable[[Shapes], bool] = lambda shapes: True
     embedded_guidance: bool = False

@@ -107,6 +107,13 @@ class TensorSource:
             first, end = first + low * row, first + high * row
         return ByteRange(self._files[number], first, end)
 
+    def peek(self, name: str, start: int, size: int) -> bytes:
+        """Some bytes of a tensor, from its byte ``start`` on: ``size`` of them, or what there is."""
+        number, first, stop = self._where[name]
+        memory = bytearray(max(0, min(size, stop - first - start)))
+        self._fill(number, first + start, memoryview(memory))
+        return bytes(memory)
+
     def _fill(self, number: int, position: int, memory: memoryview) -> None:
         file = self._files[number]
         file.seek(position)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,17 @@ from .steps import plan_steps
 
 ExpertKind = Literal["semantic", "detail"]
 EXPERTS: tuple[ExpertKind, ...] = ("semantic", "detail")
+
+
+class PartNames(NamedTuple):
+    """What people read for the two parts of a run, that at high noise first: ``short`` in a line of steps, ``full``
+    in sentences and on a plot."""
+
+    short: tuple[str, str]
+    full: tuple[str, str]
+
+
+EXPERT_NAMES = PartNames(("SemE", "DetE"), ("semantic expert", "detail expert"))
 
 
 @dataclass(frozen=True)
@@ -119,9 +130,10 @@ class ExpertSchedule:
         Raises ValueError for a call that holds sigmas of both experts.
         """
         detail = self.is_detail(sigma)
-        if detail.all():
+        count = int(detail.sum())  # once: each question waits for the device
+        if count == detail.numel():
             return "detail"
-        if detail.any():
+        if count:
             sigmas = torch.as_tensor(sigma).flatten().unique().tolist()
             raise ValueError(
                 f"One network call holds sigmas of both experts ({', '.join(f'{each:.4f}' for each in sigmas)}; the "
@@ -199,14 +211,15 @@ class ExpertSchedule:
         detail = int(self.is_detail(sigmas[:-1]).sum())
         return len(sigmas) - 1 - detail, detail
 
-    def describe(self, sigmas: Tensor | Sequence[float]) -> str:
+    def describe(self, sigmas: Tensor | Sequence[float], names: PartNames = EXPERT_NAMES) -> str:
         """One line: ``SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912``, for CogVideoX in timesteps."""
         sigmas = self.check(sigmas)
         semantic, _ = counts = self.split(sigmas)
         starts = [self.grid.curve.label(sigma, 3) for sigma in sigmas[:-1].tolist()]
-        line = f"{_part('SemE', starts[:semantic])} | {_part('DetE', starts[semantic:])}"
+        high, low = names.short
+        line = f"{_part(high, starts[:semantic])} | {_part(low, starts[semantic:])}"
         if counts == (1, 0) and sigmas[-1] == 0:
-            line += " (one step is the semantic expert's, 2 or more use both)"
+            line += f" (one step is the {names.full[0]}'s, 2 or more use both)"
         return line
 
     def check(self, sigmas: Tensor | Sequence[float]) -> Tensor:

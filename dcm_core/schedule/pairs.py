@@ -10,8 +10,10 @@ from collections.abc import Mapping
 
 import torch
 
-from .experts import ExpertSchedule, Threshold
+from .experts import ExpertSchedule, PartNames, Threshold
 from .grid import NoiseGrid, real_number
+
+PAIR_NAMES = PartNames(("high noise", "low noise"), ("high-noise model", "low-noise model"))
 
 
 def pair_schedule(

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .experts import ExpertSchedule
+from .experts import EXPERT_NAMES, ExpertSchedule, PartNames
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
@@ -26,9 +26,13 @@ _MOST_LABELS = 12  # steps beyond which values are no longer written at every po
 
 
 def plot_schedule(
-    schedule: ExpertSchedule, sigmas: Tensor | Sequence[float], width: int = 960, height: int = 540
+    schedule: ExpertSchedule,
+    sigmas: Tensor | Sequence[float],
+    width: int = 960,
+    height: int = 540,
+    names: PartNames = EXPERT_NAMES,
 ) -> Tensor:
-    """Noise level against step: float32 [height, width, 3] in 0..1.
+    """Noise level against step: float32 [height, width, 3] in 0..1. ``names``: of the two parts, in the legend.
 
     The level's axis is spaced as the backbone's own grid is: at a large shift everything the semantic expert
     does would otherwise lie in the uppermost pixels. Raises ValueError for sigmas no sampler can run on, or a
@@ -42,7 +46,7 @@ def plot_schedule(
     canvas.areas(levels)
     canvas.kappa()
     canvas.path(levels)
-    canvas.legend(*schedule.split(sigmas))
+    canvas.legend(names.full, schedule.split(sigmas))
     return canvas.tensor()
 
 
@@ -137,10 +141,10 @@ class _Canvas:
                 self.text(x + 9 * self.unit, y - 17 * self.unit, label, self.font, _TEXT, "lm")
         self.dot(*points[-1], radius, _MUTED, rim)
 
-    def legend(self, semantic: int, detail: int) -> None:
+    def legend(self, names: Sequence[str], shares: Sequence[int]) -> None:
         x, y, radius, gap = self.left, 34 * self.unit, 7 * self.unit, 40 * self.unit
-        for name, steps, colour in (("semantic", semantic, _SEMANTIC), ("detail", detail, _DETAIL)):
-            words = f"{name} expert, {steps} step{'' if steps == 1 else 's'}"
+        for name, steps, colour in zip(names, shares, (_SEMANTIC, _DETAIL), strict=True):
+            words = f"{name}, {steps} step{'' if steps == 1 else 's'}"
             self.dot(x + radius, y, radius, colour)
             x += 24 * self.unit
             self.text(x, y, words, self.large, _TEXT if steps else _MUTED, "lm")

@@ -5,20 +5,25 @@ only the stock VOID sampler, which does so itself, can sample it), it has one ta
 it places the tokens of the 1.0 models wrongly. With these patches every stock sampler makes what diffusers makes.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.families.cogvideox import is_2b
 from ...dcm_core.families.cogvideox_positions import rotary_angles, sine_table
 from ...dcm_core.schedule.curves import ZeroTerminalSNR
 from ...dcm_core.schedule.grid import NoiseGrid
+from .host import PREFIX, network_of
 
 
 class GridSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-    """The noise levels of a grid, for latents x * sqrt(1 + sigma^2): with them the host's euler is DDIM."""
+    """The noise levels of a v-prediction grid, for x * sqrt(1 + sigma^2): with them the host's euler is DDIM."""
 
     def __init__(self, grid: NoiseGrid):
         super().__init__()
@@ -26,7 +31,7 @@ class GridSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampl
 
 
 class RotaryPositions:
-    """In the place of the network's `_get_rotary_emb`."""
+    """In the place of the network's ``_get_rotary_emb``."""
 
     def __init__(self, head_dim: int):
         self.head_dim = head_dim
@@ -36,9 +41,9 @@ class RotaryPositions:
 
 
 class SinePositions:
-    """In the place of the `forward` of 2B's patch embedding, which the host takes for one without positions."""
+    """In the place of the ``forward`` of 2B's patch embedding, which the host takes for one without positions."""
 
-    def __init__(self, patch_embed: nn.Module):
+    def __init__(self, patch_embed: Any):
         self.patch_embed = patch_embed
 
     def __call__(self, text: Tensor, latents: Tensor) -> Tensor:
@@ -51,17 +56,17 @@ class SinePositions:
         return tokens
 
 
-def run_as_released(model: ModelPatcher, grid: NoiseGrid, network: nn.Module) -> ModelPatcher:
+def run_as_released(model: ModelPatcher, grid: NoiseGrid) -> ModelPatcher:
     """A clone of the MODEL with the sampling class and the positions of the released models of this grid."""
     model = model.clone()
     model.add_object_patch("model_sampling", GridSampling(grid))
-    for name, value in positions(network).items():
-        model.add_object_patch(f"diffusion_model.{name}", value)
+    for name, value in positions(network_of(model)).items():
+        model.add_object_patch(PREFIX + name, value)
     return model
 
 
-def positions(network: nn.Module) -> dict[str, object]:
-    """The network's attributes that place its tokens, where the host sets them otherwise."""
+def positions(network: Any) -> dict[str, object]:
+    """The attributes of the host's network that place its tokens, where the host sets them otherwise."""
     if network.patch_size_t is not None:  # 1.5: as released
         return {}
     if is_2b(logical_shapes(network)):

@@ -17,15 +17,8 @@ from ...dcm_core.backbone.file import BackboneFile, Read
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.families.recipe import Recipe
 from ...dcm_core.files.stream import TensorSource
-from .model import as_released, family_of, mark_as_semantic, require_host_class
-
-# The host's choices for how weights are stored: as in the file, or in one byte each.
-WEIGHT_DTYPES = {
-    "default": {},
-    "fp8_e4m3fn": {"dtype": torch.float8_e4m3fn},
-    "fp8_e4m3fn_fast": {"dtype": torch.float8_e4m3fn, "fp8_optimizations": True},
-    "fp8_e5m2": {"dtype": torch.float8_e5m2},
-}
+from .host import loader_options, set_maker
+from .model import as_released, declare_semantic, family_of, require_host_class
 
 
 class Loaded(NamedTuple):
@@ -43,16 +36,16 @@ def load_backbone(path: str, weight_dtype: str = "default") -> Loaded:
     FileNotFoundError and OSError as the system gives them.
     """
     if not (os.path.isdir(path) or path.endswith((".safetensors", ".sft"))):
-        model = comfy.sd.load_diffusion_model(path, model_options=WEIGHT_DTYPES[weight_dtype])
+        model = comfy.sd.load_diffusion_model(path, **loader_options(weight_dtype))
         return Loaded(model, None, f"{family_of(model).name} backbone, {os.path.splitext(path)[1]} file")
     file = BackboneFile.open(path, mapped)
     require_host_class(file.layout.family)
     model = to_model(file, weight_dtype)
-    model.cached_patcher_init = (load_again, (path, weight_dtype))
+    set_maker(model, load_again, path, weight_dtype)
     model = as_released(model, family_of(model).schedule.grid)
     expert = expert_from_bundle(file) if file.layout.kind == "released" else None
     if expert or file.source.metadata.get("dcm.expert") == "semantic":
-        mark_as_semantic(model)
+        declare_semantic(model)
     return Loaded(model, expert, file.layout.describe())
 
 
@@ -76,9 +69,7 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     several get untouched memory in the state dict, which costs nothing, and are written straight into the network.
     Raises ValueError for a backbone that this ComfyUI does not know.
     """
-    options = {"model_options": WEIGHT_DTYPES[weight_dtype]}
-    if disable_dynamic:  # unknown to older hosts
-        options["disable_dynamic"] = True
+    options = loader_options(weight_dtype, disable_dynamic)
     paths = file.source.paths
     if file.layout.kind == "comfy" and len(paths) == 1:  # with all the host knows of quantised files
         return comfy.sd.load_diffusion_model(str(paths[0]), **options)

@@ -1,17 +1,19 @@
 """The Shapes world in the host's own terms: its backbone as a MODEL, its encoders as stand-ins for CLIP and VAE."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import comfy.latent_formats
-import comfy.model_detection
 import comfy.model_management
-import comfy.model_patcher
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...dcm_core.families.presets import FAMILIES
-from ...dcm_core.shapes import autoencoder, captions, render
-
-HEADS = 4  # the host would detect one, taking the width of a Wan head for granted
+from ...dcm_core.shapes import autoencoder, captions, network
+from .host import model_from_state, set_maker
 
 
 class ShapesLatents(comfy.latent_formats.LatentFormat):
@@ -58,34 +60,21 @@ class ShapesVae:
         return autoencoder.SPACE_FACTOR
 
 
-def load_teacher(path: str) -> comfy.model_patcher.ModelPatcher:
-    """The Shapes teacher as the host's Wan class, set up as the host's own loader does it."""
-    management = comfy.model_management
-    state = comfy.utils.load_torch_file(path)
-    config = comfy.model_detection.model_config_from_unet(state, "")
-    config.unet_config["num_heads"] = HEADS
+def load_teacher(path: str) -> ModelPatcher:
+    """The Shapes teacher as a MODEL of the host's Wan class."""
+    model = model_from_state(comfy.utils.load_torch_file(path), configure)
+    set_maker(model, load_teacher, path)
+    return model
+
+
+def configure(config: Any) -> None:
+    """What the host cannot see in the weights of a Wan: the number of heads, the shift, and the latents."""
+    config.unet_config["num_heads"] = network.ARCHITECTURE["num_attention_heads"]
     config.sampling_settings["shift"] = FAMILIES["shapes"].schedule.grid.shift
     config.latent_format = ShapesLatents()
-    load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
-    dtypes = config.supported_inference_dtypes
-    dtype = management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(state),
-        supported_dtypes=dtypes,
-        weight_dtype=comfy.utils.weight_dtype(state),
-    )
-    config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, load_device, dtypes))
-    model = config.get_model(state, "").to(offload_device)
-    model.load_model_weights(state, "")
-    patcher = comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
-    patcher.cached_patcher_init = (
-        load_teacher,
-        (path,),
-    )  # as the loader of newer hosts: for more than one GPU
-    return patcher
 
 
 def empty_latent(batch_size: int) -> dict[str, Tensor]:
     """A LATENT of zeros [B, 16, 4, 12, 12]: clips of the length and size this world is made for."""
-    size = render.SIZE // autoencoder.SPACE_FACTOR
-    shape = (batch_size, autoencoder.CHANNELS, render.FRAMES // autoencoder.TIME_FACTOR, size, size)
+    shape = (batch_size, *network.LATENT_SHAPE)
     return {"samples": torch.zeros(shape, device=comfy.model_management.intermediate_device())}

@@ -1,9 +1,10 @@
 """Putting experts on a MODEL and taking them off again, with nothing but the host's own patch mechanisms."""
 
+from __future__ import annotations
+
 import uuid
 from dataclasses import dataclass, field, replace
 
-import comfy.model_patcher
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -12,10 +13,17 @@ from torch import nn
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import ExpertSchedule
+from ..backbone.host import (
+    add_outermost_wrapper,
+    dtype_of_computation,
+    remove_object_patches,
+    remove_weight_patches,
+    set_maker,
+)
 from ..backbone.model import as_released, family_of
-from .merge import merge_expert, take_off
+from .merge import merge_expert
 from .step_cache import CachePerExpert
-from .switch import ExpertSwitch, dtype_of
+from .switch import ExpertSwitch
 
 ATTACHMENT = "dcm_experts"
 
@@ -35,6 +43,7 @@ class Applied:
 
 
 def applied_to(model: ModelPatcher) -> Applied | None:
+    """The experts of a MODEL; None for one without."""
     return model.get_attachment(ATTACHMENT)
 
 
@@ -78,13 +87,12 @@ def apply_experts(
         patches=list(patches.items()),
         parameters=parameters,
     )
-    dtype = dtype_of(model.model)
+    dtype = dtype_of_computation(model.model)
     side = side_model(detail, detail_strength, dtype, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
     # Outermost: a cache that is there already answers some calls without asking what lies inside.
-    others = model.wrappers.get(WrappersMP.PREDICT_NOISE, {})
-    model.wrappers[WrappersMP.PREDICT_NOISE] = {applied.key: [CachePerExpert(schedule)], **others}
+    add_outermost_wrapper(model, WrappersMP.PREDICT_NOISE, applied.key, CachePerExpert(schedule))
     model.set_attachments(ATTACHMENT, applied)
     return model
 
@@ -112,11 +120,13 @@ def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
     semantic.set_attachments(ATTACHMENT, replace(applied, baked="semantic"))
     detail = semantic.clone()
     patches, parameters = merge_expert(detail, applied.detail, applied.detail_strength)
-    both = {
-        "patches": [*applied.patches, *patches.items()],
-        "parameters": applied.parameters | parameters,
-    }
-    detail.set_attachments(ATTACHMENT, replace(applied, baked="detail", **both))
+    both = replace(
+        applied,
+        baked="detail",
+        patches=[*applied.patches, *patches.items()],
+        parameters=applied.parameters | parameters,
+    )
+    detail.set_attachments(ATTACHMENT, both)
     return semantic, detail
 
 
@@ -129,13 +139,12 @@ def side_model(
 ) -> ModelPatcher:
     """The expert's tensors as a model of their own, so that the host counts, loads and offloads them.
 
-    They are in the `dtype` that the network computes in: copies made for each use would be nobody's to count.
+    They are in the ``dtype`` that the network computes in: copies made for each use would be nobody's to count.
     """
     sidecar = Sidecar(expert, strength)
     sidecar.terms.to(dtype)
-    side = comfy.model_patcher.ModelPatcher(sidecar, load_device, offload_device)
-    # From this, newer hosts make another one for each further GPU.
-    side.cached_patcher_init = (side_model, (expert, strength, dtype, load_device, offload_device))
+    side = ModelPatcher(sidecar, load_device, offload_device)
+    set_maker(side, side_model, expert, strength, dtype, load_device, offload_device)
     return side
 
 
@@ -152,5 +161,5 @@ def remove_experts(model: ModelPatcher) -> None:
     model.remove_attachments(ATTACHMENT)
     remove_wrappers(model, applied)
     model.remove_additional_models(applied.key)
-    take_off(model, applied.patches, applied.parameters)
-    model.patches_uuid = uuid.uuid4()  # the host reloads weights only when this changes
+    remove_weight_patches(model, applied.patches)
+    remove_object_patches(model, applied.parameters)

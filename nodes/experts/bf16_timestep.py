@@ -1,5 +1,7 @@
 """The timestep in bfloat16, as the published HunyuanVideo pipeline tells it to its network: 981.8 becomes 980."""
 
+from __future__ import annotations
+
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -11,11 +13,11 @@ from .apply import applied_to
 def round_timesteps(model: ModelPatcher) -> None:
     """Let the experts of this MODEL (a clone of one's own) be told rounded timesteps. It goes when they are taken off.
 
-    The switch and the sampler's steps keep to the true noise levels. Raises ValueError for a backbone that is no
-    flow-matching one: its noise levels are no timesteps / 1000.
+    The switch and the sampler's steps keep to the true noise levels. Raises ValueError for a MODEL without experts, and
+    for a backbone that is no flow-matching one: its noise levels are no timesteps / 1000.
     """
     applied = applied_to(model)
-    if applied.schedule.grid.prediction != "flow":
+    if applied is None or applied.schedule.grid.prediction != "flow":
         raise ValueError("bf16_timestep is how HunyuanVideo was published: turn it off for this backbone.")
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, with_rounded_timestep)
 

@@ -10,7 +10,8 @@ from comfy.model_patcher import ModelPatcher
 from ...dcm_core.expert.check import check
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert
-from ..backbone.model import family_of, is_semantic, network_of, norms_of
+from ..backbone.host import network_of
+from ..backbone.model import family_of, is_semantic, norms_of
 
 Value = TypeVar("Value")
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import comfy.weight_adapter
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ...dcm_core.expert.arithmetic import with_difference
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.host_names import in_host_names
-from ...dcm_core.expert.layers import Expert, Layer, LowRank
-from ..backbone.model import PREFIX, network_of
-
-# By the name of a weight or, for some rows of it, (name, (dimension, first row, number of rows)).
-Patches = dict[str | tuple, object]
+from ...dcm_core.expert.layers import Expert, Layer
+from ..backbone.host import PREFIX, WeightPatches, lora_adapter, network_of
 
 
 def merge_expert(
     model: ModelPatcher, expert: Expert, strength: float
-) -> tuple[Patches, dict[str, nn.Parameter]]:
+) -> tuple[WeightPatches, dict[str, nn.Parameter]]:
     """Add the expert to the weights of this MODEL (already a clone): (weight patches, changed bare Parameters).
 
     The host accepts weight patches for a bare Parameter of a non-leaf module (Wan's modulation) and never applies them,
@@ -30,12 +26,12 @@ def merge_expert(
         return {}, {}
     expert = in_host_names(expert, logical_shapes(network_of(model)))
     bare = {PREFIX + name: difference for name, difference in expert.parameters.items()}
-    of_layers: Patches = {
+    of_layers: WeightPatches = {
         name: ("diff", (bare.pop(name),)) for name in list(bare) if name.endswith((".weight", ".bias"))
     }
-    patches: Patches = {}
+    patches: WeightPatches = {}
     for replaced in (False, True):
-        group: Patches = {} if replaced else of_layers
+        group = WeightPatches() if replaced else of_layers
         for name, layer in expert.layers.items():
             if layer.replaces is replaced:
                 group |= layer_patches(f"{PREFIX}{name}", layer)
@@ -54,31 +50,12 @@ def merge_expert(
     return patches, parameters
 
 
-def layer_patches(name: str, layer: Layer) -> Patches:
+def layer_patches(name: str, layer: Layer) -> WeightPatches:
     """What the host is to add to a layer's weights at strength 1; for a layer that replaces, to weights scaled by 0."""
-    patches: Patches = {f"{name}.{key}": ("diff", (tensor,)) for key, tensor in layer.tensors.items()}
+    patches: WeightPatches = {f"{name}.{key}": ("diff", (tensor,)) for key, tensor in layer.tensors.items()}
     for first, pair in layer.pairs:
         rows = pair.up.shape[0]
         whole = rows == layer.shapes["weight"][0]
-        patches[f"{name}.weight" if whole else (f"{name}.weight", (0, first, rows))] = adapter(pair)
+        key = f"{name}.weight" if whole else (f"{name}.weight", (0, first, rows))
+        patches[key] = lora_adapter(pair.down, pair.up, pair.alpha)
     return patches
-
-
-def adapter(pair: LowRank) -> comfy.weight_adapter.LoRAAdapter:
-    """A low-rank pair as the host knows it."""
-    return comfy.weight_adapter.LoRAAdapter(set(), (pair.up, pair.down, pair.alpha, None, None, None))
-
-
-def take_off(
-    model: ModelPatcher, merged: list[tuple[str | tuple, object]], parameters: dict[str, nn.Parameter]
-) -> None:
-    """Undo `merge_expert` on this MODEL (already a clone); patches of others on the same weights stay."""
-    ours = {id(patch) for _, patch in merged}
-    for key, _ in merged:
-        name = key if isinstance(key, str) else key[0]
-        others = [entry for entry in model.patches.pop(name, []) if id(entry[1]) not in ours]
-        if others:
-            model.patches[name] = others
-    for name, parameter in parameters.items():
-        if model.object_patches.get(name) is parameter:
-            del model.object_patches[name]

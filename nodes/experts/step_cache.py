@@ -1,11 +1,13 @@
 """Step caches of the host (EasyCache, LazyCache) beside two experts: a cache never answers for the other expert."""
 
+from __future__ import annotations
+
 import copy
 
 from ...dcm_core.schedule.experts import EXPERTS, ExpertSchedule
+from ..backbone.host import STEP_CACHE
 
-# Where both of the host's nodes keep their cache of a run.
-_HOLDER, _OURS = "easycache", "dcm_easycache"
+_BY_EXPERT = "dcm_step_caches"
 
 
 class CachePerExpert:
@@ -21,11 +23,11 @@ class CachePerExpert:
     def __call__(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
         """x [B, C, T, H, W] at timestep [B] (sigma in 0..1)."""
         options = model_options.get("transformer_options", {})  # of this run alone
-        if _HOLDER in options:
+        if STEP_CACHE in options:
             expert = self.schedule.acting(timestep)
-            caches = options.setdefault(_OURS, {})
+            caches = options.setdefault(_BY_EXPERT, {})
             if not caches:
-                caches |= {each: copy.deepcopy(options[_HOLDER]) for each in EXPERTS if each != expert}
-                caches[expert] = options[_HOLDER]
-            options[_HOLDER] = caches[expert]
+                caches |= {each: copy.deepcopy(options[STEP_CACHE]) for each in EXPERTS if each != expert}
+                caches[expert] = options[STEP_CACHE]
+            options[STEP_CACHE] = caches[expert]
         return executor(x, timestep, model_options, seed)

@@ -1,12 +1,16 @@
 """The wrapper that gives each network call to the expert its noise level belongs to."""
 
+from __future__ import annotations
+
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import ExpertSchedule
+from ..backbone.host import RUN_SIGMAS, dtype_of_computation
 
 
 class ExpertSwitch:
@@ -34,11 +38,12 @@ class ExpertSwitch:
         Raises ValueError for sigmas of both experts in one call, and for a result that is not finite.
         """
         options = transformer_options or {}
+        # Asked here, of what this call is told: any node may change the noise level on the way from a guider.
         expert, model = self.schedule.acting(t), executor.class_obj
         with self.sidecar.active(model.diffusion_model) if expert == "detail" else nullcontext():
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if not torch.isfinite(denoised).all():
-            where = f"{step_text(t, options.get('sample_sigmas'))}, by the {expert} expert"
+            where = f"{step_text(t, options.get(RUN_SIGMAS))}, by the {expert} expert"
             raise ValueError(f"NaN or Inf {where}. {likely_cause(model, x, c_crossattn)}")
         return denoised
 
@@ -47,22 +52,22 @@ def sigmas_text(t: Tensor) -> str:
     return ", ".join(f"{sigma:.4f}" for sigma in t.flatten().unique().tolist())
 
 
-def step_text(t: Tensor, sample_sigmas: Tensor | None) -> str:
-    """`in step 2 of 4 (sigma 0.9920)`; without the step for a sampler that does not tell its sigmas."""
+def step_text(t: Tensor, run_sigmas: Tensor | None) -> str:
+    """``in step 2 of 4 (sigma 0.9920)``; without the step for a sampler that does not tell its sigmas."""
     sigma = f"sigma {sigmas_text(t)}"
-    if sample_sigmas is None:
+    if run_sigmas is None:
         return f"at {sigma}"
-    step = int((sample_sigmas[:-1] - t.flatten()[0]).abs().argmin()) + 1
-    return f"in step {step} of {len(sample_sigmas) - 1} ({sigma})"
+    step = int((run_sigmas[:-1] - t.flatten()[0]).abs().argmin()) + 1
+    return f"in step {step} of {len(run_sigmas) - 1} ({sigma})"
 
 
-def likely_cause(model: torch.nn.Module, x: Tensor, text: Tensor | None) -> str:
+def likely_cause(model: Any, x: Tensor, text: Tensor | None) -> str:
     """Where to look first: what went into the network, then what it computes with."""
     if not torch.isfinite(x).all():
         return "The latent was not finite before this call: look at the LATENT input and at the sampler's settings."
     if text is not None and not torch.isfinite(text).all():
         return "The conditioning is not finite: look at the text encoder (in fp16 some overflow)."
-    if dtype_of(model) == torch.float16:
+    if dtype_of_computation(model) == torch.float16:
         return (
             "The network computes in float16, which overflows: start ComfyUI with --bf16-unet or --fp32-unet."
         )
@@ -70,8 +75,3 @@ def likely_cause(model: torch.nn.Module, x: Tensor, text: Tensor | None) -> str:
         "Likely causes: an attention backend that overflows (try without --use-sage-attention), a quantised backbone "
         "without its scales, a strength far from 1, or a damaged backbone or expert file (download it again)."
     )
-
-
-def dtype_of(model: torch.nn.Module) -> torch.dtype:
-    """What the network computes in, whatever its weights are stored as."""
-    return model.manual_cast_dtype or model.get_dtype()

@@ -1,8 +1,11 @@
 """What is worth saying about a run: what the user may not have meant, with its remedy, and what the sampler does."""
 
+from __future__ import annotations
+
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule
+from ..backbone.host import shift_of
 from ..experts.apply import applied_to, schedule_of
 from ..ui.say import log
 from .plan import Run
@@ -14,9 +17,9 @@ USUAL_SAMPLERS = ("euler", "lcm", "ddim")
 def warnings_for(
     run: Run, sigmas: Tensor, given: bool, sampler_name: str | None = None, is_stock: bool = False
 ) -> list[str]:
-    """One sentence for each thing about a run down `sigmas` [N + 1] that the user may not have meant.
+    """One sentence for each thing about a run down ``sigmas`` [N + 1] that the user may not have meant.
 
-    `given`: the noise levels came from another node, and that can be changed. `is_stock`: a stock sampler node runs
+    ``given``: the noise levels came from another node, and that can be changed. ``is_stock``: a stock sampler node runs
     down them, which has none of its own; a list there that does not go from noise to video is one part of a run, which
     may well be one expert's alone.
     """
@@ -50,7 +53,7 @@ def warnings_for(
 
 def starved(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
     """A warning for the expert that has no step, or in a whole run at most half of its share."""
-    names = ("high-noise model", "low-noise model") if run.is_pair else ("semantic expert", "detail expert")
+    names = run.names.full
     costs = ("layout and motion stay those of the latent", "details stay rough")
     shares, steps = run.schedule.split(sigmas), len(sigmas) - 1
     remedy = f" {remedy_for(run, is_stock)}" if given else ""
@@ -93,7 +96,7 @@ def remedy_for(run: Run, is_stock: bool) -> str:
         " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
     )
     remedy = f"{connect}{other}."
-    shift = getattr(run.model.get_model_object("model_sampling"), "shift", None)
+    shift = shift_of(run.model)
     if shift is None or shift == run.schedule.grid.shift:
         return remedy
     return (
@@ -105,10 +108,16 @@ def remedy_for(run: Run, is_stock: bool) -> str:
 class CallWatch:
     """Says once a run if the sampler does not ask the network at one noise level after the other, as euler does."""
 
+    def __init__(self) -> None:
+        self.expected: list[float] = []
+        self.calls, self.said = 0, False
+
     def begin(self, sigmas: Tensor) -> None:
+        """A run down ``sigmas`` [N + 1]."""
         self.expected, self.calls, self.said = sigmas[:-1].tolist(), 0, False
 
     def call(self, sigma: Tensor) -> None:
+        """A call of the network at this noise level [B]."""
         if self.said:
             return
         level = float(sigma.flatten()[0])

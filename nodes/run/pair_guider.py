@@ -1,19 +1,23 @@
 """One run over two MODELs: each has the host's own guider, and every call goes to the one of its noise level."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule
-from .sample import ExpertGuider
+from ..backbone.host import make_current, with_own_options
+from .expert_guider import ExpertGuider
 
 
 class PairGuider(ExpertGuider):
-    """Itself the guider of the high-noise MODEL, with `low`, that of the low-noise one.
+    """Itself the guider of the high-noise MODEL, with ``low``, that of the low-noise one.
 
     The run of the one lies inside the run of the other, so both have their conditioning, wrappers and patches ready
     from the first step on, and the host cleans up after both however the run ends. Only the weights wait: those of
@@ -29,11 +33,11 @@ class PairGuider(ExpertGuider):
         cfg: float,
         low_noise_cfg: float,
     ):
-        super().__init__(model, schedule, cfg, low_noise_cfg)
-        self.low = ExpertGuider(low_noise_model, schedule, cfg, low_noise_cfg)
+        super().__init__(model, schedule, cfg, cfg)
+        self.low = ExpertGuider(low_noise_model, schedule, low_noise_cfg, low_noise_cfg)
         self.low.watch = self.watch
         self.low_is_loaded = False
-        # For each, what loads it: the host's own loading, kept.
+        # For each, the host's own loading, kept.
         self.high_loading, self.low_loading = _Loading(self), _Loading(self.low)
 
     def sample(
@@ -53,19 +57,19 @@ class PairGuider(ExpertGuider):
             if self.low_is_loaded:  # from the first step on
                 self.begin(sigmas)
                 return self.low.sample(noise, latent_image, sampler, sigmas, *rest)
-            run = _Run(partial(super().sample, noise, latent_image, sampler, sigmas, *rest))
+            run = _InnerRun(partial(super().sample, noise, latent_image, sampler, sigmas, *rest))
             self.low.sample(noise, latent_image, run, sigmas, denoise_mask, None, True, seed)
             return run.samples
         finally:
-            self.high_loading.load = self.low_loading.load = None  # they hold the conditioning
+            self.high_loading.forget()
+            self.low_loading.forget()
 
     def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
         # Here and not in predict_noise, which the wrappers of the high-noise MODEL surround.
         is_low = self.schedule.acting(timestep) == "detail"
         if is_low != self.low_is_loaded:
             (self.low_loading if is_low else self.high_loading).load()
-            patcher = self.low.model_patcher if is_low else self.model_patcher
-            patcher.model.current_patcher = patcher  # two clones of one network have a single place for this
+            make_current(self.low.model_patcher if is_low else self.model_patcher)
             self.low_is_loaded = is_low
         if not is_low:
             return super().outer_predict_noise(x, timestep, model_options, seed)
@@ -73,8 +77,10 @@ class PairGuider(ExpertGuider):
         return self.low.outer_predict_noise(x, timestep, options, seed)
 
 
-class _Run:
+class _InnerRun:
     """In the place of a sampler: the run that lies inside a guider's own."""
+
+    samples: Tensor
 
     def __init__(self, run: Callable[[], Tensor]):
         self.run = run
@@ -85,14 +91,19 @@ class _Run:
 
 
 class _Loading:
-    """Has the host load a guider's MODEL when `load` is called, and first of all when the run begins, if `at_once`."""
+    """Has the host load a guider's MODEL when ``load`` is called, and if ``at_once`` when the run begins too."""
 
     def __init__(self, guider: CFGGuider):
-        self.at_once, self.load = True, None
-        guider.model_options = create_model_options_clone(guider.model_options)
+        self.at_once = True
+        self.forget()
+        options = with_own_options(guider)
         add_wrapper_with_key(
-            WrappersMP.PREPARE_SAMPLING, "dcm-pair", self.prepare, guider.model_options, is_model_options=True
+            WrappersMP.PREPARE_SAMPLING, "dcm-pair", self.prepare, options, is_model_options=True
         )
+
+    def forget(self) -> None:
+        """The run is over. What loads its MODEL holds its conditioning."""
+        self.load: Callable[[], None] = lambda: None
 
     def prepare(self, executor, model, noise_shape, conds, *args, **kwargs):
         """The host's prepare_sampling: (network, conditioning, models to clean up after the run)."""
@@ -107,8 +118,8 @@ class _Loading:
         return model.model, conds, beside
 
 
-def with_additions(own: dict, base: dict, given: dict) -> dict:
-    """`own` with what a sampler has added to `base` to make `given`, as those of the cfg++ kind do."""
+def with_additions(own: dict[str, Any], base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """``own`` with what a sampler has added to ``base`` to make ``given``, as those of the cfg++ kind do."""
     merged = dict(own)
     for key, value in given.items():
         if isinstance(value, dict):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...dcm_core.families.family import Family
-from ...dcm_core.schedule.experts import ExpertSchedule
-from ...dcm_core.schedule.pairs import pair_schedule
-from ..backbone.model import as_released, family_of, network_of
+from ...dcm_core.schedule.experts import EXPERT_NAMES, ExpertSchedule, PartNames
+from ...dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
+from ..backbone.host import latent_format_of, network_of
+from ..backbone.model import as_released, family_of
 from ..experts.apply import applied_to, schedule_of, switch_text
 
 
 @dataclass(frozen=True)
 class Run:
-    """A MODEL with its experts, or two MODELs of which the second takes the low noise; and a cfg for each."""
+    """A MODEL with its experts, or two MODELs of which the second takes the low noise; and a cfg for each part."""
 
     model: ModelPatcher
     low_noise_model: ModelPatcher | None
@@ -28,55 +30,60 @@ class Run:
     def of(
         cls,
         model: ModelPatcher,
-        low_noise_model: ModelPatcher | None,
-        boundary: float,
-        cfg: float,
-        detail_cfg: float,
+        low_noise_model: ModelPatcher | None = None,
+        *,
+        cfg: float = 1.0,
+        detail_cfg: float | None = None,
+        boundary: float | None = None,
     ) -> Run:
-        """From what the nodes are given: a `boundary` of 0 is the usual one, a `detail_cfg` of 0 the same as `cfg`.
+        """From what the nodes are given; without ``boundary`` the usual one, without ``detail_cfg`` ``cfg`` for all.
 
         Raises ValueError for MODELs that cannot share a run, and for a boundary that has no meaning here.
         """
         if low_noise_model is not None:
             check_pair(model, low_noise_model)
             schedule = pair_schedule_of(model, low_noise_model)
-            schedule = with_boundary(schedule, boundary, family_of(model)) if boundary else schedule
-        elif boundary:
+            schedule = schedule if boundary is None else with_boundary(schedule, boundary, family_of(model))
+            low_noise_model = as_released(low_noise_model, schedule.grid)
+        elif boundary is not None:
             raise ValueError(
                 "boundary is for two MODELs, but low_noise_model is not connected. For experts it is the kappa of "
                 "DCM Apply Experts."
             )
         else:
             schedule = schedule_of(model)
-        model, low_noise_model = (
-            each and as_released(each, schedule.grid) for each in (model, low_noise_model)
-        )
-        return cls(model, low_noise_model, schedule, cfg, detail_cfg or cfg)
+        model = as_released(model, schedule.grid)
+        return cls(model, low_noise_model, schedule, cfg, cfg if detail_cfg is None else detail_cfg)
 
     @property
     def is_pair(self) -> bool:
         return self.low_noise_model is not None
 
-    def sigmas(self, given: Tensor | None, steps: int, semantic_steps: int, denoise: float) -> Tensor:
+    @property
+    def names(self) -> PartNames:
+        """What its two parts are called."""
+        return PAIR_NAMES if self.is_pair else EXPERT_NAMES
+
+    def sigmas(self, given: Tensor | None, steps: int, semantic_steps: int | None, denoise: float) -> Tensor:
         """The noise levels [N + 1] of the whole run: the given ones, or else the schedule's.
 
-        `semantic_steps` 0 shares the steps evenly. Raises ValueError for what no sampler can run on.
+        Without ``semantic_steps`` the steps are shared evenly. Raises ValueError for what no sampler can run on.
         """
         if given is not None:
             return self.schedule.check(given)
-        return self.schedule.sigmas(steps, semantic_steps or None, denoise)
+        return self.schedule.sigmas(steps, semantic_steps, denoise)
 
     def describe(self, sigmas: Tensor) -> str:
         """Who takes which steps, in one line."""
-        line = self.schedule.describe(sigmas)
-        return line.replace("SemE", "high noise").replace("DetE", "low noise") if self.is_pair else line
+        return self.schedule.describe(sigmas, self.names)
 
     def switch_text(self) -> str:
         """Where the switch is, in one line."""
         if not self.is_pair:
             return switch_text(self.schedule)
         example = self.describe(self.schedule.sigmas(4))
-        return f"the low-noise model acts below {self.schedule.spell(self.schedule.switch_sigma)}; 4 steps: {example}"
+        low = self.names.full[1]
+        return f"the {low} acts below {self.schedule.spell(self.schedule.switch_sigma)}; 4 steps: {example}"
 
 
 def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
@@ -87,18 +94,19 @@ def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
             raise ValueError(
                 "The MODELs of DCM Bake are swapped: connect semantic to model and detail to low_noise_model."
             )
-    high, low = ((family_of(each).name, input_channels(each)) for each in (model, low_noise_model))
+    high, low = ((family_of(each), input_channels(each)) for each in (model, low_noise_model))
     if high != low:
         raise ValueError(
-            f"model is {high[0]} with {high[1]} input channels, but low_noise_model is {low[0]} with {low[1]}: they "
-            "are not of one pair (text to video beside image to video, for example). Load the two files that belong "
-            "together."
+            f"model is {high[0].name} with {high[1]} input channels, but low_noise_model is {low[0].name} with "
+            f"{low[1]}: they are not of one pair (text to video beside image to video, for example). Load the two "
+            "files that belong together."
         )
 
 
 def input_channels(model: ModelPatcher) -> int:
     """Channels that the network takes: those of its latents, and more if it is also given an image."""
-    return network_of(model).get_submodule(family_of(model).input_layer).in_channels
+    first: Any = network_of(model).get_submodule(family_of(model).input_layer)
+    return first.in_channels
 
 
 def pair_schedule_of(*models: ModelPatcher) -> ExpertSchedule:
@@ -107,8 +115,8 @@ def pair_schedule_of(*models: ModelPatcher) -> ExpertSchedule:
     pair = family_of(model).pair
     if applied_to(model) or pair is None:
         return schedule_of(model)
-    latents = model.get_model_object("latent_format").latent_channels
-    return pair.schedule(takes_image=input_channels(model) > latents)
+    takes_image = input_channels(model) > latent_format_of(model).latent_channels
+    return pair.schedule(takes_image)
 
 
 def with_boundary(schedule: ExpertSchedule, boundary: float, family: Family) -> ExpertSchedule:
@@ -116,14 +124,3 @@ def with_boundary(schedule: ExpertSchedule, boundary: float, family: Family) -> 
     pair = family.pair
     lists = pair.lists if pair and pair.grid == schedule.grid else {}
     return pair_schedule(boundary, schedule.grid, lists)
-
-
-def guided_conditioning(model: ModelPatcher, conditioning: list) -> list:
-    """The CONDITIONING with the embedded guidance that the experts were trained under, where the network takes one.
-
-    A guidance that a node such as FluxGuidance has set stays.
-    """
-    applied = applied_to(model)
-    if applied is None or not family_of(model).embedded_guidance:
-        return conditioning
-    return [[text, {"guidance": applied.guidance, **options}] for text, options in conditioning]

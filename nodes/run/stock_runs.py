@@ -1,13 +1,15 @@
 """Notes about the runs of stock sampler nodes with a MODEL that has experts: in the log, for they show no text."""
 
+from __future__ import annotations
+
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ..experts.apply import applied_to
 from ..ui.say import to_log
+from .expert_guider import ExpertGuider
 from .notes import CallWatch, warnings_for
 from .plan import Run
-from .sample import ExpertGuider
 
 _KEY = "dcm-run-notes"
 
@@ -19,12 +21,12 @@ def note_stock_runs(model: ModelPatcher) -> None:
 
 
 def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-    """An OUTER_SAMPLE wrapper around a whole run down `sigmas` [N + 1]."""
+    """An OUTER_SAMPLE wrapper around a whole run down ``sigmas`` [N + 1]."""
     guider = executor.class_obj
     applied = applied_to(guider.model_patcher)
     # DCM's own guiders have said it already; of two baked MODELs in two samplers, neither has a share to speak of.
     if applied and not applied.baked and not isinstance(guider, ExpertGuider):
-        run = Run.of(guider.model_patcher, None, 0.0, getattr(guider, "cfg", 1.0), 0.0)
+        run = Run.of(guider.model_patcher, cfg=getattr(guider, "cfg", 1.0))
         try:
             to_log(run.describe(sigmas), warnings_for(run, sigmas, given=True, is_stock=True))
         except ValueError:

@@ -1,5 +1,7 @@
 """Where expert files are found: models/dcm, and models/loras, since an expert is a LoRA file too."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re

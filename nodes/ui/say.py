@@ -1,5 +1,7 @@
 """Messages to the user: into the log, and onto the node that says them."""
 
+from __future__ import annotations
+
 import logging
 
 from server import PromptServer
@@ -8,10 +10,10 @@ log = logging.getLogger("DCM")
 
 
 def say(node, text: str, warnings: list[str] | None = None, in_log: bool = True) -> str:
-    """Log `text` and each warning, show them on the node in the page, and return them as one text.
+    """Log ``text`` and each warning, show them on the node in the page, and return them as one text.
 
-    `node` is the running node class; without its hidden id (or without a server) the log is all there is.
-    `in_log` False is for what another node is going to log for the same run.
+    ``node`` is the running node class; without its hidden id (or without a server) the log is all there is.
+    ``in_log`` False is for what another node is going to log for the same run.
     """
     if in_log:
         to_log(text, warnings)
@@ -23,7 +25,7 @@ def say(node, text: str, warnings: list[str] | None = None, in_log: bool = True)
 
 
 def to_log(text: str, warnings: list[str] | None = None) -> None:
-    """Log `text` and each warning."""
+    """Log ``text`` and each warning."""
     log.info("DCM: %s", text)
     for warning in warnings or []:
         log.warning("DCM: %s", warning)

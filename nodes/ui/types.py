@@ -1,5 +1,5 @@
 """The pack's own link type."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 DcmExpert = io.Custom("DCM_EXPERT")

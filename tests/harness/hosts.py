@@ -49,11 +49,12 @@ def find_hosts() -> list[Host]:
 
 
 def host_environment() -> dict[str, str]:
-    """One thread, since tiny networks are slower on more, and no questions to outside."""
+    """One thread, since tiny networks are slower on more; no questions to outside; nothing beside the host's files."""
     return os.environ | {
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPYCACHEPREFIX": str(_script.hosts_folder() / "pycache"),
     }

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 from .hosts import ROOT
@@ -16,23 +17,23 @@ PACK = "dcm_pack"
 def prepare() -> None:
     """Makes `import comfy` work on a machine without an accelerator; call it before any import of the host.
 
-    The host reads its options while it is imported, from its own command line parser.
+    The host reads its options while it is imported, from its own command line parser: where its folders are as well.
     """
     import comfy.cli_args
-    import utils.extra_config  # noqa: F401  the host's own `utils`, before its nodes.py puts comfy/ in front of it
 
     comfy.cli_args.args.cpu = True
     comfy.cli_args.args.base_directory = os.environ.get("DCM_TEST_BASE")
+    import utils.extra_config  # noqa: F401  the host's own `utils`, before its nodes.py puts comfy/ in front of it
 
 
-def load_pack() -> ModuleType:
-    """This repository as a package called `dcm_pack`, so that `import dcm_pack.nodes` works.
+def load_pack(root: Path = ROOT) -> ModuleType:
+    """This repository, or another checkout of it, as a package called `dcm_pack`: `import dcm_pack.nodes` works then.
 
     The host loads packs under a name made from their path; plain `import nodes` would be the host's own file.
     """
     if PACK not in sys.modules:
-        entry = ROOT / "__init__.py"
-        spec = importlib.util.spec_from_file_location(PACK, entry, submodule_search_locations=[str(ROOT)])
+        entry = root / "__init__.py"
+        spec = importlib.util.spec_from_file_location(PACK, entry, submodule_search_locations=[str(root)])
         sys.modules[PACK] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[PACK])
     return sys.modules[PACK]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dcm_pack
 import pytest
+from harness.hosts import load_script
 
 ROOT = Path(dcm_pack.__file__).parent
 
@@ -22,19 +23,9 @@ def translation(language):
     return json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text("utf-8"))
 
 
-def test_english_texts_are_those_of_the_schemas():
-    assert translation("en") == {
-        name: {
-            "display_name": schema.display_name,
-            "description": schema.description,
-            "inputs": {i.id: {"name": i.id, "tooltip": i.tooltip} for i in schema.inputs},
-            "outputs": {
-                str(number): {"name": output.display_name or output.io_type, "tooltip": output.tooltip}
-                for number, output in enumerate(schema.outputs)
-            },
-        }
-        for name, schema in SCHEMAS.items()
-    }
+def test_english_texts_are_what_the_command_writes():
+    written = (ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8")
+    assert written == load_script("locales").texts_of(SCHEMAS.values()), "run `python scripts/locales.py`"
 
 
 def test_every_text_is_translated():

@@ -53,21 +53,26 @@ def test_wrong_keys_and_values_are_named(file, override, message):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("stage=semantics", "stage='semantics' is not in this configuration; it has: teacher"),
-        ("stages.teacher.method=student", "method 'student' is unknown; there are: teacher, semantic"),
+        ("stage=semantics", "stage='semantics' is unknown; use teacher."),
+        (
+            "stages.teacher.method=student",
+            "stages.teacher.method='student' is unknown; use detail, lcm, pcm, semantic or teacher.",
+        ),
+        ("stages.teacher.method=base", "method='base' is unknown; use"),
         (
             "stages.teacher.options.shfit=3",
             "Unknown key 'stages.teacher.options.shfit'. Did you mean 'shift'",
         ),
-        ("stages.teacher.optimizer.name=sgd", "optimizer.name='sgd' is unknown; use adamw or muon"),
+        ("stages.teacher.optimizer.name=sgd", "teacher.optimizer.name='sgd' is unknown; use adamw or muon"),
+        ("stages.teacher.optimizer.schedule=3", "optimizer.schedule=3 is unknown; use constant or cosine"),
         ("stages.teacher.data.batchsize=2", "Did you mean 'batch_size'"),
-        ("backbone.name=wam", "backbone.name='wam' is unknown"),
+        ("backbone.name=wam", "backbone.name='wam' is unknown; use shapes or wan."),
         ("backbone.family=want", "family 'want'"),
-        ("data.name=shape", "data.name='shape' is unknown"),
+        ("data.name=shape", "data.name='shape' is unknown; use shapes."),
         ("data.batch_size=0", "must be at least 1"),
         ("data.options.only={colour: [purple]}", "leaves a data set of zero clips"),
-        ("data.options.only={color: [red]}", "a clip has no 'color'; it has colour"),
-        ("export_dtype=fp16", "export_dtype='fp16' is unknown; use float32, float16, bfloat16"),
+        ("data.options.only={color: [red]}", "data.options.only='color' is unknown; use colour"),
+        ("export_dtype=fp16", "export_dtype='fp16' is unknown; use float32, float16 or bfloat16"),
         ("device=gpu", "device='gpu' is unknown; use auto, cpu or cuda"),
     ],
 )

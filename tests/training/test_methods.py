@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dcm_core.expert.file import load_expert
-from training.checkpoint import random_generator
+from training.draws import draw_indices, random_generator
 from training.methods.consistency import consistency
 from training.methods.pcm import phases
-from training.noise import draw_indices, renoised
+from training.noise import renoised
 
 # Losses of the first iteration on tiny networks with fixed seeds, float32 on a CPU. Another machine or torch version
 # may sum in another order: TOLERANCE is relative and far above that, far below any change of an equation.
@@ -92,16 +92,44 @@ def test_the_teacher_is_guided(trainer):
         torch.testing.assert_close(method.guided_teacher(batch.text)(x, sigma), uncond + 4 * (cond - uncond))
 
 
-def test_detail_equals_semantic_at_initialisation(trainer):
+def semantic_network(method, trained):
+    """The semantic expert that the detail expert was built over, from its files."""
+    network = method.backbone.load(trained / "teacher" / "teacher.safetensors")
+    method.backbone.apply(network, load_expert(trained / "semantic" / "semantic.safetensors"))
+    return network
+
+
+def test_detail_equals_semantic_at_initialisation(trainer, trained):
     method = trainer("detail").method
     batch, generator = batch_and_noise(method)
     x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.tensor([0.1, 0.4, 0.7, 0.8])
-    semantic = method._semantic()
+    semantic = semantic_network(method, trained)
     with torch.no_grad():
         velocity = method.backbone.velocity(semantic, x, sigma, batch.text)
         assert torch.equal(method.backbone.velocity(method.student, x, sigma, batch.text), velocity)
         teacher = method.backbone.velocity(method.teacher, x, sigma, batch.text)
     assert (velocity - teacher).abs().max() > 1e-3, "the semantic expert must differ, or this shows nothing"
+
+
+@pytest.mark.parametrize("compiled", [None, "eager"])
+def test_the_semantic_expert_stays_whole_below_a_trained_adapter(trainer, trained, compiled):
+    """Its velocity is that of its files, bit for bit, and asking for it changes nothing of the training."""
+    asked, unasked = (
+        trainer("detail", {"real": "data"}, ema_decay=0.5, compile=compiled).method for _ in range(2)
+    )
+    batch, generator = batch_and_noise(asked)
+    x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.full((4,), 0.9)
+    for iteration in range(3):
+        assert asked.step(iteration) == unasked.step(iteration)
+        with torch.no_grad(), asked.averaged():
+            expected = asked.backbone.velocity(semantic_network(asked, trained), x, sigma, batch.text)
+            assert torch.equal(asked.semantic(batch.text)(x, sigma), expected)
+            detail = asked.backbone.velocity(asked.student, x, sigma, batch.text)
+        assert (detail - expected).abs().max() > 1e-3, (
+            "the adapter must have an effect, or this shows nothing"
+        )
+    for name, p in asked.trainable.items():
+        assert torch.equal(p, unasked.trainable[name]) and p.requires_grad, name
 
 
 @pytest.mark.parametrize("stage", ["semantic", "detail"])
@@ -202,13 +230,13 @@ def test_phases_cover_the_grid_once():
     assert phases(50, 1) == [range(50)]
 
 
-def test_exported_experts_rebuild_the_students(trainer, tmp_path):
+def test_exported_experts_rebuild_the_students(trainer, trained, tmp_path):
     """Teacher + semantic file = the trained network; + detail file = the adapted one."""
     semantic = trainer("semantic", iterations=1)
     semantic.run()
     file = tmp_path / "semantic" / "semantic.safetensors"
     method = semantic.method
-    rebuilt = method.backbone.load(method.teacher_file)
+    rebuilt = method.backbone.load(trained / "teacher" / "teacher.safetensors")
     method.backbone.apply(rebuilt, load_expert(file))
     batch, generator = batch_and_noise(method)
     x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.full((4,), 0.9)

@@ -1,6 +1,7 @@
 """A run that was interrupted ends with the very bits of a run that was not."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from training.checkpoint import load_state, save_state
 from training.config import ConfigError
@@ -149,6 +150,24 @@ def test_a_damaged_checkpoint_is_named(trainer):
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-100])
     with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors"):
         trainer("teacher").run()
+
+
+def test_a_checkpoint_of_another_version_is_refused(trainer):
+    """As versions before the first number wrote it: no version in the header."""
+    run = trainer("teacher")
+    run.run()
+    state = json.dumps({"__dict__": [["iteration", 1], ["method", {"__dict__": []}]]})
+    save_file({"unused": torch.zeros(1)}, run.checkpoint, {"state": state})
+    with pytest.raises(
+        ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 2"
+    ):
+        trainer("teacher").run()
+
+
+def test_a_checkpoint_without_the_average_that_is_asked_for_is_refused(trainer):
+    trainer("teacher").run()
+    with pytest.raises(ConfigError, match="written with another configuration"):
+        trainer("teacher", iterations=3, ema_decay=0.9).run()
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(trainer):

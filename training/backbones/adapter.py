@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from dcm_core.expert.layers import Difference, Layer, LowRank
+from dcm_core.expert.layers import Layer, LowRank, layers_of
 
 from ..config import ConfigError
 
@@ -18,7 +18,7 @@ from ..config import ConfigError
 def add_adapter(
     model: nn.Module, low_rank: Sequence[str], replaced: Sequence[str], rank: int, alpha: float, seed: int
 ) -> None:
-    """Freeze model, give the linears named in `low_rank` an adapter, and set those in `replaced` trainable.
+    """Freeze ``model``, give the linears named in ``low_rank`` an adapter, and set those in ``replaced`` trainable.
 
     The output stays what it was: an adapter's second factor starts at zero, a replaced layer at its own values.
     Raises ConfigError for a rank below 1.
@@ -28,28 +28,32 @@ def add_adapter(
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # peft takes any number for alpha, whatever it declares.
-        config = LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules=list(low_rank))
-        inject_adapter_in_model(config, model)
+        config: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(low_rank)}
+        inject_adapter_in_model(LoraConfig(**config), model)
     for name in replaced:
         model.get_submodule(name).requires_grad_(True)
 
 
-def adapter_layers(model: nn.Module, replaced: Sequence[str], base: nn.Module) -> dict[str, Layer]:
-    """What `add_adapter` made trainable, by diffusers module name; replaced layers as difference to base."""
+def adapter_layers(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, Layer]:
+    """What ``add_adapter`` made trainable, by diffusers module name; replaced layers as difference to ``start``.
+
+    ``start``: the values of all trainable parameters as ``add_adapter`` left them.
+    """
     layers: dict[str, Layer] = {
         name: LowRank(_weight(layer.lora_A), _weight(layer.lora_B), layer.lora_alpha[_ADAPTER])
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
     }
-    for name in replaced:
-        mine, theirs = (cast(nn.Linear, network.get_submodule(name)) for network in (model, base))
-        layers[name] = Difference((mine.weight - theirs.weight).detach(), (mine.bias - theirs.bias).detach())
-    return layers
+    parameters = dict(model.named_parameters())
+    replaced = {name: value for name, value in start.items() if ".lora_" not in name}
+    differences, _ = layers_of(
+        {name: (parameters[name] - value).detach() for name, value in replaced.items()}
+    )
+    return layers | differences
 
 
 _ADAPTER = "default"  # peft's name of the only adapter
 
 
-def _weight(factors: nn.ModuleDict) -> Tensor:
-    return cast(nn.Linear, factors[_ADAPTER]).weight.detach()
+def _weight(factors: Any) -> Tensor:
+    return factors[_ADAPTER].weight.detach()

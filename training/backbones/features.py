@@ -1,5 +1,7 @@
 """Features of a frozen teacher: the tokens after some of its blocks."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Features:
-    """tokens: [B, N, C] per layer, for the discriminator; velocities: [B, C, T, H, W] per layer, the same tokens seen
-    through the network's own output head, for feature matching; grid: how the N tokens lie, (T, h, w)."""
+    """``tokens``: [B, N, C] per layer, for the discriminator. ``grid``: how the N tokens lie, (T, h, w).
+    ``velocities``: [B, C, T, H, W] per layer, the same tokens seen through the network's own output head, for feature
+    matching.
+    """
 
     tokens: list[Tensor]
     velocities: list[Tensor]

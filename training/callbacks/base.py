@@ -1,24 +1,48 @@
-"""The interface of a callback."""
+"""The interface of a callback, and what it sees of the run."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
-if TYPE_CHECKING:
-    from ..trainer import Trainer
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..config import Config, StageConfig
+from ..methods.base import Method
+
+
+class Run(Protocol):
+    """What a callback sees of a run: the trainer.
+
+    ``folder``: where everything of the stage is written. ``iteration``: how many are done.
+    """
+
+    config: Config
+    stage: StageConfig
+    method: Method
+    folder: Path
+    iteration: int
+
+    def report(self, iteration: int, values: dict[str, float]) -> None:
+        """Hand values to every callback that keeps them."""
+        ...
 
 
 class Callback:
-    """Override what you need. State that must survive a resume is what `state` returns."""
+    """Override what you need. State that must survive a resume is what ``state`` returns."""
 
-    def start(self, trainer: "Trainer") -> None: ...
+    def start(self, run: Run) -> None:
+        """Before the first iteration, after a resume has been loaded."""
 
-    def after_step(self, trainer: "Trainer", iteration: int, metrics: dict[str, float]) -> None: ...
+    def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
+        """After each iteration, counted from 0, with its losses and gradient norms."""
 
-    def report(self, trainer: "Trainer", iteration: int, values: dict[str, float]) -> None:
+    def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
         """Values to be kept, after so many iterations: means of the losses, results of a validation."""
 
-    def finish(self, trainer: "Trainer") -> None: ...
+    def finish(self, run: Run) -> None:
+        """After the last iteration and its checkpoint."""
 
     def state(self) -> dict[str, Any]:
         return {}
 
-    def load(self, state: dict[str, Any]) -> None: ...
+    def load(self, state: dict[str, Any]) -> None:
+        """Restore what ``state`` returned; empty where the checkpoint has nothing of this callback."""

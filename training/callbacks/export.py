@@ -1,14 +1,15 @@
 """Writes what was trained for ComfyUI when a stage is finished."""
 
-from .base import Callback
-from .ema import ExponentialAverage
+from __future__ import annotations
+
+from .base import Callback, Run
 
 
 class Export(Callback):
-    """Writes `<output>/<stage>/<stage>.safetensors`, with averaged weights where they are kept."""
+    """Writes ``output/STAGE/STAGE.safetensors``, with averaged weights where they are kept."""
 
-    def finish(self, trainer) -> None:
-        path = trainer.folder / f"{trainer.config.stage}.safetensors"
-        with ExponentialAverage.of(trainer):
-            trainer.method.export(path)
+    def finish(self, run: Run) -> None:
+        path = run.folder / f"{run.config.stage}.safetensors"
+        with run.method.averaged():
+            run.method.export(path)
         print(f"Wrote {path}")

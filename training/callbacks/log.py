@@ -1,30 +1,32 @@
 """Progress bar with losses and time left, and a line of JSON per logged iteration."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 
 from tqdm import tqdm
 
-from .base import Callback
+from .base import Callback, Run
 
 
 class Log(Callback):
-    """Reports the mean of each metric every `every` iterations; all reports are appended to `log.jsonl`."""
+    """Reports the mean of each metric every ``every`` iterations; all reports are appended to ``log.jsonl``."""
 
     def __init__(self, every: int):
         self.every = every
         self.sums: dict[str, float] = {}
         self.count = 0
 
-    def start(self, trainer) -> None:
+    def start(self, run: Run) -> None:
         self.bar = tqdm(
-            total=trainer.stage.iterations,
-            initial=trainer.iteration,
-            desc=trainer.config.stage,
+            total=run.stage.iterations,
+            initial=run.iteration,
+            desc=run.config.stage,
             mininterval=1,
         )
 
-    def after_step(self, trainer, iteration: int, metrics: dict[str, float]) -> None:
+    def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
         self.bar.update()
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -32,14 +34,14 @@ class Log(Callback):
         if (iteration + 1) % self.every == 0:
             means = {name: total / self.count for name, total in self.sums.items()}
             self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
-            trainer.report(iteration + 1, means)
+            run.report(iteration + 1, means)
             self.sums, self.count = {}, 0
 
-    def report(self, trainer, iteration: int, values: dict[str, float]) -> None:
-        with (trainer.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+    def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
+        with (run.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, **values}) + "\n")
 
-    def finish(self, trainer) -> None:
+    def finish(self, run: Run) -> None:
         self.bar.close()
 
     def state(self) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """The reported values as TensorBoard curves, where tensorboard is installed."""
 
+from __future__ import annotations
+
 import logging
 
-from .base import Callback
+from .base import Callback, Run
 
 logger = logging.getLogger(__name__)
 
 
 class TensorBoard(Callback):
-    """Writes into `<output>/<stage>/tensorboard`; look at it with `tensorboard --logdir <output>`."""
+    """Writes into ``output/STAGE/tensorboard``; look at it with ``tensorboard --logdir output``."""
 
-    def start(self, trainer) -> None:
+    def start(self, run: Run) -> None:
         self.writer = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -18,13 +20,13 @@ class TensorBoard(Callback):
             logger.info("tensorboard is not installed: no curves, the values stand in log.jsonl.")
             return
         # what an interrupted run wrote beyond its last checkpoint will be written again
-        self.writer = SummaryWriter(str(trainer.folder / "tensorboard"), purge_step=trainer.iteration)
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.iteration)
 
-    def report(self, trainer, iteration: int, values: dict[str, float]) -> None:
+    def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             if self.writer is not None:
                 self.writer.add_scalar(name, value, iteration)
 
-    def finish(self, trainer) -> None:
+    def finish(self, run: Run) -> None:
         if self.writer is not None:
             self.writer.close()

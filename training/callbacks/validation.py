@@ -1,11 +1,12 @@
 """Clips sampled while training, to be looked at, and an alarm when they have collapsed."""
 
+from __future__ import annotations
+
 import logging
 
 import torch
 
-from .base import Callback
-from .ema import ExponentialAverage
+from .base import Callback, Run
 
 logger = logging.getLogger(__name__)
 _STRIP_FRAMES, _SHORT_SIDE = 6, 96
@@ -15,43 +16,43 @@ _COLLAPSED = 0.1  # share of the data's contrast or motion below which a clip sh
 class Validation(Callback):
     """Every so many iterations: one mp4 per prompt and one PNG with a row of frames per prompt.
 
-    They lie in `<output>/<stage>/validation/<iteration>`, made with averaged weights where they are kept.
+    They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept.
     """
 
-    def after_step(self, trainer, iteration: int, metrics: dict[str, float]) -> None:
-        every = trainer.config.validation.every
+    def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
+        every = run.config.validation.every
         if every and (iteration + 1) % every == 0:
-            self.validate(trainer, iteration + 1)
+            self.validate(run, iteration + 1)
 
     @torch.no_grad()
-    def validate(self, trainer, iteration: int) -> None:
+    def validate(self, run: Run, iteration: int) -> None:
         """Sample, measure and write the clips."""
-        config, method = trainer.config.validation, trainer.method
+        config, method = run.config.validation, run.method
         generator = torch.Generator().manual_seed(config.seed)
         noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator).to(
             method.device
         )
         text = method.data.text(config.prompts).to(method.device)
-        with ExponentialAverage.of(trainer):
+        with method.averaged():
             latents = method.sample(noise, text, config.steps)
         real = method.data.batch(0).latents.to(latents)
         contrast, motion = _spread(latents) / _spread(real), _motion(latents) / _motion(real)
-        trainer.report(iteration, {"validation/contrast": contrast, "validation/motion": motion})
+        run.report(iteration, {"validation/contrast": contrast, "validation/motion": motion})
         if min(contrast, motion) < _COLLAPSED:
             logger.warning(
                 "Iteration %d: the validation clips have %.0f%% of the data's contrast and %.0f%% of its motion: "
                 "training has collapsed. Go back to an earlier checkpoint with a lower learning rate.",
                 iteration, 100 * contrast, 100 * motion,
             )  # fmt: skip
-        self._write(trainer, iteration, method.data.decode(latents))
+        self._write(run, iteration, method.data.decode(latents))
 
-    def _write(self, trainer, iteration: int, clips: torch.Tensor) -> None:
+    def _write(self, run: Run, iteration: int, clips: torch.Tensor) -> None:
         try:
             from ..pictures import save_mp4, save_png, sheet, strip, to_pixels
         except ImportError as error:
             logger.warning("No validation pictures: %s. Install training/requirements.txt.", error)
             return
-        config, folder = trainer.config.validation, trainer.folder / "validation" / f"{iteration:06d}"
+        config, folder = run.config.validation, run.folder / "validation" / f"{iteration:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         scale = max(1, _SHORT_SIDE // min(clips.shape[-2:]))
         frames = (
@@ -62,7 +63,7 @@ class Validation(Callback):
         rows = [
             (prompt, [strip(clip, frames, scale)]) for prompt, clip in zip(config.prompts, clips, strict=True)
         ]
-        save_png(folder / "strips.png", sheet(f"{trainer.config.stage}, iteration {iteration}", [""], rows))
+        save_png(folder / "strips.png", sheet(f"{run.config.stage}, iteration {iteration}", [""], rows))
 
 
 def _spread(latents: torch.Tensor) -> float:

@@ -1,5 +1,7 @@
 """The Shapes world as an endless data set: every iteration renders new clips."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 import torch
@@ -7,10 +9,11 @@ from torch import Tensor
 
 from dcm_core.shapes import autoencoder
 from dcm_core.shapes.captions import ALL_ATTRIBUTES, ATTRIBUTES, Attributes, encode_text
-from dcm_core.shapes.render import FRAMES, SIZE, render_clips
+from dcm_core.shapes.network import LATENT_SHAPE
+from dcm_core.shapes.render import render_clips
 
-from ..checkpoint import random_generator
-from ..config import ConfigError, DataConfig, build
+from ..config import ConfigError, DataConfig, build, unknown
+from ..draws import random_generator
 from .batch import Batch
 
 _STREAM = 0x5A  # keeps these draws apart from the methods' noise of the same iteration
@@ -18,27 +21,25 @@ _STREAM = 0x5A  # keeps these draws apart from the methods' noise of the same it
 
 @dataclass(kw_only=True)
 class ShapesOptions:
-    """only: the words allowed for an attribute, as in {shape: [circle, square], speed: [fast]}; others are free."""
+    """``only``: the words allowed for an attribute, as in ``{shape: [circle, square], speed: [fast]}``; the other
+    attributes are free.
+    """
 
     only: dict[str, list[str]] = field(default_factory=dict)
 
 
 class ShapesData:
-    latent_shape = (
-        autoencoder.CHANNELS,
-        FRAMES // autoencoder.TIME_FACTOR,
-        SIZE // autoencoder.SPACE_FACTOR,
-        SIZE // autoencoder.SPACE_FACTOR,
-    )
+    """Clips of random attributes, rendered, encoded and captioned."""
 
     def __init__(self, config: DataConfig, seed: int):
         self.choices = _choices(build(ShapesOptions, config.options, "data.options").only)
         if config.batch_size < 1:
             raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
-        self.config, self.seed, self.batch_size = config, seed, config.batch_size
+        self.config, self.seed = config, seed
+        self.latent_shape, self.batch_size = LATENT_SHAPE, config.batch_size
 
     def batch(self, iteration: int) -> Batch:
-        """Clips of random attributes, encoded, with their captions."""
+        """The clips of an iteration counted from 0."""
         generator = random_generator(self.seed ^ _STREAM << 16, iteration)
         count = self.batch_size
         chosen = torch.randint(len(self.choices), (count,), generator=generator).tolist()
@@ -60,8 +61,11 @@ class ShapesData:
 def _choices(only: dict[str, list[str]]) -> list[Attributes]:
     for name in only:
         if name not in ATTRIBUTES:
-            raise ConfigError(f"data.options.only: a clip has no {name!r}; it has {', '.join(ATTRIBUTES)}.")
+            raise unknown("data.options.only", name, ATTRIBUTES)
     choices = [each for each in ALL_ATTRIBUTES if all(getattr(each, name) in only[name] for name in only)]
     if not choices:
         raise ConfigError(f"data.options.only={only} leaves a data set of zero clips; allow other words.")
     return choices
+
+
+DATA = ShapesData

@@ -1,49 +1,76 @@
 """What every training method shares."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dcm_core.sampling import VelocityModel, guided
 
+from ..average import MovingAverage, exchanged
 from ..backbones.base import Backbone
-from ..checkpoint import random_generator
 from ..config import Config, StageConfig
-from ..data import Data
+from ..data.base import Data
 from ..data.batch import Batch
+from ..draws import random_generator
 from ..optim import Learner
 
 LossMap = dict[str, Tensor]
 _STREAM = 0xA5  # keeps a method's noise apart from the data's draws of the same iteration
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What every method is built from. ``config`` has the stage selected that is to be trained."""
+
+    config: Config
+    backbone: Backbone
+    data: Data
+    device: torch.device
+
+    @property
+    def stage(self) -> StageConfig:
+        """The selected stage's settings."""
+        return self.config.selected()
+
+
 class Method(ABC):
     """One training objective over a backbone.
 
-    A subclass builds its roles (student, teacher, target, discriminator), names in `learners` those that are trained,
-    and computes their losses. State that must survive a resume is what `state` returns.
+    ``build`` makes the networks of the method's roles (student, teacher, target, discriminator) and hands them to the
+    constructor. ``learners`` names those that are trained, ``turns`` computes their losses. ``averages`` are moving
+    averages of the student's weights, updated after every iteration.
     """
 
-    def __init__(
-        self, config: Config, stage: StageConfig, backbone: Backbone, data: Data, device: torch.device
-    ):
-        self.config, self.stage, self.backbone, self.data, self.device = config, stage, backbone, data, device
-        self.student = self.build_student().to(device)
-        self.learners = {"student": Learner(self.student, stage.optimizer)}
+    Options: ClassVar[type]  # the dataclass of the method's own options
+
+    def __init__(self, setup: Setup, options: Any, student: nn.Module):
+        """``student``: the network to train, with requires_grad set on what is trained."""
+        self.config, self.stage, self.options = setup.config, setup.stage, options
+        self.backbone, self.data, self.device = setup.backbone, setup.data, setup.device
+        self.student = student.to(self.device)
+        self.learners = {"student": Learner(self.student, self.stage.optimizer)}
+        self.averages: dict[str, MovingAverage] = {}
+        if self.stage.ema_decay is not None:
+            self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, setup: Setup, options: Any) -> Method:
+        """The method with its networks. Raises ConfigError where they cannot be built."""
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
         """What is trained of the student, by name."""
         return self.learners["student"].parameters
-
-    @abstractmethod
-    def build_student(self) -> nn.Module:
-        """The network to train, with requires_grad set on what is trained."""
 
     def compile(self, backend: str) -> None:
         """Let torch.compile speed the networks up; their names and weights stay what they are."""
@@ -64,10 +91,18 @@ class Method(ABC):
         batch = self.data.batch(iteration).to(self.device)
         metrics: dict[str, float] = {}
         for name, losses in self.turns(batch, generator, iteration):
-            norm = self.learners[name].minimise(sum(losses.values()), iteration, self.stage.iterations)
-            metrics |= {loss: float(value.detach()) for loss, value in losses.items()}
+            loss = reduce(torch.add, losses.values())
+            norm = self.learners[name].minimise(loss, iteration, self.stage.iterations)
+            metrics |= {each: float(value.detach()) for each, value in losses.items()}
             metrics["grad_norm" if name == "student" else f"grad_norm_{name}"] = norm
+        for average in self.averages.values():
+            average.update(iteration)
         return metrics
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside this context the student has its averaged weights, where an average is kept."""
+        average = self.averages.get("student")
+        return nullcontext() if average is None else exchanged(self.trainable, average.values)
 
     @abstractmethod
     def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
@@ -88,18 +123,14 @@ class Method(ABC):
 
     def state(self) -> dict[str, Any]:
         """Everything a resume needs."""
-        weights = {
-            name: {k: p.data for k, p in each.parameters.items()} for name, each in self.learners.items()
+        return {
+            "learners": {name: learner.state() for name, learner in self.learners.items()},
+            "averages": {name: average.state() for name, average in self.averages.items()},
         }
-        return weights | {"optimizers": [optimizer.state_dict() for optimizer in self._optimizers()]}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore what ``state`` returned. Raises KeyError, RuntimeError or ValueError for another method's state."""
         for name, learner in self.learners.items():
-            for key, p in learner.parameters.items():
-                p.data.copy_(state[name][key])
-        for optimizer, saved in zip(self._optimizers(), state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return [optimizer for learner in self.learners.values() for optimizer in learner.optimizers]
+            learner.load(state["learners"][name])
+        for name, average in self.averages.items():
+            average.load(state["averages"][name])

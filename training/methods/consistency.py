@@ -5,6 +5,8 @@ straight to the span's end point. Where it should land is told by one Euler step
 network's jump from there (DCM, arXiv 2506.03123; consistency models, arXiv 2303.01469).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +20,9 @@ from ..noise import column, jump
 
 @dataclass(frozen=True)
 class Jumps:
-    """Where the student lands and where it should, both [B, C, T, H, W] at the noise level `end` [B].
+    """Where the student lands and where it should, both [B, C, T, H, W] at the noise level ``end`` [B].
 
-    interval [B]: how far each sample jumped, sigma - end.
+    ``interval`` [B]: how far each sample jumped, sigma - end.
     """
 
     prediction: Tensor
@@ -28,7 +30,7 @@ class Jumps:
     interval: Tensor
     end: Tensor
 
-    def per_interval(self) -> "Jumps":
+    def per_interval(self) -> Jumps:
         """The same in units of velocity: each sample divided by its interval.
 
         Latents differ by the interval times a velocity, so a loss on them fades with the length of the span (at
@@ -49,8 +51,8 @@ def consistency(
 ) -> Jumps:
     """One consistency pair per sample.
 
-    x [B, C, T, H, W] at the noise levels grid.sigma(index), index [B]; start [B] is the first index of each
-    sample's span, whose end point is grid.previous(start). Only the student's call carries gradient.
+    x [B, C, T, H, W] at the noise levels ``grid.sigma(index)``, index [B]; start [B] is the first index of each
+    sample's span, whose end point is ``grid.previous(start)``. Only the student's call carries gradient.
     """
     sigma, previous, end = (
         levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start))

@@ -4,26 +4,33 @@ Low-rank adapters and replaced layers over the frozen semantic expert, trained b
 through the frozen teacher's features, and feature matching.
 """
 
+from __future__ import annotations
+
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dcm_core.expert.file import load_expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
-from dcm_core.sampling import euler, with_experts
+from dcm_core.sampling import VelocityModel, euler, with_experts
 
+from ..average import copied, exchanged
+from ..backbones.features import Features
 from ..config import ConfigError, OptimizerConfig
 from ..data.batch import Batch
 from ..discriminator import Discriminator
+from ..draws import draw_indices, drawn_like
 from ..export import export_detail
-from ..noise import draw_indices, drawn_like, noised, renoised
+from ..noise import noised, renoised
 from ..optim import Learner
-from .base import LossMap
-from .distillation import Distillation, DistillationOptions
+from .base import LossMap, Setup
+from .distillation import Distillation, DistillationOptions, load_teacher
 
 
 @dataclass(kw_only=True)
@@ -37,14 +44,14 @@ class DiscriminatorOptions(OptimizerConfig):
 
 @dataclass(kw_only=True)
 class DetailOptions(DistillationOptions):
-    """rank, alpha: of the low-rank adapters; alpha / rank scales their output.
-    semantic: the semantic expert's file; none means this run's semantic stage.
-    adversarial, matching: weights of the hinge loss and of feature matching, 0 and 0 for neither
-        (published: 0.5 and 1.0 for Wan, 0.5 and 0.1 for HunyuanVideo).
-    adversarial_start: iteration from which the discriminator and both weights act.
-    real: what the discriminator takes for real: the student's own "target" as published, or "data". On small networks
-        fake and target are near identical and the discriminator learns nothing from them.
-    feature_stride: the teacher's features are taken after blocks 0, stride, 2 stride, ...
+    """``rank``, ``alpha``: of the low-rank adapters; alpha / rank scales their output.
+    ``semantic``: the semantic expert's file; none means this run's semantic stage.
+    ``adversarial``, ``matching``: weights of the hinge loss and of feature matching, 0 and 0 for neither (published:
+    0.5 and 1.0 for Wan, 0.5 and 0.1 for HunyuanVideo).
+    ``adversarial_start``: iteration from which the discriminator and both weights act.
+    ``real``: what the discriminator takes for real: the student's own "target" as published, or "data". On small
+    networks fake and target are near identical and the discriminator learns nothing from them.
+    ``feature_stride``: the teacher's features are taken after blocks 0, stride, 2 stride, ...
     """
 
     rank: int = 128
@@ -53,45 +60,48 @@ class DetailOptions(DistillationOptions):
     adversarial: float = 0.5
     matching: float = 1.0
     adversarial_start: int = 0
-    real: str = "target"
+    real: Literal["target", "data"] = "target"
     feature_stride: int = 2
     discriminator: DiscriminatorOptions = field(default_factory=DiscriminatorOptions)
 
 
 class Detail(Distillation):
-    """Minimises L_consistency + adversarial * L_hinge + matching * L_features below kappa, down to sigma_min."""
+    """Minimises ``L_consistency + adversarial * L_hinge + matching * L_features`` below kappa, down to sigma_min.
+
+    The student is the frozen semantic expert with an adapter, which begins without effect.
+    """
 
     Options = DetailOptions
+    options: DetailOptions
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        if self.options.real not in ("target", "data"):
-            raise ConfigError(f"options.real={self.options.real!r} is unknown; use target or data.")
-        self.discriminator = self._build_discriminator().to(self.device)
-        self.learners["discriminator"] = Learner(self.discriminator, self.options.discriminator)
+    def __init__(
+        self,
+        setup: Setup,
+        options: DetailOptions,
+        student: nn.Module,
+        teacher: nn.Module,
+        discriminator: Discriminator,
+        semantic_fingerprint: str,
+    ):
+        super().__init__(setup, options, student, teacher)
+        self.discriminator = discriminator.to(self.device)
+        self.learners["discriminator"] = Learner(self.discriminator, options.discriminator)
+        self.semantic_fingerprint = semantic_fingerprint
+        # With what is trained at its start, the student is the semantic expert, bit for bit.
+        self.start = copied(self.trainable)
 
-    def build_student(self) -> nn.Module:
-        path = Path(self.options.semantic or Path(self.config.output) / "semantic" / "semantic.safetensors")
-        if not path.is_file():
-            raise ConfigError(
-                f"There is no semantic expert at {path}. "
-                "Run stage=semantic first, or name its file in options.semantic."
-            )
-        self.semantic_file = path
-        model = self._semantic()
-        self.backbone.add_adapter(model, self.options.rank, self.options.alpha, self.config.seed)
-        return model
-
-    def _semantic(self) -> nn.Module:
-        model = self.backbone.load(self.teacher_file)
-        self.backbone.apply(model, load_expert(self.semantic_file))
-        return model
-
-    def _build_discriminator(self) -> Discriminator:
-        channels, layers = self.backbone.feature_shape(self.teacher, self.options.feature_stride)
+    @classmethod
+    def build(cls, setup: Setup, options: DetailOptions) -> Detail:
+        teacher = load_teacher(setup, options)
+        semantic = load_expert(_semantic_file(setup, options))
+        student = copy.deepcopy(teacher)
+        setup.backbone.apply(student, semantic)
+        setup.backbone.add_adapter(student, options.rank, options.alpha, setup.config.seed)
+        channels, layers = setup.backbone.feature_shape(teacher, options.feature_stride)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            return Discriminator(channels, layers, self.options.discriminator.width)
+            torch.manual_seed(setup.config.seed)
+            discriminator = Discriminator(channels, layers, options.discriminator.width)
+        return cls(setup, options, student, teacher, discriminator, semantic.metadata.fingerprint)
 
     def spans(self) -> list[range]:
         return [self.schedule.training_range("detail")]
@@ -128,15 +138,43 @@ class Detail(Distillation):
         yield "discriminator", {"discriminator": hinge_discriminator(fake_logits, real_logits)}
 
     def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
-        semantic = self.network(self._semantic().to(self.device), text)
-        experts = with_experts(semantic, self.network(self.student, text), self.schedule)
+        """Both experts, each for its share of the steps."""
+        experts = with_experts(self.semantic(text), self.network(self.student, text), self.schedule)
         return euler(experts, noise, self.schedule.sigmas(steps))
 
-    def export(self, path: Path) -> None:
-        export_detail(path, self, self._semantic(), load_expert(self.semantic_file).metadata.fingerprint)
+    def semantic(self, text: Tensor) -> VelocityModel:
+        """The semantic expert below the adapter. For sampling: it cannot stand between a forward and its backward."""
+        student = self.network(self.student, text)
 
-    def _features(self, x: Tensor, sigma: Tensor, text: Tensor):
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            with exchanged(self.trainable, self.start):
+                return student(x, sigma)
+
+        return velocity
+
+    def export(self, path: Path) -> None:
+        export_detail(
+            path,
+            self.config,
+            self.backbone.adapter_layers(self.student, self.start),
+            guidance=self.options.guidance,
+            rank=self.options.rank,
+            alpha=self.options.alpha,
+            base_fingerprint=self.semantic_fingerprint,
+        )
+
+    def _features(self, x: Tensor, sigma: Tensor, text: Tensor) -> Features:
         return self.backbone.features(self.teacher, x, sigma, text, self.options.feature_stride)
+
+
+def _semantic_file(setup: Setup, options: DetailOptions) -> Path:
+    path = Path(options.semantic or Path(setup.config.output) / "semantic" / "semantic.safetensors")
+    if not path.is_file():
+        raise ConfigError(
+            f"There is no semantic expert at {path}. "
+            "Run stage=semantic first, or name its file in options.semantic."
+        )
+    return path
 
 
 @contextmanager
@@ -147,3 +185,6 @@ def _frozen(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.requires_grad_(True)
+
+
+METHOD = Detail

@@ -1,5 +1,7 @@
 """Latent consistency, a baseline: one network, every jump ends at the last noise level (LCM, arXiv 2310.04378)."""
 
+from __future__ import annotations
+
 from .distillation import DistillationOptions
 from .pcm import PCM
 
@@ -11,3 +13,6 @@ class LCM(PCM):
 
     def spans(self) -> list[range]:
         return [range(self.schedule.grid.points)]
+
+
+METHOD = LCM

@@ -1,11 +1,13 @@
 """Phased consistency, a baseline: one network, several spans of the grid (PCM, arXiv 2405.18407, consistency part)."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcm_core.losses import pseudo_huber
 from dcm_core.sampling import euler
@@ -19,18 +21,16 @@ from .distillation import Distillation, DistillationOptions
 
 @dataclass(kw_only=True)
 class PCMOptions(DistillationOptions):
-    """phases: the grid is cut into this many spans of equal numbers of points."""
+    """``phases``: the grid is cut into this many spans of equal numbers of points."""
 
     phases: int = 4
 
 
 class PCM(Distillation):
-    """Minimises L_consistency over the whole grid; every jump ends where its phase ends."""
+    """Minimises ``L_consistency`` over the whole grid; every jump ends where its phase ends."""
 
     Options = PCMOptions
-
-    def build_student(self) -> nn.Module:
-        return self.backbone.load(self.teacher_file)
+    options: PCMOptions
 
     def spans(self) -> list[range]:
         return phases(self.schedule.grid.points, self.options.phases)
@@ -44,7 +44,7 @@ class PCM(Distillation):
         yield "student", {"consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c)}
 
     def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
-        """Steps of equal numbers of grid points, so that with `phases` steps each one crosses one phase."""
+        """Steps of equal numbers of grid points, so that with ``phases`` steps each one crosses one phase."""
         starts = [span.stop - 1 for span in reversed(phases(self.schedule.grid.points, steps))]
         sigmas = [*(self.schedule.grid.sigma(i) for i in starts), 0.0]
         return euler(self.network(self.student, text), noise, sigmas)
@@ -54,8 +54,11 @@ class PCM(Distillation):
 
 
 def phases(points: int, count: int) -> list[range]:
-    """The grid's indices 0..points-1 in `count` spans, ascending, as equal as whole numbers allow."""
+    """The grid's indices 0..points-1 in ``count`` spans, ascending, as equal as whole numbers allow."""
     if not 1 <= count <= points:
         raise ConfigError(f"options.phases={count} must be between 1 and the {points} points of the grid.")
     edges = [points * edge // count for edge in range(count + 1)]
     return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+
+
+METHOD = PCM

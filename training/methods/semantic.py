@@ -1,5 +1,7 @@
 """The semantic expert: layout and motion, from pure noise down to kappa (DCM, arXiv 2506.03123, stage 1)."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from dcm_core.sampling import euler
 
 from ..data.batch import Batch
 from ..export import export_semantic
-from .base import LossMap
+from .base import LossMap, Setup
 from .distillation import Distillation, DistillationOptions
 
 logger = logging.getLogger(__name__)
@@ -21,28 +23,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class SemanticOptions(DistillationOptions):
-    """tc_weight, tc_lag: weight of the temporal coherence loss, and its gap in latent frames."""
+    """``tc_weight``, ``tc_lag``: weight of the temporal coherence loss, and its gap in latent frames."""
 
     tc_weight: float = 1.0
     tc_lag: int = 3
 
 
 class Semantic(Distillation):
-    """Minimises L_consistency + tc_weight * L_TC on the grid above kappa; every jump ends at kappa."""
+    """Minimises ``L_consistency + tc_weight * L_TC`` on the grid above kappa; every jump ends at kappa."""
 
     Options = SemanticOptions
+    options: SemanticOptions
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, setup: Setup, options: SemanticOptions, student: nn.Module, teacher: nn.Module):
+        super().__init__(setup, options, student, teacher)
         frames = self.data.latent_shape[1]
-        if frames <= self.options.tc_lag:
+        if frames <= options.tc_lag:
             logger.warning(
                 "The clips have %d latent frames, so the temporal coherence loss (tc_lag=%d) is always 0. "
-                "Use longer clips or a smaller tc_lag.", frames, self.options.tc_lag,
+                "Use longer clips or a smaller tc_lag.", frames, options.tc_lag,
             )  # fmt: skip
-
-    def build_student(self) -> nn.Module:
-        return self.backbone.load(self.teacher_file)
 
     def spans(self) -> list[range]:
         return [self.schedule.training_range("semantic")]
@@ -73,4 +73,8 @@ class Semantic(Distillation):
         return euler(self.guided_teacher(text), at_kappa, [*below, 0.0])
 
     def export(self, path: Path) -> None:
-        export_semantic(path, self)
+        before, after = (self.backbone.comfy_state(each) for each in (self.teacher, self.student))
+        export_semantic(path, self.config, before, after, guidance=self.options.guidance)
+
+
+METHOD = Semantic

@@ -1,5 +1,7 @@
 """The Shapes comparison: one row per way of sampling, every row from the same noise and prompts."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +14,15 @@ from dcm_core.sampling import VelocityModel, euler, guided
 from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.shapes import autoencoder
 from dcm_core.shapes.captions import ALL_ATTRIBUTES, ATTRIBUTES, Attributes, encode_text
+from dcm_core.shapes.network import LATENT_SHAPE
 from dcm_core.shapes.readout import Reading, read_clips
-from dcm_core.shapes.render import FRAMES, SIZE
 
-LATENT_SHAPE = (
-    autoencoder.CHANNELS,
-    FRAMES // autoencoder.TIME_FACTOR,
-    SIZE // autoencoder.SPACE_FACTOR,
-    SIZE // autoencoder.SPACE_FACTOR,
-)
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """One way of sampling: a velocity model called as model(x, sigma, text), its sigmas, its guidance scale."""
+    """One way of sampling: a velocity model called as ``model(x, sigma, text)``, its sigmas, its guidance scale."""
 
     name: str
     model: VelocityModel
@@ -85,7 +81,7 @@ def choose_prompts(count: int, seed: int) -> list[Attributes]:
 
 
 def compare(entrants: Sequence[Entrant], prompts: Sequence[Attributes], seed: int) -> list[Result]:
-    """Run every entrant on the prompts from the same noise. The first one is the reference of `distance`."""
+    """Run every entrant on the prompts from the same noise. The first one is the reference of ``distance``."""
     noise = torch.randn(len(prompts), *LATENT_SHAPE, generator=torch.Generator().manual_seed(seed))
     results: list[Result] = []
     reference = None

@@ -1,5 +1,7 @@
 """Four steps with two experts beside fifty teacher steps, on the shipped Shapes world: make demo"""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The shipped Shapes networks, and the rows in which the demo and the benchmark compare them."""
 
+from __future__ import annotations
+
 import copy
 from functools import partial
 
@@ -9,11 +11,10 @@ from dcm_core.sampling import with_experts
 from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.shapes import weights
 
-from ..backbones import build_backbone
 from ..config import BackboneConfig
+from ..registry import build_backbone
 from .compare import Entrant, plain_sigmas
 
-ARCHITECTURE = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 512, "num_layers": 5}
 TEACHER_STEPS, STEPS = 50, 4
 
 
@@ -26,7 +27,7 @@ def shipped_entrants() -> tuple[list[Entrant], ExpertSchedule]:
 
 def entrants(semantic: Expert, detail: Expert) -> list[Entrant]:
     """The rows for two experts of the shipped teacher."""
-    backbone = build_backbone(BackboneConfig(name="wan", family="shapes", architecture=ARCHITECTURE))
+    backbone = build_backbone(BackboneConfig(name="shapes"))
     teacher = backbone.load(weights.teacher()).eval()
     seme = copy.deepcopy(teacher)
     backbone.apply(seme, semantic)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcm_core.families.presets import find_family
-from dcm_core.schedule.pairs import pair_schedule
+from dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
 from dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
 
 WAN22 = find_family("wan").pair
@@ -37,6 +37,13 @@ def test_both_models_get_their_share(boundary, steps):
     assert len(sigmas) == steps + 1 and sigmas[0] == 1 and sigmas[-1] == 0
     high, low = schedule.split(sigmas)
     assert abs(high - low) <= 1 or (steps, high, low) in {(8, 3, 5), (40, 18, 22)}
+
+
+def test_a_run_of_a_pair_in_words():
+    schedule = pair_schedule(0.875, WAN22.grid, WAN22.lists)
+    line = schedule.describe(schedule.sigmas(4), PAIR_NAMES)
+    assert line == "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625"
+    assert "one step is the high-noise model's" in schedule.describe(schedule.sigmas(1), PAIR_NAMES)
 
 
 @pytest.mark.parametrize("boundary", [0.0, 0.09, 1.01, float("nan")])

@@ -5,6 +5,7 @@ import torch
 from harness.schedules import EVERY, HY, OFFICIAL, WAN
 
 from dcm_core.families.presets import FAMILIES
+from dcm_core.schedule.pairs import PAIR_NAMES
 from dcm_core.schedule.plot import plot_schedule
 
 SEMANTIC, DETAIL, KAPPA = (
@@ -68,6 +69,12 @@ def test_another_list_is_another_picture():
         plot_schedule(OFFICIAL["wan"], sigmas) for sigmas in (OFFICIAL["wan"].sigmas(6), WAN.sigmas(6))
     ]
     assert (pictures[0] - pictures[1]).abs().max() > 0.5
+
+
+def test_the_legend_names_the_parts():
+    experts, pair = (plot_schedule(HY, HY.sigmas(4), **names) for names in ({}, {"names": PAIR_NAMES}))
+    assert not torch.equal(experts[:75], pair[:75])
+    assert torch.equal(experts[75:], pair[75:])
 
 
 def test_bad_input():

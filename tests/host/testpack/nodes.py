@@ -4,8 +4,8 @@ import time
 
 import comfy.model_management
 from comfy.patcher_extension import WrappersMP
-from comfy_api.latest import ComfyExtension, io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .stand_ins import PreviewVae, RandomClip, RandomVision, random_text
 

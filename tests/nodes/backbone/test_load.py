@@ -215,10 +215,10 @@ def test_an_expert_of_another_backbone(kind, other, message):
 
 
 def test_a_semantic_expert_over_a_bundle_that_is_one():
-    from dcm_pack.nodes.backbone.model import mark_as_semantic
+    from dcm_pack.nodes.backbone.model import declare_semantic
 
     this = world("wan")
     model = this.model()
-    mark_as_semantic(model)
+    declare_semantic(model)
     _, info = dcm_node("DCMApplyExperts").execute(model, this.detail, this.semantic)
     assert "this MODEL is a semantic expert itself" in info

@@ -8,6 +8,9 @@ import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from dcm_pack.dcm_core.families.presets import find_family
+from dcm_pack.dcm_core.schedule.pairs import PAIR_NAMES
+from dcm_pack.dcm_core.schedule.plot import plot_schedule
 from harness.worlds import dcm_node, empty_latent, world
 
 import nodes
@@ -169,11 +172,39 @@ def test_where_the_switch_of_a_guider_is(this):
     )
 
 
+def test_a_pair_is_called_one_thing_in_every_node(this, said):
+    """In what is shown, in the log, and, as far as a picture can be compared, on the plot."""
+    line, texts = (
+        "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625",
+        (this.text(0), this.text(1)),
+    )
+    high, low = this.model(), this.model()
+    sigmas, shown, plot = dcm_node("DCMSigmas").execute(high, 4, preset="wan2.2 lightning").args
+    assert shown == line == info(this, high, low_noise_model=low, sigmas=sigmas)
+    guider, shown = dcm_node("DCMGuider").execute(high, *texts, low_noise_model=low).args
+    assert shown.endswith(f"4 steps: {line}")
+    before = len(said())
+    euler = comfy.samplers.sampler_object("euler")
+    SamplerCustomAdvanced().sample(RandomNoise().get_noise(0)[0], guider, euler, sigmas, empty_latent())
+    assert said()[before:] == [f"DCM: {line}"]
+    schedule = find_family("wan").pair.schedule(takes_image=False)
+    assert torch.equal(plot[0], plot_schedule(schedule, sigmas, names=PAIR_NAMES))
+    assert not torch.equal(plot[0], plot_schedule(schedule, sigmas))
+
+
+def test_what_was_baked_is_called_a_pair_at_dcm_sigmas_too(this):
+    semantic, detail, _ = dcm_node("DCMBake").execute(this.applied())
+    for model in (semantic, detail):
+        shown = dcm_node("DCMSigmas").execute(model, 4)[1]
+        assert shown == info(this, semantic, low_noise_model=detail)
+    assert dcm_node("DCMSigmas").execute(this.applied(), 4)[1].startswith("SemE 2 steps")
+
+
 def test_lists_of_speed_loras(this):
     dcm_sigmas = dcm_node("DCMSigmas")
     sigmas, text, _ = dcm_sigmas.execute(this.model(), 4, preset="wan2.1 lightx2v")
     assert torch.allclose(sigmas, torch.tensor([1.0, 0.9375, 0.833333, 0.625, 0.0]))
-    assert text == "SemE 2 steps 1.000 0.938 | DetE 2 steps 0.833 0.625"
+    assert text == "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625"
     # A MODEL with experts switches where they say, on whatever noise levels.
     _, text, _ = dcm_sigmas.execute(this.applied(), 9, preset="wan2.1 causvid 14B")
     assert text.startswith("SemE 1 step 0.999 | DetE 8 steps 0.934")

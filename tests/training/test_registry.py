@@ -1,0 +1,109 @@
+"""A method, a backbone adapter and a data set are each one added file."""
+
+import sys
+from inspect import cleandoc
+
+import pytest
+
+from training.config import BackboneConfig, Config, ConfigError, build
+from training.registry import build_backbone
+from training.trainer import build_trainer
+
+ADDED = {
+    "methods": """
+        from __future__ import annotations
+        from dataclasses import dataclass
+        from training.methods.teacher import Teacher
+
+        @dataclass(kw_only=True)
+        class StillOptions:
+            shift: float = 1.0
+            guidance: float = 1.0
+            pull: float = 0.5
+
+        class Still(Teacher):
+            Options = StillOptions
+
+            def turns(self, batch, generator, iteration):
+                for learner, losses in super().turns(batch, generator, iteration):
+                    yield learner, losses | {"pull": self.options.pull * batch.latents.square().mean()}
+
+        METHOD = Still
+    """,
+    "backbones": """
+        from training.backbones.wan import WanBackbone
+
+        class Narrow(WanBackbone):
+            architecture = WanBackbone.architecture | {
+                "num_attention_heads": 1, "attention_head_dim": 12, "ffn_dim": 16, "num_layers": 1,
+            }
+
+        BACKBONE = Narrow
+    """,
+    "data": """
+        import torch
+        from training.data.shapes import ShapesData
+
+        class Ones(ShapesData):
+            def batch(self, iteration):
+                batch = super().batch(iteration)
+                batch.latents = torch.ones_like(batch.latents)
+                return batch
+
+        DATA = Ones
+    """,
+}
+
+
+@pytest.fixture
+def added(tmp_path, monkeypatch):
+    """Adds a file to a folder of the trainer, for this test: ``added(folder, name, text)``."""
+    modules = []
+
+    def add(folder: str, name: str, text: str) -> None:
+        package, home = sys.modules[f"training.{folder}"], tmp_path / folder
+        home.mkdir()
+        (home / f"{name}.py").write_text(cleandoc(text))
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(home)])
+        modules.append(f"{package.__name__}.{name}")
+
+    yield add
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def test_each_is_one_added_file(added, tmp_path):
+    for folder, name in (("methods", "still"), ("backbones", "narrow"), ("data", "ones")):
+        added(folder, name, ADDED[folder])
+    values = {
+        "output": str(tmp_path),
+        "stage": "first",
+        "device": "cpu",
+        "backbone": {"name": "narrow", "family": "shapes"},
+        "data": {"name": "ones", "batch_size": 2},
+        "stages": {"first": {"method": "still", "iterations": 1, "options": {"pull": 0.25}}},
+    }
+    method = build_trainer(build(Config, values)).method
+    assert type(method).__name__ == "Still" and len(method.student.blocks) == 1
+    assert method.step(0)["pull"] == 0.25
+
+
+def test_what_is_added_is_listed_and_what_only_helps_is_not(added):
+    added("backbones", "narrow", ADDED["backbones"])
+    for name in ("features", "base", "wam", "..config", ""):
+        with pytest.raises(ConfigError, match=r"is unknown; use shapes, wan or narrow\.$"):
+            build_backbone(BackboneConfig(name=name, family="shapes"))
+
+
+def test_a_file_that_cannot_be_imported_is_not_called_unknown(added):
+    added("backbones", "needy", "import a_package_that_nobody_has\nBACKBONE = None")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+        build_backbone(BackboneConfig(name="needy", family="shapes"))
+
+
+def test_the_shapes_backbone_has_the_size_of_the_shipped_weights():
+    from dcm_core.shapes import weights
+
+    backbone = build_backbone(BackboneConfig(name="shapes"))
+    assert backbone.family == "shapes"
+    assert backbone.load(weights.teacher()).config.num_layers == 5

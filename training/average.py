@@ -1,0 +1,70 @@
+"""Moving averages of trained weights, and lending a network other values for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Parameters = Mapping[str, nn.Parameter]
+Values = Mapping[str, Tensor]
+
+
+class MovingAverage:
+    """``average += (1 - decay) * (weight - average)`` after each step.
+
+    ``values``: where the average lives, by the parameters' names; none means copies of the parameters.
+    ``warm_up``: a shorter memory in the first iterations, so that the start is soon forgotten.
+    """
+
+    def __init__(
+        self, parameters: Parameters, decay: float, values: Values | None = None, warm_up: bool = False
+    ):
+        self.parameters, self.decay, self.warm_up = parameters, decay, warm_up
+        self.values = copied(parameters) if values is None else values
+
+    @torch.no_grad()
+    def update(self, iteration: int) -> None:
+        """Take in the weights after an iteration, counted from 0."""
+        decay = min(self.decay, (1 + iteration) / (10 + iteration)) if self.warm_up else self.decay
+        for name, p in self.parameters.items():
+            self.values[name].lerp_(p, 1 - decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resume needs."""
+        return {name: value.detach() for name, value in self.values.items()}
+
+    @torch.no_grad()
+    def load(self, state: Values) -> None:
+        """Restore what ``state`` returned."""
+        for name, value in self.values.items():
+            value.copy_(state[name])
+
+
+@contextmanager
+def exchanged(parameters: Parameters, values: Values) -> Iterator[None]:
+    """Inside this context the parameters and the values have changed places, bit for bit.
+
+    In place and tensor by tensor: no second copy of a network is made, and a compiled one sees it. A backward pass
+    that is still to come over these parameters would fail, loudly.
+    """
+    _exchange(parameters, values)
+    try:
+        yield
+    finally:
+        _exchange(parameters, values)
+
+
+def copied(parameters: Parameters) -> dict[str, Tensor]:
+    """The present values, to keep."""
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+@torch.no_grad()
+def _exchange(parameters: Parameters, values: Values) -> None:
+    for name, value in values.items():
+        former = parameters[name].clone()
+        parameters[name].copy_(value)
+        value.copy_(former)
