@@ -6,8 +6,8 @@ from harness.diffusers_models import MODELS, random_state, released
 from safetensors.torch import save_file
 
 from dcm_core.families.presets import find_family
-from training.backbones import build_backbone
 from training.config import BackboneConfig, ConfigError
+from training.registry import build_backbone
 
 KEYMAP = find_family("wan").keymap
 STATE = "wan t2v"
