@@ -67,18 +67,14 @@ sys.exit(status)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", help="where to work; by default the system's temporary folder")
     options = parser.parse_args()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        measured = [
-            row for family in REAL for row in measure(family, Path(folder), options.gigabytes, options.rounds)
-        ]
+        measured = [row for family in REAL for row in measure(family, Path(folder), options.gigabytes, options.rounds)]
     record = {
         "command": f"python benchmarks/convert.py --gigabytes {options.gigabytes:g} --rounds {options.rounds}",
         "machine": f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPU cores, "
@@ -149,9 +145,7 @@ def summary(family: str, what: str, source: Path, target: Path, largest: int, ru
 
 def converted(arguments: list[str]) -> dict:
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-4000:])
     return json.loads(done.stdout.splitlines()[-1])
@@ -182,13 +176,9 @@ def released_infos(family: str, size: float) -> dict[str, TensorInfo]:
 def with_blocks(family: str, blocks: int) -> dict[str, TensorInfo]:
     name, sizes, dtype = REAL[family]
     # HunyuanVideo has two single blocks for each double one.
-    depth = (
-        {"num_layers": blocks} if family == "wan" else {"num_layers": blocks, "num_single_layers": 2 * blocks}
-    )
+    depth = {"num_layers": blocks} if family == "wan" else {"num_layers": blocks, "num_single_layers": 2 * blocks}
     with torch.device("meta"):
-        shapes = {
-            key: tuple(tensor.shape) for key, tensor in network(name, **sizes, **depth).state_dict().items()
-        }
+        shapes = {key: tuple(tensor.shape) for key, tensor in network(name, **sizes, **depth).state_dict().items()}
     modules = (key.removesuffix(".weight") for key in shapes)
     adapted = [module for module in modules if module.endswith(ADAPTED)]
     twins = [key for key in shapes if key.partition(".")[0] in find_family(family).keymap.twins]

@@ -42,12 +42,8 @@ COUNTS = ("files", "functions", "turns", "entries", "calls")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root", type=Path, default=ROOT, help="the checkout to measure; by default this one"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout to measure; by default this one")
     root = parser.parse_args().root.resolve()
     host = newest_host()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,9 +67,7 @@ def write_files(base: Path, root: Path) -> None:
     save_file(KINDS["wan"].add_detail_expert(network).state_dict(), bundle)
     command = ["-m", "dcm_core.convert", "export", str(bundle), str(models / "dcm" / "detail.safetensors")]
     environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
 

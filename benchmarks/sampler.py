@@ -46,8 +46,7 @@ def prompt_to_mp4(host: Host) -> dict:
             server.start()
             try:
                 seconds[name] = {
-                    kind: timed(Client(server.address), make(seed))
-                    for seed, kind in enumerate(("cold", "warm"))
+                    kind: timed(Client(server.address), make(seed)) for seed, kind in enumerate(("cold", "warm"))
                 }
             finally:
                 server.stop()

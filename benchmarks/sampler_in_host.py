@@ -57,9 +57,7 @@ class Size:
 
     def __str__(self) -> str:
         tokens = self.latent[2] * self.latent[3] * self.latent[4] // 4
-        blocks = (
-            f"{self.blocks} block(s)" if self.family == "wan" else f"{self.blocks} double and single block(s)"
-        )
+        blocks = f"{self.blocks} block(s)" if self.family == "wan" else f"{self.blocks} double and single block(s)"
         return f"{NAMES[self.family]} of width {self.width} with {blocks}, {tokens} tokens"
 
     def model(self, dtype: torch.dtype):
@@ -76,9 +74,7 @@ class Size:
 
     def with_expert(self, dtype: torch.dtype):
         model = self.model(dtype)
-        return DCMApplyExperts.execute(model, random_expert(model.model.diffusion_model, self.family, dtype))[
-            0
-        ]
+        return DCMApplyExperts.execute(model, random_expert(model.model.diffusion_model, self.family, dtype))[0]
 
     def text(self) -> list:
         return [[torch.randn(1, 64, 4096), {"pooled_output": torch.randn(1, 768)}]]
@@ -190,9 +186,7 @@ def switch_against_a_step(size: Size, rounds: int) -> dict:
     baked, network = DCMBake.execute(experts)[:2], experts.model.diffusion_model
 
     def step():
-        DCMKSampler.execute(
-            experts, 0, 1, 1.0, conditioning, conditioning, latent, sigmas=torch.tensor([1.0, 0.99])
-        )
+        DCMKSampler.execute(experts, 0, 1, 1.0, conditioning, conditioning, latent, sigmas=torch.tensor([1.0, 0.99]))
 
     def switch():
         with side.model.active(network):

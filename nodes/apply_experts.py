@@ -56,9 +56,7 @@ class DCMApplyExperts(io.ComfyNode):
         schedule = detail_expert.metadata.schedule
         if kappa:
             schedule = schedule.with_kappa(float(kappa))
-        model = apply_experts(
-            model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength
-        )
+        model = apply_experts(model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength)
         if bf16_timestep:
             round_timesteps(model)
         note_stock_runs(model)

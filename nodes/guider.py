@@ -40,9 +40,7 @@ class DCMGuider(io.ComfyNode):
     def execute(
         cls, model, positive, negative, cfg=1.0, detail_cfg=0.0, low_noise_model=None, boundary=0.0
     ) -> io.NodeOutput:
-        run = Run.of(
-            model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None
-        )
+        run = Run.of(model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None)
         guider = guider_for(run, positive, negative)
         # Only the sampler knows the noise levels, so only then can anything be said about the steps.
         guider.on_run = lambda sigmas: to_log(

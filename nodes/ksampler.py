@@ -73,9 +73,7 @@ class DCMKSampler(io.ComfyNode):
         low_noise_model=None,
         boundary=0.0,
     ) -> io.NodeOutput:
-        run = Run.of(
-            model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None
-        )
+        run = Run.of(model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None)
         whole = run.sigmas(sigmas, steps, semantic_steps or None, denoise)
         part = step_window(whole, start_at_step, end_at_step, run.schedule.grid.sigma_max)
         info = say(cls, run.describe(part), warnings_for(run, whole, sigmas is not None, sampler_name))

@@ -39,9 +39,7 @@ class DCMSigmas(io.ComfyNode):
             outputs=[
                 io.Sigmas.Output(tooltip="For DCM KSampler, SamplerCustom or SamplerCustomAdvanced."),
                 io.String.Output(display_name="info", tooltip="Which expert takes which steps."),
-                io.Image.Output(
-                    display_name="plot", tooltip="The noise levels over the steps, with the switch."
-                ),
+                io.Image.Output(display_name="plot", tooltip="The noise levels over the steps, with the switch."),
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -50,9 +48,7 @@ class DCMSigmas(io.ComfyNode):
     def execute(cls, model, steps, preset="experts", semantic_steps=0, denoise=1.0) -> io.NodeOutput:
         if preset in SPEED_PRESETS:
             if semantic_steps or denoise != 1:
-                raise ValueError(
-                    f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1."
-                )
+                raise ValueError(f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1.")
             require_family_of(preset, family_of(model))
             schedule, names = pair_schedule_of(model), PAIR_NAMES
             sigmas = speed_sigmas(preset, steps)
@@ -72,6 +68,4 @@ def require_family_of(preset: str, family: Family) -> None:
     """Raises ValueError where a speed preset is for backbones of another family."""
     meant = find_family(SPEED_PRESETS[preset].family)
     if family is not meant:
-        raise ValueError(
-            f"{preset} is for {meant.title}, and this MODEL is {family.name}: choose another preset."
-        )
+        raise ValueError(f"{preset} is for {meant.title}, and this MODEL is {family.name}: choose another preset.")

@@ -160,9 +160,7 @@ def test_files_stay_short():
     assert not long
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/architecture.svg"]
-)
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/architecture.svg"])
 def test_every_path_that_a_page_names_is_there(page):
     """What looks like a path from the root on; a NAME in it is to be chosen."""
     words = re.findall(r"(?<![\w./-])[\w.-]+/[\w./-]*", (ROOT / page).read_text("utf-8"))
@@ -173,10 +171,6 @@ def test_every_path_that_a_page_names_is_there(page):
 
 def test_the_picture_shows_every_folder():
     shown = set(re.findall(r'data-path="([^"]+)"', (ROOT / "docs" / "architecture.svg").read_text("utf-8")))
-    folders = {
-        path.parent.as_posix() for path in EVERY_FILE if len(path.parts) > 2 and path.name == "__init__.py"
-    }
-    within = {
-        folder for folder in folders if folder.count("/") > 1
-    }  # dcm_core/shapes/weights is a part of shapes
+    folders = {path.parent.as_posix() for path in EVERY_FILE if len(path.parts) > 2 and path.name == "__init__.py"}
+    within = {folder for folder in folders if folder.count("/") > 1}  # dcm_core/shapes/weights is a part of shapes
     assert folders - within <= shown

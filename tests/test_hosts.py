@@ -40,10 +40,7 @@ def made(environment: Path, requirements: str) -> Path:
 
 
 def everything_in(folder: Path) -> dict[str, bytes | None]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
 def test_the_usual_places_are_looked_into(tmp_path):

@@ -36,9 +36,7 @@ def distributions(file: str) -> set[str]:
 
 def imported(package: str) -> set[str]:
     """What a package imports from outside, as distributions are called."""
-    return spelled(
-        {DISTRIBUTIONS.get(found.outside, found.outside) for found in imports(package) if found.outside}
-    )
+    return spelled({DISTRIBUTIONS.get(found.outside, found.outside) for found in imports(package) if found.outside})
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +46,7 @@ def project() -> dict:
 
 def test_pyproject_lists_what_the_requirement_files_list(project):
     assert project["project"]["dependencies"] == requirements("requirements.txt")
-    assert project["project"]["optional-dependencies"]["training"] == requirements(
-        "training/requirements.txt"
-    )
+    assert project["project"]["optional-dependencies"]["training"] == requirements("training/requirements.txt")
 
 
 def test_the_requirements_are_floors():
@@ -90,9 +86,7 @@ def test_one_pytorch():
 def test_one_ruff(project):
     """The hook's is one that the environment may have."""
     (hook,) = re.findall(r"rev: v([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
-    (pinned,) = (
-        line for line in project["project"]["optional-dependencies"]["dev"] if line.startswith("ruff==")
-    )
+    (pinned,) = (line for line in project["project"]["optional-dependencies"]["dev"] if line.startswith("ruff=="))
     assert hook.startswith(pinned.removeprefix("ruff==").removesuffix("*"))
 
 

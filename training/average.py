@@ -19,9 +19,7 @@ class MovingAverage:
     ``warm_up``: a shorter memory in the first iterations, so that the start is soon forgotten.
     """
 
-    def __init__(
-        self, parameters: Parameters, decay: float, values: Values | None = None, warm_up: bool = False
-    ):
+    def __init__(self, parameters: Parameters, decay: float, values: Values | None = None, warm_up: bool = False):
         self.parameters, self.decay, self.warm_up = parameters, decay, warm_up
         self.values = copied(parameters) if values is None else values
 

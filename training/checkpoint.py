@@ -58,9 +58,7 @@ def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {"__tensor__": name}
     if isinstance(value, dict):
         # JSON keys are strings, optimizer state is keyed by integers: keep keys and values as pairs
-        return {
-            "__dict__": [[k, _take_tensors(v, f"{name}{_SEPARATOR}{k}", tensors)] for k, v in value.items()]
-        }
+        return {"__dict__": [[k, _take_tensors(v, f"{name}{_SEPARATOR}{k}", tensors)] for k, v in value.items()]}
     if isinstance(value, list | tuple):
         return [_take_tensors(v, f"{name}{_SEPARATOR}{i}", tensors) for i, v in enumerate(value)]
     return value

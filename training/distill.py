@@ -22,13 +22,9 @@ from training.trainer import build_trainer  # noqa: E402
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file, such as training/configs/shapes.yaml")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, train one iteration, write nothing"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="build everything, train one iteration, write nothing")
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
     options = parser.parse_args(arguments)
     try:

@@ -36,9 +36,7 @@ def export_semantic(path: Path, config: Config, base: State, state: State, *, gu
 
     ``guidance``: the scale that the expert carries.
     """
-    layers, parameters = layers_of(
-        {name: tensor.float() - base[name].float() for name, tensor in state.items()}
-    )
+    layers, parameters = layers_of({name: tensor.float() - base[name].float() for name, tensor in state.items()})
     family = config.backbone.family
     metadata = replace(
         _metadata(config, "semantic", guidance, backbone_fingerprint(family, base)),

@@ -56,9 +56,7 @@ class Learner:
             optimizer.load_state_dict(saved)
 
 
-def build_optimizers(
-    named: Mapping[str, nn.Parameter], config: OptimizerConfig
-) -> list[torch.optim.Optimizer]:
+def build_optimizers(named: Mapping[str, nn.Parameter], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of a set of named parameters. Raises ConfigError where this PyTorch has no Muon."""
     if config.name == "adamw":
         return [_adamw(list(named.values()), config)]

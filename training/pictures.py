@@ -17,9 +17,7 @@ INK, PAPER, FAINT = (28, 30, 36), (250, 250, 248), (120, 124, 134)
 
 def to_pixels(clip: Tensor, scale: int = 1) -> np.ndarray:
     """A clip [3, T, H, W] in -1..1 as uint8 frames [T, H * scale, W * scale, 3], enlarged without blur."""
-    frames = (
-        ((clip.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
-    )
+    frames = ((clip.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 3, 0).numpy()
     return frames.repeat(scale, 1).repeat(scale, 2)
 
 
@@ -54,9 +52,7 @@ def strip(clip: Tensor, frames: Sequence[int], scale: int) -> np.ndarray:
     return np.concatenate([pixels[i] for i in frames], axis=1)
 
 
-def sheet(
-    title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]]
-) -> Image.Image:
+def sheet(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> Image.Image:
     """A labelled grid of pictures [H, W, 3]: one row label above each row, one heading above each column."""
     margin, gap, line = 24, 12, 20
     height, width = rows[0][1][0].shape[:2]

@@ -87,8 +87,7 @@ def bundle_tensors(backbone: BackboneFile, expert: Expert) -> dict[str, Tensor]:
     own = keymap.state_to_diffusers(changed)
     names = write_names((), _adapted_modules(keymap, expert), twins)
     tensors = {
-        names.twins[name]: own[name] if name in own else backbone.build(recipe)
-        for name, recipe in twins.items()
+        names.twins[name]: own[name] if name in own else backbone.build(recipe) for name, recipe in twins.items()
     }
     for name, layer in expert.layers.items():
         pairs = [pair for _, pair in layer.pairs]
@@ -164,9 +163,7 @@ def _whole_twins(expert: Expert, base: Callable[[str], Tensor]) -> dict[str, Ten
 def _adapted_modules(keymap: KeyMap, expert: Expert) -> list[str]:
     """The diffusers modules with a low-rank pair."""
     if expert.metadata.expert != "detail":
-        raise LayoutError(
-            "a bundle holds a detail expert: this is a semantic one, which would be its backbone"
-        )
+        raise LayoutError("a bundle holds a detail expert: this is a semantic one, which would be its backbone")
     names = [name for name, layer in expert.layers.items() if layer.pairs]
     return [module for name in names for module in _modules(keymap, name)]
 

@@ -51,9 +51,7 @@ class BackboneFile:
             raise LayoutError(f"this looks like a {self.keymap.family} backbone, but {error}") from error
 
     @classmethod
-    def open(
-        cls, path: str | os.PathLike, reader: Callable[[TensorSource], Read] = attrgetter("read")
-    ) -> BackboneFile:
+    def open(cls, path: str | os.PathLike, reader: Callable[[TensorSource], Read] = attrgetter("read")) -> BackboneFile:
         """A file, a shard or its index, or a folder. Raises ValueError for what is no backbone or no whole file, and
         OSError as the system gives it."""
         source = open_weights(path)

@@ -92,9 +92,7 @@ def recognise(names: Collection[str]) -> tuple[KeyMap, Kind, str]:
     raise LayoutError(f"this is no Wan, HunyuanVideo or CogVideoX backbone: {what_it_looks_like(names)}")
 
 
-def sort_names(
-    table: KeyMap, kind: Kind, prefix: str, names: Collection[str]
-) -> tuple[Names, dict[str, str]]:
+def sort_names(table: KeyMap, kind: Kind, prefix: str, names: Collection[str]) -> tuple[Names, dict[str, str]]:
     """A backbone file's names by role, and those of the scales of one-byte weights: without prefix -> in the file.
 
     Raises LayoutError where the file holds other models too, or half an adapter.

@@ -72,11 +72,7 @@ def cast(name: str, tensor: Tensor, dtype: str) -> Tensor:
     """The tensor in another precision. Raises ExpertFileError where finite numbers would become infinite."""
     result = tensor.to(DTYPES[dtype][1])
     if not all_finite(result):
-        why = (
-            f"does not fit into {dtype}: use bf16 or fp32"
-            if all_finite(tensor.float())
-            else "holds NaN or Inf"
-        )
+        why = f"does not fit into {dtype}: use bf16 or fp32" if all_finite(tensor.float()) else "holds NaN or Inf"
         raise ExpertFileError(f"{name} {why}")
     return result
 

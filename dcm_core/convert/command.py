@@ -84,28 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     command("inspect", _inspect, "say what a file is", target=False).add_argument(
         "--json", action="store_true", help="print it as JSON"
     )
-    export = command(
-        "export", _export, "write an expert as a file of its own: the detail one, or with --semantic"
-    )
+    export = command("export", _export, "write an expert as a file of its own: the detail one, or with --semantic")
     export.add_argument("--semantic", choices=_KINDS, help="write the semantic expert, in this form")
     export.add_argument("--base", help="difference, low-rank: the backbone the semantic expert was made from")
     export.add_argument("--rank", type=_positive, help="low-rank: columns kept of each weight's difference")
-    export.add_argument(
-        "--compact", action="store_true", help="detail: small HunyuanVideo form that only DCM reads"
-    )
-    export.add_argument(
-        "--exact", action="store_true", help="detail: replaced layers bit for bit, for the way back"
-    )
+    export.add_argument("--compact", action="store_true", help="detail: small HunyuanVideo form that only DCM reads")
+    export.add_argument("--exact", action="store_true", help="detail: replaced layers bit for bit, for the way back")
     export.add_argument("--dtype", choices=DTYPES, help="semantic: precision of the tensors written")
     command("to-comfy", _to_comfy, "write a backbone for ComfyUI's models/diffusion_models").add_argument(
         "--dtype", **dtype
     )
-    back = command(
-        "to-diffusers", _to_diffusers, "write a backbone in diffusers' naming, or a released bundle"
-    )
-    back.add_argument(
-        "--expert", help="a detail expert's file: write a released bundle of backbone and expert"
-    )
+    back = command("to-diffusers", _to_diffusers, "write a backbone in diffusers' naming, or a released bundle")
+    back.add_argument("--expert", help="a detail expert's file: write a released bundle of backbone and expert")
     back.add_argument("--dtype", **dtype)
     return parser
 
@@ -190,14 +180,10 @@ def _to_diffusers(options: argparse.Namespace) -> None:
 def _target(options: argparse.Namespace) -> Path:
     target = Path(options.target)
     if target.suffix != ".safetensors":
-        raise ExpertFileError(
-            f"{target}: the name has to end in .safetensors, or no program will list the file"
-        )
+        raise ExpertFileError(f"{target}: the name has to end in .safetensors, or no program will list the file")
     if target.exists():
         inputs = [options.source, getattr(options, "base", None), getattr(options, "expert", None)]
-        files = [
-            file for each in inputs if each and os.path.exists(each) for file in open_weights(each).paths
-        ]
+        files = [file for each in inputs if each and os.path.exists(each) for file in open_weights(each).paths]
         if any(os.path.samefile(file, target) for file in files):
             raise ExpertFileError(f"{target} is read and written: give the result another name")
         if not options.force:

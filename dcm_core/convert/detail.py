@@ -11,9 +11,7 @@ from .backbone import write_recipes
 from .expert_stream import save_in_parts
 
 
-def export_detail(
-    bundle: BackboneFile, path: str | os.PathLike, exact: bool = False, compact: bool = False
-) -> Expert:
+def export_detail(bundle: BackboneFile, path: str | os.PathLike, exact: bool = False, compact: bool = False) -> Expert:
     """Write the detail expert of a released bundle as an expert file, and return it.
 
     ``exact`` keeps the replaced layers bit for bit, for the way back into a bundle; ``compact`` leaves out the zeros

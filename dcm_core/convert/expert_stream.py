@@ -39,9 +39,7 @@ class ExpertWriter:
     def _put(self, part: Expert) -> None:
         for key, tensor in to_tensors(part, self._compact).items():
             if not all_finite(tensor):
-                raise ExpertFileError(
-                    f"NaN or Inf in {key}: take another checkpoint, or export in bf16 or fp32"
-                )
+                raise ExpertFileError(f"NaN or Inf in {key}: take another checkpoint, or export in bf16 or fp32")
             self._writer.put(key, tensor_bytes(tensor))
 
 
@@ -55,9 +53,7 @@ def stream_expert(
     metadata may grow by in the block. Raises as ``stream_tensors``.
     """
     outline = to_tensors(planned.map(lambda tensor: tensor.to("meta")), compact)
-    infos = {
-        key: TensorInfo(dtype_name(tensor), tuple(tensor.shape)) for key, tensor in sorted(outline.items())
-    }
+    infos = {key: TensorInfo(dtype_name(tensor), tuple(tensor.shape)) for key, tensor in sorted(outline.items())}
     progress = Progress(os.path.basename(path), sum(map(tensor_size, infos.values())))
     with stream_tensors(path, infos, header_of(planned), room + _DIGEST_ROOM, progress) as writer:
         yield ExpertWriter(writer, planned, compact)

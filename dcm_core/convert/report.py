@@ -109,9 +109,7 @@ def _schedule(schedule: ExpertSchedule) -> dict[str, Any]:
         "kappa_index": schedule.kappa_index,
         "kappa_sigma": schedule.kappa_sigma,
         "switch_sigma": schedule.switch_sigma,
-        "sigmas": {
-            str(steps): [round(sigma, 6) for sigma in sigmas.tolist()] for steps, sigmas in runs.items()
-        },
+        "sigmas": {str(steps): [round(sigma, 6) for sigma in sigmas.tolist()] for steps, sigmas in runs.items()},
         "steps": {str(steps): schedule.describe(sigmas) for steps, sigmas in runs.items()},
     }
 

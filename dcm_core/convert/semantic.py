@@ -47,9 +47,7 @@ def export_change(
     ValueError for backbones that do not go together, and OSError with the remedy.
     """
     _refuse_unlike(semantic, base)
-    dtype = dtype or next(
-        (name for name, (stored, _) in DTYPES.items() if stored == semantic.layout.dtype), "bf16"
-    )
+    dtype = dtype or next((name for name, (stored, _) in DTYPES.items() if stored == semantic.layout.dtype), "bf16")
     metadata = replace(
         semantic_metadata(semantic),
         base_fingerprint=base.fingerprint,
@@ -133,13 +131,9 @@ def _refuse_unlike(semantic: BackboneFile, base: BackboneFile) -> None:
     for backbone in (semantic, base):
         if backbone.layout.scaled:
             names = ", ".join(map(str, backbone.source.paths))
-            raise ExpertFileError(
-                f"{names}: a difference of scaled one-byte weights is noise: take the bf16 file"
-            )
+            raise ExpertFileError(f"{names}: a difference of scaled one-byte weights is noise: take the bf16 file")
     if semantic.layout.family != base.layout.family:
-        raise ExpertFileError(
-            f"{semantic.layout.describe()} and {base.layout.describe()} are of different families"
-        )
+        raise ExpertFileError(f"{semantic.layout.describe()} and {base.layout.describe()} are of different families")
     ours, theirs = semantic.shapes, base.shapes
     if ours != theirs:
         unlike = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))

@@ -115,9 +115,7 @@ def _compare_fingerprints(
         report.errors.append(f"the expert is for the {metadata.family} family, the backbone is {family}")
         return
     if not metadata.base_fingerprint:
-        report.warnings.append(
-            "the file does not say which backbone it was made for (no dcm.base_fingerprint)"
-        )
+        report.warnings.append("the file does not say which backbone it was made for (no dcm.base_fingerprint)")
         return
     here = fingerprint(metadata.family, shapes, norms)
     if semantic is not None and semantic.fingerprint:

@@ -59,9 +59,7 @@ def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) 
         raise ExpertFileError("the expert changes no layer: nothing to save")
     wrong = [f"{key} ({tensor.dtype})" for key, tensor in tensors.items() if tensor.dtype not in _SAVED]
     if wrong:
-        raise ExpertFileError(
-            f"only float32, float16 and bfloat16 tensors can be saved, not {shortened(wrong)}"
-        )
+        raise ExpertFileError(f"only float32, float16 and bfloat16 tensors can be saved, not {shortened(wrong)}")
     _refuse_non_finite([key for key, tensor in tensors.items() if not all_finite(tensor)])
     header = header_of(expert)
     header["dcm.digest"] = content_digest(header, tensors)
@@ -166,9 +164,7 @@ def _outline(
 ) -> tuple[dict[str, Layer], dict[str, Tensor]]:
     """The expert's layers and bare Parameters without their numbers, so that one message names all that is wrong."""
     empty = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
-    tensors = {
-        name: {role: numbers.get(key, empty[key]) for role, key in own.items()} for name, own in keys.items()
-    }
+    tensors = {name: {role: numbers.get(key, empty[key]) for role, key in own.items()} for name, own in keys.items()}
     layers, bare = from_tensors(tensors, parameters)
     counted, promised = len(layers) + len(bare), source.metadata.get("dcm.layers", "")
     if str(counted) != promised:

@@ -59,9 +59,7 @@ def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None 
     ``norms`` as from ``norm_tensors``, compared as bfloat16 so that copies in another precision agree.
     """
     counted = [
-        (name, list(shape))
-        for name, shape in sorted(shapes.items())
-        if len(shape) > 1 and not name.endswith(_BUFFERS)
+        (name, list(shape)) for name, shape in sorted(shapes.items()) if len(shape) > 1 and not name.endswith(_BUFFERS)
     ]
     shape_digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
     norm_digest = _norm_digest(norms)[:16] if norms else "-"

@@ -99,12 +99,7 @@ class LowRank(Layer):
     title = "low-rank pair"
 
     def __post_init__(self) -> None:
-        if (
-            self.down.ndim != 2
-            or self.up.ndim != 2
-            or self.down.shape[0] != self.up.shape[1]
-            or not self.down.shape[0]
-        ):
+        if self.down.ndim != 2 or self.up.ndim != 2 or self.down.shape[0] != self.up.shape[1] or not self.down.shape[0]:
             raise ExpertFileError(
                 "a low-rank pair needs shapes [rank, in] and [out, rank], got "
                 f"{list(self.down.shape)} and {list(self.up.shape)}"
@@ -223,9 +218,7 @@ class Difference(Layer):
         if self.weight is None and self.bias is None:
             raise ExpertFileError("a difference needs a weight, a bias, or both")
         if self.bias is not None and self.bias.ndim != 1:
-            raise ExpertFileError(
-                f"the difference of a bias must have one dimension, got {list(self.bias.shape)}"
-            )
+            raise ExpertFileError(f"the difference of a bias must have one dimension, got {list(self.bias.shape)}")
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -266,9 +259,7 @@ class Expert:
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """The backbone's parameters that are changed, by full name, each with its logical shape."""
         changed = [
-            (f"{name}.{key}", shape)
-            for name, layer in self.layers.items()
-            for key, shape in layer.shapes.items()
+            (f"{name}.{key}", shape) for name, layer in self.layers.items() for key, shape in layer.shapes.items()
         ]
         return changed + [(name, tuple(difference.shape)) for name, difference in self.parameters.items()]
 

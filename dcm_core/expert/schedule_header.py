@@ -36,9 +36,7 @@ def write_schedule(schedule: ExpertSchedule) -> dict[str, str]:
         fields["dcm.switch_timestep"] = repr(float(schedule.switch.timestep))
         lists = {steps: list(values) for steps, values in schedule.lists.items()}
     else:
-        lists = {
-            steps: schedule.sigmas(steps)[:-1].tolist() for steps in (4, 8) if steps <= schedule.grid.points
-        }
+        lists = {steps: schedule.sigmas(steps)[:-1].tolist() for steps in (4, 8) if steps <= schedule.grid.points}
     return fields | {f"{_LIST}{steps}": json.dumps(values) for steps, values in lists.items()}
 
 
@@ -69,9 +67,7 @@ def read_schedule(header: Mapping[str, str]) -> ExpertSchedule:
     for steps, values in lists.items():
         expected = schedule.sigmas(steps)[:-1]
         if len(values) != steps or not torch.allclose(torch.tensor(values), expected, rtol=1e-6, atol=1e-6):
-            raise ValueError(
-                f"{_LIST}{steps} is {list(values)}, but the other fields give {expected.tolist()}."
-            )
+            raise ValueError(f"{_LIST}{steps} is {list(values)}, but the other fields give {expected.tolist()}.")
     return schedule
 
 

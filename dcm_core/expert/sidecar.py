@@ -75,9 +75,7 @@ class _LayerTerm(nn.Module):
         super().__init__()
         self.name, self.shapes = name, shapes
         for key, tensor in tensors.items():
-            self.register_parameter(
-                key, None if tensor is None else nn.Parameter(tensor, requires_grad=False)
-            )
+            self.register_parameter(key, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
         self.casts: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def target(self, model: nn.Module) -> nn.Module:
@@ -97,9 +95,7 @@ class _LayerTerm(nn.Module):
         tensor = getattr(self, key)
         if tensor.device == x.device and tensor.dtype == x.dtype:
             return tensor
-        if (
-            torch.compiler.is_compiling()
-        ):  # What a compiled region makes is its own: CUDA graphs reuse the memory.
+        if torch.compiler.is_compiling():  # What a compiled region makes is its own: CUDA graphs reuse the memory.
             return tensor.to(x.device, x.dtype)
         place = (key, x.device, x.dtype)
         if place not in self.casts:
@@ -196,9 +192,7 @@ class _ParameterTerm(nn.Module):
             raise _other_backbone(f"the model has no Parameter {self.name}") from None
         _check_shape(self.name, tuple(self.difference.shape), shape)
         if not base.is_floating_point():
-            raise ExpertFileError(
-                f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed"
-            )
+            raise ExpertFileError(f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed")
         return owner, name, base
 
     def added_to(self, base: Tensor, strength: float) -> nn.Parameter:

@@ -120,9 +120,7 @@ def by_layer(keys: Iterable[str]) -> dict[str, dict[Role, str]]:
         name, role = match[1], roles[match[2]]
         own = layers.setdefault(name, {})
         if role in own:
-            raise ExpertFileError(
-                f"{name} has its {role[1]} tensor twice, in two spellings: keep one of them"
-            )
+            raise ExpertFileError(f"{name} has its {role[1]} tensor twice, in two spellings: keep one of them")
         own[role] = key
     if unknown:
         raise ExpertFileError(
@@ -155,9 +153,7 @@ def from_tensors(
         else:
             raise ExpertFileError(f"the bare Parameter {name} needs one .diff tensor and nothing else")
     if lost := sorted(set(parameters) - set(bare)):
-        raise ExpertFileError(
-            f"missing differences of bare Parameters: {shortened(lost)}. Export the expert again."
-        )
+        raise ExpertFileError(f"missing differences of bare Parameters: {shortened(lost)}. Export the expert again.")
     return layers, bare
 
 

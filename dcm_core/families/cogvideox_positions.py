@@ -30,9 +30,7 @@ def rotary_angles(
     return angles.cos(), angles.sin()
 
 
-def sine_table(
-    frames: int, rows: int, columns: int, width: int, device: torch.device | str = "cpu"
-) -> Tensor:
+def sine_table(frames: int, rows: int, columns: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """2B: what is added to the tokens, [frames * rows * columns, width]."""
     time = _waves(torch.arange(frames, device=device), width // 4)
     down = _waves(torch.arange(rows, device=device) / INTERPOLATION, width * 3 // 8)

@@ -40,11 +40,7 @@ def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """
     width, channels = shapes["img_in.proj.weight"][:2]
     double, single = (blocks_of(f"{stem}_blocks.{{i}}", shapes) for stem in ("double", "single"))
-    size = (
-        "13B"
-        if (width, double, single) == (3072, 20, 40)
-        else f"of width {width}, {double} + {single} blocks"
-    )
+    size = "13B" if (width, double, single) == (3072, 20, 40) else f"of width {width}, {double} + {single} blocks"
     return f"HunyuanVideo {'T2V' if channels == 16 else 'I2V'} {size}"
 
 
@@ -100,11 +96,7 @@ KEYMAP = KeyMap(
         "single_blocks.{i}.linear1",
     ),
     replaced=(
-        *(
-            f"{name}.{part}"
-            for name in ("time_in", "guidance_in", "vector_in")
-            for part in ("in_layer", "out_layer")
-        ),
+        *(f"{name}.{part}" for name in ("time_in", "guidance_in", "vector_in") for part in ("in_layer", "out_layer")),
         "final_layer.adaLN_modulation.1",
         "final_layer.linear",
     ),

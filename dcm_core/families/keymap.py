@@ -87,14 +87,10 @@ class KeyMap:
             ("comfy", [row.comfy for row in self.rows]),
         ):
             if doubled := {name for name in names if names.count(name) > 1}:
-                raise ValueError(
-                    f"key map {self.family}: {sorted(doubled)} stand in two rows of {side} names"
-                )
+                raise ValueError(f"key map {self.family}: {sorted(doubled)} stand in two rows of {side} names")
         for row in self.rows:
             if {name.count("{i}") for name in (*row.sources, row.comfy)} not in ({0}, {1}):
-                raise ValueError(
-                    f"key map {self.family}: the row {row} must have one {{i}} in every name or none"
-                )
+                raise ValueError(f"key map {self.family}: the row {row} must have one {{i}} in every name or none")
 
     def to_comfy(self, name: str) -> str:
         """The ComfyUI parameter (without ``diffusion_model.``) a diffusers one is, or is rows of.
@@ -157,9 +153,7 @@ class KeyMap:
             targets = [source.replace("{i}", number) for source in row.sources]
             if len(targets) > 1:
                 cuts = _cuts(name, len(targets), infos)
-                recipes |= {
-                    each: Recipe((Part(names[name], *cut),)) for each, cut in zip(targets, cuts, strict=True)
-                }
+                recipes |= {each: Recipe((Part(names[name], *cut),)) for each, cut in zip(targets, cuts, strict=True)}
             elif row.swapped:
                 recipes[targets[0]] = Recipe.swapped(names[name], info.shape[0])
             else:
@@ -168,9 +162,7 @@ class KeyMap:
 
     def state_to_comfy(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A diffusers state dict under ComfyUI's names. Raises as ``recipes_to_comfy``."""
-        return {
-            name: recipe.build(state.__getitem__) for name, recipe in self.recipes_to_comfy(state).items()
-        }
+        return {name: recipe.build(state.__getitem__) for name, recipe in self.recipes_to_comfy(state).items()}
 
     def state_to_diffusers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The other way round, without ``diffusion_model.`` in the names. Raises as ``recipes_to_diffusers``."""
@@ -192,9 +184,7 @@ class KeyMap:
         """
         names = set(names)
         low_rank, replaced = (_over_blocks(modules, names) for modules in (self.low_rank, self.replaced))
-        return [m for m in low_rank if f"{m}.weight" in names], [
-            m for m in replaced if f"{m}.weight" in names
-        ]
+        return [m for m in low_rank if f"{m}.weight" in names], [m for m in replaced if f"{m}.weight" in names]
 
     def comfy_names(self, name: str) -> tuple[str, ...]:
         """All the names that ComfyUI has for a parameter, in its several versions; none for an unknown one."""

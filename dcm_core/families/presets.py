@@ -41,7 +41,5 @@ def preset(name: str, rule: str = "aligned") -> ExpertSchedule:
     if rule != Threshold.rule:
         raise ValueError(f'rule {rule!r} is unknown: choose "aligned" or "official".')
     if family.published_schedule is None:
-        raise ValueError(
-            f'family {name!r} has no published weights and so no "official" schedule: use "aligned".'
-        )
+        raise ValueError(f'family {name!r} has no published weights and so no "official" schedule: use "aligned".')
     return family.published_schedule

@@ -68,9 +68,7 @@ class Recipe:
         kinds = {(source.dtype, tuple(source.shape[1:])) for source in sources}
         if len(kinds) > 1:
             found = ", ".join(f"{part.name} {infos[part.name]}" for part in self.parts)
-            raise ValueError(
-                f"tensors that are one in the other layout differ in dtype or row length: {found}"
-            )
+            raise ValueError(f"tensors that are one in the other layout differ in dtype or row length: {found}")
         ((dtype, row),) = kinds
         rows = [
             len(range(*slice(part.start, part.stop).indices(source.shape[0])))

@@ -46,9 +46,7 @@ def relative_by_names(relatives: Iterable[Relative], names: Iterable[str]) -> Re
     return None
 
 
-def relative_by_shapes(
-    relatives: Iterable[Relative], keymap: KeyMap, title: str, shapes: Shapes
-) -> Relative | None:
+def relative_by_shapes(relatives: Iterable[Relative], keymap: KeyMap, title: str, shapes: Shapes) -> Relative | None:
     """The relative with these shapes, by ComfyUI's names; one without a name for a network with unknown parts."""
     for relative in relatives:
         if relative.fits is not None and relative.fits(shapes):

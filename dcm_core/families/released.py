@@ -67,9 +67,7 @@ def read_names(keymap: KeyMap, names: Mapping[str, str]) -> Names:
         else:
             base[name.replace(_BASE, ".")] = there
     wrong = [f"{module} has only half a low-rank pair" for module in sorted(down.keys() ^ up.keys())]
-    wrong += [
-        f"{module} has a low-rank pair and no weight" for module in down if f"{module}.weight" not in base
-    ]
+    wrong += [f"{module} has a low-rank pair and no weight" for module in down if f"{module}.weight" not in base]
     if wrong:
         raise ValueError(f"the bundle is not whole: {'; '.join(wrong[:4])}")
     return Names(base, down, up, twins)

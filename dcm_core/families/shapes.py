@@ -16,8 +16,6 @@ FAMILIES = (
         host_class="WAN21",
         host_latents="ShapesLatents",
         input_layer="patch_embedding",
-        belongs=lambda shapes: (
-            False
-        ),  # a file of this world does not differ from Wan's: its own node loads it
+        belongs=lambda shapes: False,  # a file of this world does not differ from Wan's: its own node loads it
     ),
 )

@@ -44,9 +44,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BufferedRandom]:
     except OSError as error:
         kept = "; the former file is unchanged" if path.is_file() else ""
         remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
-        raise OSError(
-            error.errno or errno.EIO, f"could not write the file, {remedy}{kept}", str(path)
-        ) from error
+        raise OSError(error.errno or errno.EIO, f"could not write the file, {remedy}{kept}", str(path)) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -69,9 +69,7 @@ def read_header(path: str | os.PathLike) -> Header:
         if length > _MAX_HEADER:
             raise _broken(path, "it does not begin like a safetensors file")
         if 8 + length > size:
-            raise _broken(
-                path, f"it ends inside its header ({size} bytes, the header alone needs {8 + length})"
-            )
+            raise _broken(path, f"it ends inside its header ({size} bytes, the header alone needs {8 + length})")
         file.seek(8)
         text = file.read(length)
     entries = _parse(path, text)
@@ -97,10 +95,7 @@ def read_header(path: str | os.PathLike) -> Header:
 
 def write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a whole safetensors file; equal content gives equal bytes. float32, float16 and bfloat16 only."""
-    infos = {
-        name: TensorInfo(_WRITTEN[tensor.dtype], tuple(tensor.shape))
-        for name, tensor in sorted(tensors.items())
-    }
+    infos = {name: TensorInfo(_WRITTEN[tensor.dtype], tuple(tensor.shape)) for name, tensor in sorted(tensors.items())}
     header, spans = plan_header(infos, metadata)
     file.write(header)
     for name in spans:

@@ -26,8 +26,7 @@ def open_weights(path: str | os.PathLike) -> TensorSource:
     if match := _SHARD.fullmatch(path.name):
         count = int(match["count"])
         shards = [
-            path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.safetensors")
-            for number in range(1, count + 1)
+            path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.safetensors") for number in range(1, count + 1)
         ]
         _require(shards, path)
         return TensorSource(shards)

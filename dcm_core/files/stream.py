@@ -172,9 +172,7 @@ class TensorWriter:
         for piece, size in zip(pieces, sizes, strict=True):
             if self._file.tell() != position:
                 self._file.seek(position)
-            for count in (
-                _copied(piece, self._file) if isinstance(piece, ByteRange) else [self._file.write(piece)]
-            ):
+            for count in _copied(piece, self._file) if isinstance(piece, ByteRange) else [self._file.write(piece)]:
                 self._progress(count)
             position += size
 

@@ -94,9 +94,7 @@ class ExpertSchedule:
 
     def _check_published(self, switch: Threshold) -> None:
         if self.grid.prediction != "flow":
-            raise ValueError(
-                "a Threshold is for released weights, all of them flow matching: use a Midpoint."
-            )
+            raise ValueError("a Threshold is for released weights, all of them flow matching: use a Midpoint.")
         timestep = real_number("the switch's timestep", switch.timestep)
         if not 1000 * self.kappa_sigma < timestep <= 1000:
             raise ValueError(

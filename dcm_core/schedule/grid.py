@@ -56,9 +56,7 @@ class NoiseGrid:
     def __post_init__(self) -> None:
         if self.prediction not in CURVES:
             known = " and ".join(f'"{name}"' for name in CURVES)
-            raise ValueError(
-                f"prediction {self.prediction!r} is not supported by this version: it knows {known}."
-            )
+            raise ValueError(f"prediction {self.prediction!r} is not supported by this version: it knows {known}.")
         object.__setattr__(self, "shift", real_number("shift", self.shift))
         if not 0.01 <= self.shift <= 100:
             raise ValueError(f"shift is {self.shift}: use a number from 0.01 to 100.")

@@ -95,9 +95,7 @@ class _Canvas:
         for step in range(0, self.steps + 1, math.ceil(self.steps / 20)):
             self.text(self.x(step), self.bottom + 20 * self.unit, str(step), self.small, _MUTED)
         self.text(self.x(self.steps / 2), self.bottom + 44 * self.unit, "steps done", self.small, _MUTED)
-        self.text(
-            self.left - 14 * self.unit, self.top - 28 * self.unit, self.curve.unit, self.small, _MUTED, "rm"
-        )
+        self.text(self.left - 14 * self.unit, self.top - 28 * self.unit, self.curve.unit, self.small, _MUTED, "rm")
 
     def ticks(self) -> list[tuple[float, str]]:
         """The noise levels to mark, with what is written there."""

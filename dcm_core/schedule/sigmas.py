@@ -22,9 +22,7 @@ def check_sigmas(sigmas: Tensor | Sequence[float], highest: float = 1.0) -> Tens
     if not sigmas.is_floating_point():
         raise ValueError(f"sigmas must be floating-point noise levels in 0..{highest:g}, got {sigmas.dtype}.")
     if len(sigmas) < 2:
-        raise ValueError(
-            f"sigmas has {len(sigmas)} value(s), which makes no step: give N + 1 values for N steps."
-        )
+        raise ValueError(f"sigmas has {len(sigmas)} value(s), which makes no step: give N + 1 values for N steps.")
     values = sigmas.tolist()
     for position, value in enumerate(values):
         # Written so that NaN fails too; at some shifts the host's float32 table ends a rounding error above
@@ -64,11 +62,7 @@ def step_window(
     steps = len(sigmas) - 1
     end = steps if end_at_step is None else end_at_step
     if not 0 <= start_at_step < steps:
-        raise ValueError(
-            f"start_at_step is {start_at_step}, but this run has {steps} step(s): use 0 to {steps - 1}."
-        )
+        raise ValueError(f"start_at_step is {start_at_step}, but this run has {steps} step(s): use 0 to {steps - 1}.")
     if end <= start_at_step:
-        raise ValueError(
-            f"end_at_step is {end_at_step}, which leaves no step: use {start_at_step + 1} to {steps}."
-        )
+        raise ValueError(f"end_at_step is {end_at_step}, which leaves no step: use {start_at_step + 1} to {steps}.")
     return sigmas[start_at_step : end + 1]

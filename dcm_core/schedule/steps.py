@@ -37,9 +37,7 @@ def plan_steps(
     detail = steps - semantic
     # max() acts only where the gate lies above kappa: there a long run needs the points between the two as
     # well, and each step has to leave one for every step that follows.
-    upper = [
-        max(kappa + _divide((first - kappa) * left, semantic), gate + left) for left in range(semantic, 0, -1)
-    ]
+    upper = [max(kappa + _divide((first - kappa) * left, semantic), gate + left) for left in range(semantic, 0, -1)]
     start = kappa if semantic else first
     lower = [max(start - _divide((start + 1) * done, detail), detail - 1 - done) for done in range(detail)]
     return upper, lower

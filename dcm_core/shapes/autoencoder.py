@@ -27,9 +27,7 @@ def encode(clips: Tensor) -> Tensor:
     """Clips [B, 3, T, H, W] in -1..1 to latents [B, 16, T/4, H/2, W/2] of about unit variance."""
     frames, height, width = clips.shape[-3:]
     if frames % TIME_FACTOR or height % SPACE_FACTOR or width % SPACE_FACTOR:
-        raise ValueError(
-            f"A clip of {frames} frames of {width}x{height} does not divide into blocks of 4 x 2 x 2."
-        )
+        raise ValueError(f"A clip of {frames} frames of {width}x{height} does not divide into blocks of 4 x 2 x 2.")
     weights = _weights()
     blocks = rearrange(clips.float(), _BLOCKS, f=TIME_FACTOR, p=SPACE_FACTOR, q=SPACE_FACTOR)
     latents = (blocks - weights["mean"].to(blocks)) @ weights["encoder"].to(blocks)

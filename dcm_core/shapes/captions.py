@@ -37,9 +37,7 @@ class Attributes:
 
 
 ATTRIBUTES = tuple(field.name for field in fields(Attributes))
-ALL_ATTRIBUTES = tuple(
-    Attributes(*words) for words in itertools.product(COLOURS, TEXTURES, SHAPES, DIRECTIONS, SPEEDS)
-)
+ALL_ATTRIBUTES = tuple(Attributes(*words) for words in itertools.product(COLOURS, TEXTURES, SHAPES, DIRECTIONS, SPEEDS))
 
 
 def parse_caption(caption: str) -> Attributes:

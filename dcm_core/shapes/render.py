@@ -89,9 +89,7 @@ def render_clip(attributes: Attributes, generator: torch.Generator) -> Tensor:
     paint = brightness(attributes.texture, x, y)
 
     ramp_x, ramp_y = pixel_grid(torch.full((2,), SIZE / 2))
-    background = (
-        0.15 + 0.25 * level + (0.2 * (tilt_x - 0.5) * ramp_x + 0.2 * (tilt_y - 0.5) * ramp_y) * 2 / SIZE
-    )
+    background = 0.15 + 0.25 * level + (0.2 * (tilt_x - 0.5) * ramp_x + 0.2 * (tilt_y - 0.5) * ramp_y) * 2 / SIZE
     colour = torch.tensor(RGB[attributes.colour])[:, None, None, None]
     picture = mask * paint * colour + (1 - mask) * background
     return picture * 2 - 1

@@ -83,9 +83,7 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
             given[name] = torch.empty(recipe.info(file.infos).shape, dtype=like.dtype)
     model = comfy.sd.load_diffusion_model_state_dict(given, **options)
     if model is None:
-        raise ValueError(
-            f"This ComfyUI knows no backbone of this kind ({file.layout.describe()}): update ComfyUI."
-        )
+        raise ValueError(f"This ComfyUI knows no backbone of this kind ({file.layout.describe()}): update ComfyUI.")
     compose(model.model.diffusion_model, composed, file.read)
     return model
 

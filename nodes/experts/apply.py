@@ -57,9 +57,7 @@ def switch_text(schedule: ExpertSchedule) -> str:
     """Which expert acts where, in one line."""
     steps = next(iter(schedule.lists), 4)  # as it was published, where it was
     example = schedule.describe(schedule.sigmas(steps))
-    return (
-        f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; {steps} steps: {example}"
-    )
+    return f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; {steps} steps: {example}"
 
 
 def apply_experts(

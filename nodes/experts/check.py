@@ -39,14 +39,10 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
     if semantic is None:
         if not is_semantic(model):
-            warnings.append(
-                "no semantic expert is connected: the MODEL itself takes the steps above the switch."
-            )
+            warnings.append("no semantic expert is connected: the MODEL itself takes the steps above the switch.")
         return warnings
     if is_semantic(model):
-        warnings.append(
-            "this MODEL is a semantic expert itself, and another is laid over it: disconnect one."
-        )
+        warnings.append("this MODEL is a semantic expert itself, and another is laid over it: disconnect one.")
     report = check(semantic, *backbone)
     report.raise_if_wrong()
     warnings += [f"semantic expert: {warning}" for warning in report.warnings]

@@ -12,9 +12,7 @@ from ...dcm_core.expert.layers import Expert, Layer
 from ..backbone.host import PREFIX, WeightPatches, lora_adapter, network_of
 
 
-def merge_expert(
-    model: ModelPatcher, expert: Expert, strength: float
-) -> tuple[WeightPatches, dict[str, nn.Parameter]]:
+def merge_expert(model: ModelPatcher, expert: Expert, strength: float) -> tuple[WeightPatches, dict[str, nn.Parameter]]:
     """Add the expert to the weights of this MODEL (already a clone): (weight patches, changed bare Parameters).
 
     The host accepts weight patches for a bare Parameter of a non-leaf module (Wan's modulation) and never applies them,

@@ -68,9 +68,7 @@ def likely_cause(model: Any, x: Tensor, text: Tensor | None) -> str:
     if text is not None and not torch.isfinite(text).all():
         return "The conditioning is not finite: look at the text encoder (in fp16 some overflow)."
     if dtype_of_computation(model) == torch.float16:
-        return (
-            "The network computes in float16, which overflows: start ComfyUI with --bf16-unet or --fp32-unet."
-        )
+        return "The network computes in float16, which overflows: start ComfyUI with --bf16-unet or --fp32-unet."
     return (
         "Likely causes: an attention backend that overflows (try without --use-sage-attention), a quantised backbone "
         "without its scales, a strength far from 1, or a damaged backbone or expert file (download it again)."

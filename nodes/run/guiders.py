@@ -20,9 +20,7 @@ def guider_for(run: Run, positive: list, negative: list) -> ExpertGuider:
         guider = PairGuider(run.model, run.low_noise_model, run.schedule, run.cfg, run.detail_cfg)
         members = [guider, guider.low]
     for member in members:
-        member.set_conds(
-            *(guided_conditioning(member.model_patcher, texts) for texts in (positive, negative))
-        )
+        member.set_conds(*(guided_conditioning(member.model_patcher, texts) for texts in (positive, negative)))
     return guider
 
 

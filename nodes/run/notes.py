@@ -92,9 +92,7 @@ def remedy_for(run: Run, is_stock: bool) -> str:
     connect = "Connect DCM Sigmas"
     if schedule_of(run.model).grid != run.schedule.grid:  # two plain MODELs, whose levels only a preset has
         connect += " with the preset wan2.2 lightning"
-    other = (
-        " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
-    )
+    other = " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
     remedy = f"{connect}{other}."
     shift = shift_of(run.model)
     if shift is None or shift == run.schedule.grid.shift:

@@ -97,9 +97,7 @@ class _Loading:
         self.at_once = True
         self.forget()
         options = with_own_options(guider)
-        add_wrapper_with_key(
-            WrappersMP.PREPARE_SAMPLING, "dcm-pair", self.prepare, options, is_model_options=True
-        )
+        add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "dcm-pair", self.prepare, options, is_model_options=True)
 
     def forget(self) -> None:
         """The run is over. What loads its MODEL holds its conditioning."""

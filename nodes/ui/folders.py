@@ -25,9 +25,7 @@ def register() -> None:
 
 def expert_names() -> list[str]:
     """Names to choose from, those in models/dcm first; a name in both folders is listed once."""
-    loras = [
-        name for name in folder_paths.get_filename_list("loras") if os.path.splitext(name)[1] in EXTENSIONS
-    ]
+    loras = [name for name in folder_paths.get_filename_list("loras") if os.path.splitext(name)[1] in EXTENSIONS]
     return list(dict.fromkeys([*folder_paths.get_filename_list(FOLDER), *loras]))
 
 

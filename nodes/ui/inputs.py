@@ -104,9 +104,7 @@ def preset(names: list[str]) -> io.Combo.Input:
 
 
 def denoise(tooltip: str) -> io.Float.Input:
-    return io.Float.Input(
-        "denoise", default=1.0, min=0.01, max=1.0, step=0.01, optional=True, tooltip=tooltip
-    )
+    return io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, optional=True, tooltip=tooltip)
 
 
 def sigmas() -> io.Sigmas.Input:

@@ -9,9 +9,7 @@ def test_workflow_opens_without_missing_nodes(dropped, name):
     seen = dropped[name]
     assert not seen["missing"]
     assert any(kind.startswith("DCM") for kind in seen["types"])
-    assert not [
-        alert for alert in seen["alerts"] if "Invalid workflow" in alert or "missing node" in alert.lower()
-    ]
+    assert not [alert for alert in seen["alerts"] if "Invalid workflow" in alert or "missing node" in alert.lower()]
 
 
 def test_shapes_runs_from_the_page(dropped):

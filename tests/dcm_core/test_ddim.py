@@ -20,9 +20,7 @@ def network():
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim == 1 else parameter[0].numel() ** -0.5)
     text = torch.randn(1, 5, 8)
-    return lambda x, timestep: model(
-        x.transpose(1, 2), text.expand(len(x), -1, -1), timestep
-    ).sample.transpose(1, 2)
+    return lambda x, timestep: model(x.transpose(1, 2), text.expand(len(x), -1, -1), timestep).sample.transpose(1, 2)
 
 
 NOISE = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -54,9 +52,7 @@ def test_is_diffusers_ddim(network, shift, points):
     assert (result - expected).norm() < 1e-5 * expected.norm()
     at_zero = by_diffusers(network, grid, 0.0)
     assert (result - at_zero).norm() < 1e-3 * at_zero.norm()
-    other = followed(
-        network, NoiseGrid(4.0 - shift, points, "v_prediction")
-    )  # 2B's levels for 5B, and vice versa
+    other = followed(network, NoiseGrid(4.0 - shift, points, "v_prediction"))  # 2B's levels for 5B, and vice versa
     assert (other - expected).norm() > 1e-2 * expected.norm()
 
 

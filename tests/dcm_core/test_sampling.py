@@ -147,9 +147,7 @@ class TestGuidance:
 
 
 class TestNotFinite:
-    @pytest.mark.parametrize(
-        ("bad", "count"), [(math.nan, "1 NaN and 0 Inf"), (-math.inf, "0 NaN and 1 Inf")]
-    )
+    @pytest.mark.parametrize(("bad", "count"), [(math.nan, "1 NaN and 0 Inf"), (-math.inf, "0 NaN and 1 Inf")])
     @pytest.mark.parametrize(
         ("faulty", "message"),
         [

@@ -65,9 +65,7 @@ class Client:
 
     def post(self, path: str, data: dict) -> dict:
         body = json.dumps(data).encode()
-        request = urllib.request.Request(
-            f"http://{self.address}{path}", body, {"Content-Type": "application/json"}
-        )
+        request = urllib.request.Request(f"http://{self.address}{path}", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read() or b"{}")
 
@@ -77,9 +75,7 @@ class Client:
     def interrupt(self) -> None:
         self.post("/interrupt", {})
 
-    def run(
-        self, prompt: dict, on_event: Callable[[str, dict], None] | None = None, seconds: float = 300
-    ) -> Run:
+    def run(self, prompt: dict, on_event: Callable[[str, dict], None] | None = None, seconds: float = 300) -> Run:
         """Queues an API-format prompt and listens until it has ended, in success or not.
 
         `on_event(kind, data)` is called for each message as it comes. Raises PromptRejected and TimeoutError.
@@ -91,9 +87,7 @@ class Client:
             deadline = time.monotonic() + seconds
             while not run.status:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"the prompt has not ended after {seconds} s; last heard: {run.events[-3:]}"
-                    )
+                    raise TimeoutError(f"the prompt has not ended after {seconds} s; last heard: {run.events[-3:]}")
                 self._hear(connection.recv(), run, on_event)
         finally:
             connection.close()

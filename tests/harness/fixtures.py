@@ -67,9 +67,7 @@ def write_bundles(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def dropped(
-    server: HostServer, checkpoints: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict:
+def dropped(server: HostServer, checkpoints: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict:
     """Every shipped workflow dropped on the real page, Shapes also run there; see `drop_workflows`."""
     lacks = missing()
     if lacks:

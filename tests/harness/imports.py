@@ -61,10 +61,7 @@ def imports_of(file: Path) -> list[Import]:
             base = _base(file, node.level) + ([node.module] if node.module else [])
             names = [".".join([*base, alias.name]) for alias in node.names]
             # `from .folder import name`: the module of that name if there is one, else something in the folder's own
-            targets = [
-                _module(name) if isinstance(_module(name), Path) else _module(".".join(base))
-                for name in names
-            ]
+            targets = [_module(name) if isinstance(_module(name), Path) else _module(".".join(base)) for name in names]
             found += [Import(file, target, node.level > 0) for target in targets]
     return found
 

@@ -54,9 +54,7 @@ class World:
         model = model or self.model()
         return dcm_node("DCMApplyExperts").execute(model, self.detail, self.semantic, **options)[0]
 
-    def sampled(
-        self, model, steps: int = 4, seed: int = 0, cfg: float = 1.0, latent: dict | None = None, **options
-    ):
+    def sampled(self, model, steps: int = 4, seed: int = 0, cfg: float = 1.0, latent: dict | None = None, **options):
         """The latents that DCMKSampler makes, from an empty LATENT unless one is given."""
         latent = latent or empty_latent()
         texts = self.text(0), self.text(1)
@@ -73,9 +71,7 @@ class World:
         """The latents that the stock SamplerCustom makes with euler."""
         sampler, latent = comfy.samplers.sampler_object("euler"), latent or empty_latent()
         texts = self.text(0), self.text(1)
-        return SamplerCustom().sample(model, add_noise, seed, cfg, *texts, sampler, sigmas, latent)[0][
-            "samples"
-        ]
+        return SamplerCustom().sample(model, add_noise, seed, cfg, *texts, sampler, sigmas, latent)[0]["samples"]
 
     def baked(self, model=None):
         """(semantic MODEL, detail MODEL) that DCMBake makes of this one, or of a fresh one with both experts."""
@@ -114,9 +110,7 @@ class World:
 
         return velocity
 
-    def truth(
-        self, sigmas: Tensor, semantic: nn.Module, detail: nn.Module, seed: int = 0, batch: int = 1
-    ) -> Tensor:
+    def truth(self, sigmas: Tensor, semantic: nn.Module, detail: nn.Module, seed: int = 0, batch: int = 1) -> Tensor:
         """Latents in the network's own units [B, C, T, H, W], from the noise the host's samplers start with."""
         noise = comfy.sample.prepare_noise(torch.zeros(batch, *SHAPE[1:]), seed)
         text = self.text()
@@ -155,19 +149,14 @@ def empty_latent(batch: int = 1) -> dict[str, Tensor]:
 def world(family: str) -> World:
     network = tiny.randomise(tiny.FAMILIES[family](), seed=0)
     if family == "cogvideox":
-        network._get_rotary_emb = lambda h, w, t, device: rotary_angles(
-            t, h, w, 64, device
-        )  # not as the host has it
+        network._get_rotary_emb = lambda h, w, t, device: rotary_angles(t, h, w, 64, device)  # not as the host has it
     semantic = full_difference(network, family, seed=1)
     detail = tiny.random_expert(network, family, "detail", seed=2)
     changed = merge(network.state_dict(), semantic)
     base, after = (
-        fingerprint(family, logical_shapes(network), norm_tensors(state))
-        for state in (network.state_dict(), changed)
+        fingerprint(family, logical_shapes(network), norm_tensors(state)) for state in (network.state_dict(), changed)
     )
-    semantic = replace(
-        semantic, metadata=replace(semantic.metadata, base_fingerprint=base, fingerprint=after)
-    )
+    semantic = replace(semantic, metadata=replace(semantic.metadata, base_fingerprint=base, fingerprint=after))
     detail = replace(detail, metadata=replace(detail.metadata, base_fingerprint=after))
     return World(family, network.requires_grad_(False), semantic, detail)
 
@@ -201,6 +190,4 @@ def relative(result: Tensor, expected: Tensor) -> float:
 def assert_same(result: Tensor, expected: Tensor, semantic_alone: Tensor, tolerance: float) -> None:
     """Equal within the tolerance, where a run without the detail expert would be far outside of it."""
     assert relative(result, expected) <= tolerance
-    assert relative(semantic_alone, expected) >= 100 * tolerance, (
-        "the detail expert does too little to be tested"
-    )
+    assert relative(semantic_alone, expected) >= 100 * tolerance, "the detail expert does too little to be tested"

@@ -20,9 +20,7 @@ def node_tests() -> list[str]:
     """`folder/file.py::function` of every test function, found without importing files that need the host."""
     names = []
     for file in sorted(NODES.rglob("test_*.py")):
-        functions = [
-            node.name for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)
-        ]
+        functions = [node.name for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.FunctionDef)]
         path = file.relative_to(NODES).as_posix()
         names += [f"{path}::{name}" for name in functions if name.startswith("test_")]
     return names
@@ -40,14 +38,10 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def outcomes(
-    host: Host, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list]:
+def outcomes(host: Host, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     """Runs what this session has selected. `folder/file.py::function` -> the outcome of each of its variants."""
     chosen = [
-        item.callspec.params
-        for item in request.session.items
-        if "node_test" in getattr(item, "fixturenames", [])
+        item.callspec.params for item in request.session.items if "node_test" in getattr(item, "fixturenames", [])
     ]
     wanted = sorted({params["node_test"] for params in chosen if params["host"] == host})
     folder = tmp_path_factory.mktemp("nodes")

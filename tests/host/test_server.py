@@ -18,9 +18,7 @@ def test_every_input_and_output_has_a_tooltip(client):
     for node_id in NODE_IDS:
         described = client.get_json(f"/object_info/{node_id}")[node_id]
         inputs = described["input"].get("required", {}) | described["input"].get("optional", {})
-        missing += [
-            f"{node_id}.{name}" for name, (_, options) in inputs.items() if not options.get("tooltip")
-        ]
+        missing += [f"{node_id}.{name}" for name, (_, options) in inputs.items() if not options.get("tooltip")]
         tooltips = described["output_tooltips"]
         missing += [f"{node_id} output {i}" for i, tooltip in enumerate(tooltips) if not tooltip]
     assert not missing

@@ -65,9 +65,7 @@ def decode_mp4(data: bytes) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def runs(client):
     """Every prompt once: (prompted attributes, what the host said)."""
-    return [
-        (wanted, client.run(shapes_prompt(wanted.caption(), seed))) for seed, wanted in enumerate(PROMPTS)
-    ]
+    return [(wanted, client.run(shapes_prompt(wanted.caption(), seed))) for seed, wanted in enumerate(PROMPTS)]
 
 
 def test_every_prompt_ends_in_success(runs):

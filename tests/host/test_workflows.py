@@ -56,9 +56,7 @@ def test_workflow_says_where_its_public_files_are(workflow):
         if node["type"] in PUBLIC_FILES:
             models, chosen = node["properties"]["models"], node["widgets_values"]
             # Of a network in several files, the folder is chosen.
-            assert all(
-                model["name"] in chosen or model["name"].rpartition("/")[0] in chosen for model in models
-            )
+            assert all(model["name"] in chosen or model["name"].rpartition("/")[0] in chosen for model in models)
             assert len(models) >= sum(str(value).endswith(".safetensors") for value in chosen) and models
             assert all(model["url"].endswith("/" + model["name"].rpartition("/")[2]) for model in models)
             assert {model["directory"] for model in models} == {PUBLIC_FILES[node["type"]]}

@@ -129,9 +129,7 @@ def test_a_result_that_is_not_finite_names_step_and_expert(this, kind, value):
     experts = {"semantic": this.semantic, "detail": this.detail, kind: broken}
     model, _ = apply(this.model(), experts["detail"], experts["semantic"])
     step, sigma = (1, "1.0000") if kind == "semantic" else (3, "0.9754")
-    with pytest.raises(
-        ValueError, match=rf"step {step} of 4 \(sigma {sigma}\), by the {kind} expert.*Likely cause"
-    ):
+    with pytest.raises(ValueError, match=rf"step {step} of 4 \(sigma {sigma}\), by the {kind} expert.*Likely cause"):
         run(this, model)
     with pytest.raises(ValueError, match=f"by the {kind} expert"):
         this.custom_sampled(model, this.schedule.sigmas(4))
@@ -153,9 +151,7 @@ def test_conditioning_that_is_not_finite_is_named(this):
 
 @pytest.mark.parametrize("shape", [(1, 4, 3, 8, 8), (1, 16, 3, 1, 8, 8), (1, 48, 3, 8, 8)], ids=str)
 def test_latent_of_another_kind(this, shape):
-    with pytest.raises(
-        ValueError, match=r"takes \[batch, 16, frames, height, width\].*EmptyHunyuanLatentVideo"
-    ):
+    with pytest.raises(ValueError, match=r"takes \[batch, 16, frames, height, width\].*EmptyHunyuanLatentVideo"):
         run(this, this.applied(), {"samples": torch.ones(shape)})
 
 

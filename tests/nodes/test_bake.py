@@ -27,9 +27,7 @@ def with_fused_pairs(this, seed=11):
             if name.endswith(("qkv", ".linear1")) and isinstance(module, torch.nn.Linear):
                 rows, columns = module.weight.shape
                 down = torch.randn(3 * 4, columns, generator=generator) / columns**0.5
-                layers[name] = FusedLowRank(
-                    down, 0.3 * torch.randn(3 * columns, 4, generator=generator), 4.0, rows
-                )
+                layers[name] = FusedLowRank(down, 0.3 * torch.randn(3 * columns, 4, generator=generator), 4.0, rows)
         return replace(expert, layers=layers)
 
     return replace(this, semantic=fused(this.semantic), detail=fused(this.detail))
@@ -83,9 +81,7 @@ def test_every_kind_of_change(strengths):
     assert_same(process(this.in_two_runs(*models[1:])), expected, alone, 1e-4)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [("bfloat16", 0.01), ("float16", 0.0015), ("float8_e4m3fn", 0.15)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.01), ("float16", 0.0015), ("float8_e4m3fn", 0.15)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_in_fewer_bits(family, dtype, tolerance):
     """Merged weights are rounded to the storage format; the detail expert beside them is not."""

@@ -52,22 +52,16 @@ def scale_of_adapters_is_one(state):
 
 def adapters_off(where: str):
     return lambda state: {
-        name: torch.zeros_like(tensor)
-        for name, tensor in state.items()
-        if ".lora_B." in name and where in name
+        name: torch.zeros_like(tensor) for name, tensor in state.items() if ".lora_B." in name and where in name
     }
 
 
 def twin_is_its_original(where: str):
-    return lambda state: {
-        name: state[name.replace("_lora.", ".", 1)] for name in state if name.startswith(where)
-    }
+    return lambda state: {name: state[name.replace("_lora.", ".", 1)] for name in state if name.startswith(where)}
 
 
 def halves_in_the_other_order(layer: str):
-    return lambda state: {
-        name: torch.cat(state[name].chunk(2)[::-1]) for name in (f"{layer}.weight", f"{layer}.bias")
-    }
+    return lambda state: {name: torch.cat(state[name].chunk(2)[::-1]) for name in (f"{layer}.weight", f"{layer}.bias")}
 
 
 def rotated(*layers: str):
@@ -110,17 +104,13 @@ WRONG_WEIGHTS = {
         "halves of the final layer not swapped": halves_in_the_other_order("norm_out.linear"),
         "halves of the final layer's twin not swapped": halves_in_the_other_order("norm_out_lora.linear"),
         "fused rows k, q, v": rotated("to_q", "to_k"),
-        "fused rows of the adapters v, q, k": rotated(
-            "to_q.lora_B.lora1", "to_k.lora_B.lora1", "to_v.lora_B.lora1"
-        ),
+        "fused rows of the adapters v, q, k": rotated("to_q.lora_B.lora1", "to_k.lora_B.lora1", "to_v.lora_B.lora1"),
     },
     "wan_i2v": {"image twin removed": twin_is_its_original("condition_embedder_lora.image_embedder")},
 }
 
 
-@pytest.mark.parametrize(
-    ("kind", "wrong"), [(kind, wrong) for kind, table in WRONG_WEIGHTS.items() for wrong in table]
-)
+@pytest.mark.parametrize(("kind", "wrong"), [(kind, wrong) for kind, table in WRONG_WEIGHTS.items() for wrong in table])
 def test_weights_that_are_wrong_in_one_thing_are_noticed(kind, wrong):
     this = published(kind)
     place = folder() / kind

@@ -36,9 +36,7 @@ def shapes(tmp_path, monkeypatch):
         "detail": tiny.random_expert(truth, "wan", "detail", 2),
     }
     header = experts["semantic"].metadata
-    experts["detail"] = Expert(
-        type(header)("detail", "shapes", "tiny", header.schedule, 2.0), experts["detail"].layers
-    )
+    experts["detail"] = Expert(type(header)("detail", "shapes", "tiny", header.schedule, 2.0), experts["detail"].layers)
     save_file(truth.state_dict(), tmp_path / "teacher.safetensors")
     for kind, expert in experts.items():
         save_expert(tmp_path / f"{kind}.safetensors", expert)
@@ -130,9 +128,7 @@ def test_previews_have_the_true_colours(shapes, monkeypatch):
         clip = render.render_clips(attributes, torch.Generator().manual_seed(0))
         picture = previewer.decode_latent_to_preview(latent_format.process_in(autoencoder.encode(clip)))
         shown = torch.from_numpy(numpy.array(picture)) / 255
-        true = (
-            clip[0, :, :4].mean(1).unflatten(1, (12, 2)).unflatten(3, (12, 2)).mean((2, 4)).movedim(0, -1) + 1
-        ) / 2
+        true = (clip[0, :, :4].mean(1).unflatten(1, (12, 2)).unflatten(3, (12, 2)).mean((2, 4)).movedim(0, -1) + 1) / 2
         assert (shown - true).abs().mean() < 0.02
 
 

@@ -73,9 +73,7 @@ KINDS = {
     "cogvideox": CogVideoX(_KIND),
     "cogvideox_2b": CogVideoX(_with(use_rotary_positional_embeddings=False), snr_shift=3.0),
     # Its table of positions is for this size alone.
-    "cogvideox_i2v": CogVideoX(
-        _with(in_channels=32, use_learned_positional_embeddings=True), shape=(1, 16, 1, 60, 90)
-    ),
+    "cogvideox_i2v": CogVideoX(_with(in_channels=32, use_learned_positional_embeddings=True), shape=(1, 16, 1, 60, 90)),
     "cogvideox_15_i2v": CogVideoX(
         _with(in_channels=32, patch_size_t=2, ofs_embed_dim=64, sample_width=170, sample_height=96),
         shape=(1, 16, 4, 8, 12),
@@ -116,9 +114,7 @@ def expectations(network: nn.Module, this: CogVideoX) -> dict[str, Tensor]:
     return expected | given
 
 
-def velocity(
-    network: nn.Module, this: CogVideoX, x: Tensor, timestep: int, given: dict[str, Tensor]
-) -> Tensor:
+def velocity(network: nn.Module, this: CogVideoX, x: Tensor, timestep: int, given: dict[str, Tensor]) -> Tensor:
     """One call of the expert that the timestep belongs to: x [B, C, T, H, W] to a velocity like it."""
     beside = [given["image"]] if this.takes_image else []
     frames = torch.cat([x, *beside], dim=1).transpose(1, 2)
@@ -153,9 +149,7 @@ def clean(x: Tensor, v: Tensor, alpha: Tensor) -> Tensor:
     return (alpha.sqrt() * x - (1 - alpha).sqrt() * v).float()
 
 
-def trajectory(
-    network: nn.Module, this: CogVideoX, noise: Tensor, given: dict[str, Tensor], alphas: Tensor
-) -> Tensor:
+def trajectory(network: nn.Module, this: CogVideoX, noise: Tensor, given: dict[str, Tensor], alphas: Tensor) -> Tensor:
     """DDIM over TIMESTEPS, without fresh noise: from the noise to clean latents."""
     x = noise
     for timestep, following in zip(TIMESTEPS, (*TIMESTEPS[1:], None), strict=True):

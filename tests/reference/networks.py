@@ -34,9 +34,7 @@ class Kind:
         network = randomise(self.network(**self.sizes), seed).requires_grad_(False).eval()
         generator = torch.Generator().manual_seed(seed)
         for name, table in network.named_parameters():
-            if name.endswith(
-                "scale_shift_table"
-            ):  # of three dimensions, where the rule for matrices makes it tiny
+            if name.endswith("scale_shift_table"):  # of three dimensions, where the rule for matrices makes it tiny
                 table.data = 0.3 * torch.randn(table.shape, generator=generator)
         return network
 

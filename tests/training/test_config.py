@@ -17,9 +17,7 @@ CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
 def file(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
-        yaml.safe_dump(
-            {"output": str(tmp_path), "stages": {"teacher": {"method": "teacher", "iterations": 3}}}
-        )
+        yaml.safe_dump({"output": str(tmp_path), "stages": {"teacher": {"method": "teacher", "iterations": 3}}})
     )
     return path
 
@@ -88,15 +86,9 @@ TINY = [
 ]
 
 
-@pytest.mark.parametrize(
-    "stage, missing", [("semantic", "no teacher at"), ("detail", "no semantic expert at")]
-)
+@pytest.mark.parametrize("stage, missing", [("semantic", "no teacher at"), ("detail", "no semantic expert at")])
 def test_missing_predecessors_are_named_with_the_remedy(trainer, tmp_path, stage, missing):
-    options = (
-        {"teacher": str(tmp_path / "x.safetensors")}
-        if stage == "semantic"
-        else {"semantic": str(tmp_path / "x")}
-    )
+    options = {"teacher": str(tmp_path / "x.safetensors")} if stage == "semantic" else {"semantic": str(tmp_path / "x")}
     with pytest.raises(ConfigError, match=missing):
         trainer(stage, options)
 
@@ -138,9 +130,7 @@ def test_command_line_errors_are_one_line(file):
 
 def test_an_unwritable_output_is_noticed_before_training(tmp_path, file, monkeypatch):
     (tmp_path / "taken").write_text("a file, not a folder")
-    monkeypatch.setattr(
-        "training.methods.base.Method.step", lambda *_: pytest.fail("it trained before it noticed")
-    )
+    monkeypatch.setattr("training.methods.base.Method.step", lambda *_: pytest.fail("it trained before it noticed"))
     message = failure("--config", str(file), "backbone.family=shapes", *TINY, f"output={tmp_path}/taken")
     assert message.startswith("error:") and "taken" in message
 

@@ -53,9 +53,7 @@ def test_target_at_the_boundary_is_the_teachers_step_sample_by_sample(trainer):
         return torch.full_like(x, float("nan"))
 
     student = method.network(method.student, batch.text)
-    jumps = consistency(
-        x, index, torch.full_like(index, first), method.schedule.grid, student, poisoned, teacher
-    )
+    jumps = consistency(x, index, torch.full_like(index, first), method.schedule.grid, student, poisoned, teacher)
     sigma, previous = method.schedule.grid.sigma(index), method.schedule.grid.previous(index)
     with torch.no_grad():
         arrived = x + (previous - sigma).view(-1, 1, 1, 1, 1) * teacher(x, sigma)
@@ -70,9 +68,7 @@ def test_prediction_and_target_follow_the_equations(trainer):
     grid = method.schedule.grid
     x = torch.zeros(2, 1, 1, 1, 1)
     index, start = torch.tensor([40, 31]), torch.tensor([30, 30])
-    jumps = consistency(
-        x, index, start, grid, lambda x, s: 2 + 0 * x, lambda x, s: x + 5, lambda x, s: 3 + 0 * x
-    )
+    jumps = consistency(x, index, start, grid, lambda x, s: 2 + 0 * x, lambda x, s: x + 5, lambda x, s: 3 + 0 * x)
     for row, i in enumerate(index.tolist()):
         sigma, previous, end = grid.sigma(i), grid.previous(i), grid.previous(30)
         arrived = (previous - sigma) * 3
@@ -114,9 +110,7 @@ def test_detail_equals_semantic_at_initialisation(trainer, trained):
 @pytest.mark.parametrize("compiled", [None, "eager"])
 def test_the_semantic_expert_stays_whole_below_a_trained_adapter(trainer, trained, compiled):
     """Its velocity is that of its files, bit for bit, and asking for it changes nothing of the training."""
-    asked, unasked = (
-        trainer("detail", {"real": "data"}, ema_decay=0.5, compile=compiled).method for _ in range(2)
-    )
+    asked, unasked = (trainer("detail", {"real": "data"}, ema_decay=0.5, compile=compiled).method for _ in range(2))
     batch, generator = batch_and_noise(asked)
     x, sigma = torch.randn(batch.latents.shape, generator=generator), torch.full((4,), 0.9)
     for iteration in range(3):
@@ -125,9 +119,7 @@ def test_the_semantic_expert_stays_whole_below_a_trained_adapter(trainer, traine
             expected = asked.backbone.velocity(semantic_network(asked, trained), x, sigma, batch.text)
             assert torch.equal(asked.semantic(batch.text)(x, sigma), expected)
             detail = asked.backbone.velocity(asked.student, x, sigma, batch.text)
-        assert (detail - expected).abs().max() > 1e-3, (
-            "the adapter must have an effect, or this shows nothing"
-        )
+        assert (detail - expected).abs().max() > 1e-3, "the adapter must have an effect, or this shows nothing"
     for name, p in asked.trainable.items():
         assert torch.equal(p, unasked.trainable[name]) and p.requires_grad, name
 
@@ -137,11 +129,7 @@ def test_frozen_weights_stay_bit_identical(trainer, stage):
     method = trainer(stage).method
     trained = {id(p) for learner in method.learners.values() for p in learner.parameters.values()}
     networks = {"student": method.student, "teacher": method.teacher}
-    before = {
-        (role, name): p.detach().clone()
-        for role, net in networks.items()
-        for name, p in net.named_parameters()
-    }
+    before = {(role, name): p.detach().clone() for role, net in networks.items() for name, p in net.named_parameters()}
     for iteration in range(3):
         method.step(iteration)
     for role, network in networks.items():
@@ -163,9 +151,7 @@ def test_the_detail_adapter_trains_what_the_key_map_lists(trainer):
         )
         for kind in ("weight", "bias")
     }
-    assert (
-        sum(".lora_" in name for name in names) == 3 * 2 * 4 * 2
-    )  # layers, attentions, projections, factors
+    assert sum(".lora_" in name for name in names) == 3 * 2 * 4 * 2  # layers, attentions, projections, factors
 
 
 def test_target_average_follows_the_student(trainer):

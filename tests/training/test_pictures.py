@@ -36,9 +36,7 @@ def test_frames_are_enlarged_without_blur():
 def test_a_sheet_shows_every_cell_where_it_belongs(tmp_path):
     clip = moving_square()
     cells = [strip(clip, (0, 5), scale=2), strip(-clip, (0, 5), scale=2)]
-    save_png(
-        tmp_path / "sheet.png", sheet("title", ["left", "right"], [("one", cells), ("two", cells[::-1])])
-    )
+    save_png(tmp_path / "sheet.png", sheet("title", ["left", "right"], [("one", cells), ("two", cells[::-1])]))
     picture = np.asarray(Image.open(tmp_path / "sheet.png"))
     for cell in cells:
         found = np.lib.stride_tricks.sliding_window_view(picture, cell.shape)[:, :, 0]

@@ -97,9 +97,7 @@ def test_kill_9_in_mid_training_and_resume_is_bit_equal(tmp_path):
     process = subprocess.Popen(command["killed"], **options)
     checkpoint = tmp_path / "killed" / "teacher" / "checkpoint.safetensors"
     try:
-        while process.poll() is None and not (
-            checkpoint.exists() and load_state(checkpoint)["iteration"] >= 4
-        ):
+        while process.poll() is None and not (checkpoint.exists() and load_state(checkpoint)["iteration"] >= 4):
             time.sleep(0.01)
         assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read().decode()}"
     finally:
@@ -158,9 +156,7 @@ def test_a_checkpoint_of_another_version_is_refused(trainer):
     run.run()
     state = json.dumps({"__dict__": [["iteration", 1], ["method", {"__dict__": []}]]})
     save_file({"unused": torch.zeros(1)}, run.checkpoint, {"state": state})
-    with pytest.raises(
-        ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 2"
-    ):
+    with pytest.raises(ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 2"):
         trainer("teacher").run()
 
 

@@ -46,9 +46,7 @@ def adapter_layers(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, L
     }
     parameters = dict(model.named_parameters())
     replaced = {name: value for name, value in start.items() if ".lora_" not in name}
-    differences, _ = layers_of(
-        {name: (parameters[name] - value).detach() for name, value in replaced.items()}
-    )
+    differences, _ = layers_of({name: (parameters[name] - value).detach() for name, value in replaced.items()})
     return layers | differences
 
 

@@ -44,9 +44,7 @@ def load_weights(model: nn.Module, path: str | Path, keymap: KeyMap) -> None:
         raise ConfigError(f"{path} does not fit backbone.architecture: {error}") from None
 
 
-def save_backbone(
-    path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]
-) -> None:
+def save_backbone(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
     """Write a whole backbone, given under ComfyUI's names, as a file for `diffusion_models`."""
     tensors = {name: tensor.to("cpu", dtype) for name, tensor in state.items()}
     with atomic_write(path) as file:
@@ -59,9 +57,7 @@ def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
         changed = merged(comfy_state(model, keymap), expert)
         model.load_state_dict(keymap.state_to_diffusers(changed))
     except (ExpertFileError, UnknownKeyError) as error:
-        raise ConfigError(
-            f"The {expert.metadata.expert} expert does not fit this backbone: {error}"
-        ) from None
+        raise ConfigError(f"The {expert.metadata.expert} expert does not fit this backbone: {error}") from None
 
 
 def comfy_state(model: nn.Module, keymap: KeyMap) -> State:

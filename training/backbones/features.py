@@ -25,9 +25,7 @@ class Features:
 def recorded(modules: Sequence[nn.Module]) -> Iterator[list]:
     """The outputs of these modules, in the order of their calls, while the context is open."""
     outputs: list = []
-    handles = [
-        module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules
-    ]
+    handles = [module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules]
     try:
         yield outputs
     finally:

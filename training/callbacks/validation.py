@@ -29,9 +29,7 @@ class Validation(Callback):
         """Sample, measure and write the clips."""
         config, method = run.config.validation, run.method
         generator = torch.Generator().manual_seed(config.seed)
-        noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator).to(
-            method.device
-        )
+        noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator).to(method.device)
         text = method.data.text(config.prompts).to(method.device)
         with method.averaged():
             latents = method.sample(noise, text, config.steps)
@@ -55,14 +53,10 @@ class Validation(Callback):
         config, folder = run.config.validation, run.folder / "validation" / f"{iteration:06d}"
         folder.mkdir(parents=True, exist_ok=True)
         scale = max(1, _SHORT_SIDE // min(clips.shape[-2:]))
-        frames = (
-            torch.linspace(0, clips.shape[2] - 1, min(_STRIP_FRAMES, clips.shape[2])).round().long().tolist()
-        )
+        frames = torch.linspace(0, clips.shape[2] - 1, min(_STRIP_FRAMES, clips.shape[2])).round().long().tolist()
         for number, clip in enumerate(clips):
             save_mp4(folder / f"{number:02d}.mp4", to_pixels(clip, scale), config.frames_per_second)
-        rows = [
-            (prompt, [strip(clip, frames, scale)]) for prompt, clip in zip(config.prompts, clips, strict=True)
-        ]
+        rows = [(prompt, [strip(clip, frames, scale)]) for prompt, clip in zip(config.prompts, clips, strict=True)]
         save_png(folder / "strips.png", sheet(f"{run.config.stage}, iteration {iteration}", [""], rows))
 
 

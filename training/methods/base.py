@@ -77,9 +77,7 @@ class Method(ABC):
         self.student.compile(backend=backend)
 
     @abstractmethod
-    def turns(
-        self, batch: Batch, generator: torch.Generator, iteration: int
-    ) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
         """Yields (learner, its loss map) in the order of training; the sum of a map is minimised.
 
         A learner's step is done before the next turn is computed.

@@ -54,9 +54,7 @@ def consistency(
     x [B, C, T, H, W] at the noise levels ``grid.sigma(index)``, index [B]; start [B] is the first index of each
     sample's span, whose end point is ``grid.previous(start)``. Only the student's call carries gradient.
     """
-    sigma, previous, end = (
-        levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start))
-    )
+    sigma, previous, end = (levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start)))
     prediction = jump(x, student(x, sigma), sigma, end)
     with torch.no_grad():
         arrived = jump(x, teacher(x, sigma), sigma, previous)

@@ -106,9 +106,7 @@ class Detail(Distillation):
     def spans(self) -> list[range]:
         return [self.schedule.training_range("detail")]
 
-    def turns(
-        self, batch: Batch, generator: torch.Generator, iteration: int
-    ) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
         options = self.options
         jumps = self.pairs(batch, generator)
         compared = jumps.per_interval() if options.per_interval else jumps
@@ -127,9 +125,7 @@ class Detail(Distillation):
             if options.real == "data":
                 real = self._features(noised(batch.latents, noise, level), level, batch.text)
         with _frozen(self.discriminator):
-            losses["adversarial"] = options.adversarial * hinge_generator(
-                self.discriminator(fake.tokens, fake.grid)
-            )
+            losses["adversarial"] = options.adversarial * hinge_generator(self.discriminator(fake.tokens, fake.grid))
         losses["matching"] = options.matching * feature_matching(fake.velocities, target.velocities)
         yield "student", losses
 
@@ -171,8 +167,7 @@ def _semantic_file(setup: Setup, options: DetailOptions) -> Path:
     path = Path(options.semantic or Path(setup.config.output) / "semantic" / "semantic.safetensors")
     if not path.is_file():
         raise ConfigError(
-            f"There is no semantic expert at {path}. "
-            "Run stage=semantic first, or name its file in options.semantic."
+            f"There is no semantic expert at {path}. Run stage=semantic first, or name its file in options.semantic."
         )
     return path
 

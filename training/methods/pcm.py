@@ -35,9 +35,7 @@ class PCM(Distillation):
     def spans(self) -> list[range]:
         return phases(self.schedule.grid.points, self.options.phases)
 
-    def turns(
-        self, batch: Batch, generator: torch.Generator, iteration: int
-    ) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
         jumps = self.pairs(batch, generator)
         if self.options.per_interval:
             jumps = jumps.per_interval()

@@ -47,9 +47,7 @@ class Semantic(Distillation):
     def spans(self) -> list[range]:
         return [self.schedule.training_range("semantic")]
 
-    def turns(
-        self, batch: Batch, generator: torch.Generator, iteration: int
-    ) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
         jumps = self.pairs(batch, generator)
         if self.options.per_interval:
             jumps = jumps.per_interval()
@@ -66,9 +64,7 @@ class Semantic(Distillation):
         """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone."""
         sigmas = self.schedule.sigmas(steps)
         mine, _ = self.schedule.split(sigmas)
-        at_kappa = euler(
-            self.network(self.student, text), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma]
-        )
+        at_kappa = euler(self.network(self.student, text), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma])
         below = [self.schedule.grid.sigma(i) for i in reversed(self.schedule.training_range("detail"))]
         return euler(self.guided_teacher(text), at_kappa, [*below, 0.0])
 

@@ -39,15 +39,11 @@ class Teacher(Method):
     def build(cls, setup: Setup, options: TeacherOptions) -> Teacher:
         return cls(setup, options, student=setup.backbone.build(setup.config.seed))
 
-    def turns(
-        self, batch: Batch, generator: torch.Generator, iteration: int
-    ) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
         noise = drawn_like(batch.latents, generator)
         u = stratified(torch.arange(len(noise), device=self.device), generator)
         sigma = shift_sigma(u, self.options.shift)
-        velocity = self.backbone.velocity(
-            self.student, noised(batch.latents, noise, sigma), sigma, batch.text
-        )
+        velocity = self.backbone.velocity(self.student, noised(batch.latents, noise, sigma), sigma, batch.text)
         yield "student", {"flow": (velocity - (noise - batch.latents)).square().mean()}
 
     def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:

@@ -66,9 +66,7 @@ class Result:
 def plain_sigmas(schedule: ExpertSchedule, steps: int) -> Tensor:
     """What an ordinary N-step run of the teacher uses: sigmas of evenly spaced u, [steps + 1], ends with 0."""
     points = schedule.grid.points
-    return torch.tensor(
-        [schedule.grid.sigma(round(points * (steps - i) / steps) - 1) for i in range(steps)] + [0.0]
-    )
+    return torch.tensor([schedule.grid.sigma(round(points * (steps - i) / steps) - 1) for i in range(steps)] + [0.0])
 
 
 def choose_prompts(count: int, seed: int) -> list[Attributes]:
@@ -88,10 +86,7 @@ def compare(entrants: Sequence[Entrant], prompts: Sequence[Attributes], seed: in
     for entrant in entrants:
         start = time.perf_counter()
         latents = torch.cat(
-            [
-                _sample(entrant, noise[i : i + _BATCH], prompts[i : i + _BATCH])
-                for i in range(0, len(prompts), _BATCH)
-            ]
+            [_sample(entrant, noise[i : i + _BATCH], prompts[i : i + _BATCH]) for i in range(0, len(prompts), _BATCH)]
         )
         seconds = (time.perf_counter() - start) / len(prompts)
         reference = latents if reference is None else reference
@@ -142,9 +137,7 @@ def as_markdown(rows: Sequence[Sequence[str]], headings: Sequence[str] = HEADING
     widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
 
     def line(cells: Sequence[str]) -> str:
-        texts = [
-            c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        ]
+        texts = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
         return "| " + " | ".join(texts) + " |"
 
     rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"

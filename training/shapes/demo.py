@@ -20,9 +20,7 @@ _SHOWN_FRAMES = (0, FRAMES // 3, 2 * FRAMES // 3, FRAMES - 1)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--output", type=Path, default=Path("runs/demo"), help="folder of the videos and pictures"
-    )
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder of the videos and pictures")
     parser.add_argument("--prompts", type=int, default=8, help="how many prompts, 1 to 288")
     # The default is the seed whose eight prompts are the most varied.
     parser.add_argument("--seed", type=int, default=46, help="of the prompts and the noise")
@@ -36,9 +34,7 @@ def main() -> None:
 
     save_png(options.output / "contact_sheet.png", contact_sheet(results))
     for number, prompt in enumerate(results[0].prompts):
-        save_mp4(
-            options.output / f"{_file_name(number, prompt)}.mp4", _beside(results, number), FRAMES_PER_SECOND
-        )
+        save_mp4(options.output / f"{_file_name(number, prompt)}.mp4", _beside(results, number), FRAMES_PER_SECOND)
     text = as_markdown(table(results))
     (options.output / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\n")
@@ -61,9 +57,7 @@ def contact_sheet(results: Sequence[Result]):
 
 def _beside(results: Sequence[Result], number: int) -> np.ndarray:
     """The reference and the last entrant side by side, [T, H, 2 W, 3]."""
-    return np.concatenate(
-        [to_pixels(result.clips[number], scale=8) for result in (results[0], results[-1])], axis=2
-    )
+    return np.concatenate([to_pixels(result.clips[number], scale=8) for result in (results[0], results[-1])], axis=2)
 
 
 def _file_name(number: int, prompt: Attributes) -> str:

@@ -60,9 +60,7 @@ def test_the_experts_network_is_the_one_the_bundle_ran(name, exact):
         torch.testing.assert_close(made[key], true[key], rtol=1e-5, atol=1e-5)
     # Neither at another scale nor without the copies.
     for wrong in (detail_state(bundle, scale=1.0), backbone(bundle, "diffusers")):
-        assert any(
-            (made[key] - tensor).abs().max() > 0.1 for key, tensor in table.state_to_comfy(wrong).items()
-        )
+        assert any((made[key] - tensor).abs().max() > 0.1 for key, tensor in table.state_to_comfy(wrong).items())
 
 
 def test_which_layers_change():
@@ -75,9 +73,7 @@ def test_which_layers_change():
         *(f"single_blocks.{i}.linear1" for i in range(3)),
         *(f"{refiner}.{i}.self_attn.qkv" for i in range(2)),
     }
-    assert {"final_layer.adaLN_modulation.1", "vector_in.in_layer", f"{refiner}.0.self_attn.proj"} < {
-        *hunyuan.layers
-    }
+    assert {"final_layer.adaLN_modulation.1", "vector_in.in_layer", f"{refiner}.0.self_attn.proj"} < {*hunyuan.layers}
     assert not any(name.startswith("txt_in.t_embedder") or "txt_attn" in name for name in hunyuan.layers)
 
 
@@ -198,9 +194,7 @@ def test_projections_of_one_layer_need_their_adapters_together(lost):
     bundle = released("hunyuan_video t2v")
     for part in "AB":
         del bundle[f"{_ATTENTION}.{lost}.lora_{part}.lora1.weight"]
-    with pytest.raises(
-        LayoutError, match=rf"img_attn\.qkv needs low-rank pairs.*{_ATTENTION}\.{lost}.*has them for"
-    ):
+    with pytest.raises(LayoutError, match=rf"img_attn\.qkv needs low-rank pairs.*{_ATTENTION}\.{lost}.*has them for"):
         expert_of(bundle)
 
 

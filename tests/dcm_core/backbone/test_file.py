@@ -46,9 +46,7 @@ def test_shapes_norms_and_fingerprint_are_those_of_the_backbone_in_every_layout(
 def test_a_name_is_looked_up_once_however_much_is_asked(name, monkeypatch):
     looked_up = Counter()
     find = KeyMap._find
-    monkeypatch.setattr(
-        KeyMap, "_find", lambda self, key, *more: looked_up.update([key]) or find(self, key, *more)
-    )
+    monkeypatch.setattr(KeyMap, "_find", lambda self, key, *more: looked_up.update([key]) or find(self, key, *more))
     state = random_state(name)
     for layout in (state, find_family(family_of(name)).keymap.state_to_comfy(state)):
         looked_up.clear()

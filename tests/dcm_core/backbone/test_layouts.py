@@ -29,9 +29,7 @@ def converted(state, to):
 
 
 def same(one, other):
-    return infos(one) == infos(other) and all(
-        tensor_bytes(one[name]) == tensor_bytes(other[name]) for name in one
-    )
+    return infos(one) == infos(other) and all(tensor_bytes(one[name]) == tensor_bytes(other[name]) for name in one)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -45,9 +43,7 @@ def test_every_family_goes_to_the_other_layout_and_back(name):
         prefixed = {prefix + key: tensor for key, tensor in comfy.items()}
         layout = opened(prefixed).layout
         assert (layout.family.name, layout.kind, layout.prefix) == (family_of(name), "comfy", prefix)
-        assert layout.dtype == "BF16" and layout.parameters == sum(
-            tensor.numel() for tensor in state.values()
-        )
+        assert layout.dtype == "BF16" and layout.parameters == sum(tensor.numel() for tensor in state.values())
         assert same(converted(prefixed, "comfy"), comfy)
         assert same(converted(prefixed, "diffusers"), state)
 
@@ -118,9 +114,7 @@ def test_the_published_sizes_are_told_apart(name, sizes, variant):
 
 def test_fp8_files_are_used_in_comfyui_as_they_are():
     comfy = converted(random_state("hunyuan_video t2v"), "comfy")
-    fp8 = {
-        key: tensor.to(torch.float8_e4m3fn) if tensor.ndim > 1 else tensor for key, tensor in comfy.items()
-    }
+    fp8 = {key: tensor.to(torch.float8_e4m3fn) if tensor.ndim > 1 else tensor for key, tensor in comfy.items()}
     layout = opened(fp8).layout
     assert (layout.dtype, layout.scaled) == ("F8_E4M3", False)
     assert same(converted(converted(fp8, "diffusers"), "comfy"), fp8)
@@ -217,8 +211,6 @@ def test_other_files_are_named_with_a_remedy(names, says):
 def test_an_all_in_one_checkpoint_is_for_load_checkpoint():
     comfy = converted(random_state("wan t2v"), "comfy")
     for prefix in ("model.diffusion_model.", ""):
-        file = {prefix + key: tensor for key, tensor in comfy.items()} | {
-            "vae.decoder.conv1.weight": torch.ones(1)
-        }
+        file = {prefix + key: tensor for key, tensor in comfy.items()} | {"vae.decoder.conv1.weight": torch.ones(1)}
         with pytest.raises(LayoutError, match="all-in-one.*Load Checkpoint"):
             opened(file)

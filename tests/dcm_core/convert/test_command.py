@@ -210,8 +210,6 @@ sys.exit(main(["to-comfy", "a.safetensors", "b.safetensors", "--force"]))
 
 
 def test_a_reader_that_stops_listening_is_no_error(files):
-    command = (
-        f"{sys.executable} -m dcm_core.convert inspect bundle.safetensors | head -1; exit ${{PIPESTATUS[0]}}"
-    )
+    command = f"{sys.executable} -m dcm_core.convert inspect bundle.safetensors | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "bundle.safetensors\n", "")

@@ -53,8 +53,7 @@ def pair(tmp_path, request):
     save_file(state, tmp_path / "semantic.safetensors")
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(BackboneFile.open(tmp_path / f"{name}.safetensors"))
-            for name in ("semantic", "base")
+            stack.enter_context(BackboneFile.open(tmp_path / f"{name}.safetensors")) for name in ("semantic", "base")
         ]
 
 
@@ -66,15 +65,9 @@ def test_a_backbone_keeps_every_bit_there_and_back(tmp_path, name):
     assert differing(comfy, state), "the layouts have different names"
     prefixed = {f"model.diffusion_model.{key}": tensor for key, tensor in comfy.items()}
     save_file(prefixed, tmp_path / "prefixed.safetensors")
-    assert not differing(
-        state, convert(tmp_path / "comfy.safetensors", tmp_path / "a.safetensors", "diffusers")
-    )
-    assert not differing(
-        state, convert(tmp_path / "prefixed.safetensors", tmp_path / "b.safetensors", "diffusers")
-    )
-    assert not differing(
-        comfy, convert(tmp_path / "prefixed.safetensors", tmp_path / "c.safetensors", "comfy")
-    )
+    assert not differing(state, convert(tmp_path / "comfy.safetensors", tmp_path / "a.safetensors", "diffusers"))
+    assert not differing(state, convert(tmp_path / "prefixed.safetensors", tmp_path / "b.safetensors", "diffusers"))
+    assert not differing(comfy, convert(tmp_path / "prefixed.safetensors", tmp_path / "c.safetensors", "comfy"))
 
 
 @pytest.mark.parametrize(("name", "dtype"), BUNDLES, ids=str)
@@ -182,9 +175,7 @@ def test_a_low_rank_difference_is_off_by_what_it_says(tmp_path, pair):
             continue
         best = torch.linalg.svdvals(tensor - comfy[name])
         lost = float((best[rank:].square().sum() / best.square().sum()).sqrt())
-        measured = float(
-            torch.linalg.vector_norm(made[name] - tensor) / torch.linalg.vector_norm(tensor - comfy[name])
-        )
+        measured = float(torch.linalg.vector_norm(made[name] - tensor) / torch.linalg.vector_norm(tensor - comfy[name]))
         assert losses[layer].relative == pytest.approx(lost, rel=1e-3) == pytest.approx(measured, rel=1e-2)
     said = expert.metadata.extra["dcm.low_rank_errors"]
     assert all(f'"{name}": {losses[name].relative:.2g}'[:-1] in said for name in pairs)

@@ -62,9 +62,7 @@ def edit_metadata(path: Path, dice: random.Random) -> None:
     value = metadata.pop(key)
     kind = dice.randrange(3)
     if kind == 1:
-        metadata[key] = dice.choice(
-            ["", "0", "-1", "1e999", "nan", "true", value[::-1], value + "0", "\x00", "é" * 99]
-        )
+        metadata[key] = dice.choice(["", "0", "-1", "1e999", "nan", "true", value[::-1], value + "0", "\x00", "é" * 99])
     elif kind == 2:
         metadata[key.replace("dcm.", dice.choice(["DCM.", "dcm", "dcm.x."]))] = value
     write(path, header, data)

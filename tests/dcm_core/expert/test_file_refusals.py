@@ -109,9 +109,7 @@ def test_a_key_that_stands_twice_is_named(tmp_path):
     refused(path, f"twice: {KEY}.alpha")
 
 
-@pytest.mark.parametrize(
-    ("version", "works"), [("1.0", True), ("1.99", True), ("2.0", False), ("10.0", False)]
-)
+@pytest.mark.parametrize(("version", "works"), [("1.0", True), ("1.99", True), ("2.0", False), ("10.0", False)])
 def test_a_newer_major_format_is_refused_and_a_newer_minor_accepted(tmp_path, version, works):
     path = tmp_path / "e.safetensors"
     tensors, header = parts(expert())
@@ -210,11 +208,7 @@ def test_a_key_that_is_wrong_is_named(tmp_path, change, words):
 def test_a_whole_layer_that_was_lost_is_named(tmp_path):
     path = tmp_path / "e.safetensors"
     tensors, header = parts(expert(blocks=3))
-    kept = {
-        key: value
-        for key, value in tensors.items()
-        if not key.startswith("diffusion_model.blocks.1.self_attn.o")
-    }
+    kept = {key: value for key, value in tensors.items() if not key.startswith("diffusion_model.blocks.1.self_attn.o")}
     write_as_is(path, kept, header)
     refused(path, r"promises 12 layers, the file has 11.*blocks\.1\.self_attn\.o")
 

@@ -67,9 +67,7 @@ def test_other_families_shapes_and_norms_differ_in_their_own_part():
     assert of(net, "hunyuan_video").split(":")[1:] == plain[1:]
     with torch.no_grad():
         net.lin.weight.add_(1)
-    assert (
-        of(net).split(":") == plain
-    )  # other weights than norms do not count: fp8 and GGUF copies change them
+    assert of(net).split(":") == plain  # other weights than norms do not count: fp8 and GGUF copies change them
     with torch.no_grad():
         net.norm_q.weight[0] += 1
     other = of(net).split(":")
@@ -91,8 +89,7 @@ def test_the_digest_sees_every_bit_and_ignores_labels():
     header = {"dcm.rank": "4", "modelspec.title": "x"}
     whole = content_digest(header, tensors)
     assert (
-        content_digest(header | {"modelspec.title": "y", "dcm.digest": "z"}, dict(reversed(tensors.items())))
-        == whole
+        content_digest(header | {"modelspec.title": "y", "dcm.digest": "z"}, dict(reversed(tensors.items()))) == whole
     )
     assert content_digest(header | {"dcm.rank": "5"}, tensors) != whole
     assert content_digest(header, tensors | {"alpha": torch.tensor(2.0000002)}) != whole

@@ -154,9 +154,7 @@ def test_tensors_that_are_no_pairs_are_refused(down, up, rows):
 def test_a_compact_file_without_one_of_its_tensors_is_refused(lost, tmp_path):
     one = expert()
     tensors = {
-        key: each
-        for key, each in to_tensors(one, compact=True).items()
-        if key != f"diffusion_model.{QKV}.{lost}"
+        key: each for key, each in to_tensors(one, compact=True).items() if key != f"diffusion_model.{QKV}.{lost}"
     }
     header = one.metadata.to_header() | {"dcm.layers": "3", "dcm.parameters": ""}
     write_as_is(tmp_path / "e", tensors, header)

@@ -108,9 +108,7 @@ def test_tensors_by_name_become_the_layers_they_belong_to():
     assert type(new["a"]) is Replacement and new["a"].tensors == layers["a"].tensors
 
 
-@pytest.mark.parametrize(
-    ("dtype", "result"), [(torch.bfloat16, torch.bfloat16), (torch.float8_e4m3fn, torch.float32)]
-)
+@pytest.mark.parametrize(("dtype", "result"), [(torch.bfloat16, torch.bfloat16), (torch.float8_e4m3fn, torch.float32)])
 def test_a_difference_is_added_in_float32_and_never_rounded_to_one_byte(dtype, result):
     base, difference = torch.full((3,), 256.0).to(dtype), torch.full((3,), 1.5, dtype=torch.bfloat16)
     total = with_difference(base, difference)
@@ -157,9 +155,7 @@ def outer(monkeypatch):
     monkeypatch.setitem(sidecar._TERMS, Outer, OuterTerm)
     monkeypatch.setitem(tensor_names.FILE_FORMS, Outer, FORM)
     tensor_names._reading.cache_clear()
-    yield Expert(
-        metadata(base_fingerprint=""), {"q": Outer(tensor(OUT), tensor(IN))}, {"table": tensor(1, 2)}
-    )
+    yield Expert(metadata(base_fingerprint=""), {"q": Outer(tensor(OUT), tensor(IN))}, {"table": tensor(1, 2)})
     tensor_names._reading.cache_clear()
 
 

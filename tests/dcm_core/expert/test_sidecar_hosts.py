@@ -173,9 +173,7 @@ def test_the_host_can_count_move_and_copy_it():
     elements = 2 * 3 * DIM + DIM * DIM + DIM + DIM
     assert sum(tensor.numel() for tensor in state.values()) == elements
     # A host moves leaves that own Parameters and skips those of modules with children.
-    assert all(
-        not list(module.children()) for module in sidecar.modules() if list(module.parameters(recurse=False))
-    )
+    assert all(not list(module.children()) for module in sidecar.modules() if list(module.parameters(recurse=False)))
     assert all(not parameter.requires_grad for parameter in sidecar.parameters())
     assert {parameter.dtype for parameter in sidecar.to(torch.float16).parameters()} == {torch.float16}
     twin = copy.deepcopy(sidecar)

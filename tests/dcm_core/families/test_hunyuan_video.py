@@ -34,15 +34,11 @@ def test_q_k_and_v_are_rows_of_one_weight_in_this_order(state, comfy):
     }
     for fused, (module, parts) in places.items():
         for kind in ("weight", "bias"):
-            assert comfy[f"{fused}.{kind}"].equal(
-                torch.cat([state[f"{module}.{part}.{kind}"] for part in parts])
-            )
+            assert comfy[f"{fused}.{kind}"].equal(torch.cat([state[f"{module}.{part}.{kind}"] for part in parts]))
     single = "single_transformer_blocks.2"
     parts = [f"{single}.attn.to_q", f"{single}.attn.to_k", f"{single}.attn.to_v", f"{single}.proj_mlp"]
     for kind in ("weight", "bias"):
-        assert comfy[f"single_blocks.2.linear1.{kind}"].equal(
-            torch.cat([state[f"{p}.{kind}"] for p in parts])
-        )
+        assert comfy[f"single_blocks.2.linear1.{kind}"].equal(torch.cat([state[f"{p}.{kind}"] for p in parts]))
 
 
 def test_the_last_modulation_has_shift_before_scale(state, comfy):
@@ -96,11 +92,7 @@ def test_what_a_detail_expert_changes(comfy):
     assert not any("txt_attn" in name or "linear2" in name or "mlp" in name for name in low_rank)
     assert sum(name.startswith("txt_in.individual_token_refiner") for name in low_rank) == 4
     assert set(replaced) == {
-        *(
-            f"{name}.{part}_layer"
-            for name in ("time_in", "guidance_in", "vector_in")
-            for part in ("in", "out")
-        ),
+        *(f"{name}.{part}_layer" for name in ("time_in", "guidance_in", "vector_in") for part in ("in", "out")),
         "final_layer.adaLN_modulation.1",
         "final_layer.linear",
     }
@@ -144,9 +136,7 @@ def test_an_unknown_name_is_an_error_with_the_nearest_row(name, nearest):
 
 
 def test_an_unknown_name_of_the_host_too():
-    with pytest.raises(
-        UnknownKeyError, match=r"linear1\.weight -> .*to_q.* \+ .*to_k.* \+ .*to_v.* \+ .*proj_mlp"
-    ):
+    with pytest.raises(UnknownKeyError, match=r"linear1\.weight -> .*to_q.* \+ .*to_k.* \+ .*to_v.* \+ .*proj_mlp"):
         HUNYUAN.to_diffusers("single_blocks.0.linear11.weight")
     with pytest.raises(UnknownKeyError, match="is 3 weights in diffusers"):
         HUNYUAN.to_diffusers("double_blocks.0.img_attn.qkv.weight")

@@ -12,9 +12,7 @@ WAN = find_family("wan").keymap
 @pytest.fixture(scope="module", params=["t2v", "i2v"])
 def model(request):
     diffusers = pytest.importorskip("diffusers")
-    image = (
-        {"image_dim": 12, "added_kv_proj_dim": 8, "pos_embed_seq_len": 6} if request.param == "i2v" else {}
-    )
+    image = {"image_dim": 12, "added_kv_proj_dim": 8, "pos_embed_seq_len": 6} if request.param == "i2v" else {}
     torch.manual_seed(0)
     return diffusers.WanTransformer3DModel(
         num_attention_heads=2, attention_head_dim=4, in_channels=4, out_channels=4, text_dim=8, freq_dim=8,

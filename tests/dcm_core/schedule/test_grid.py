@@ -41,9 +41,7 @@ class TestGrid:
         assert sigmas.tolist() == pytest.approx([level(grid, int(i)) for i in index])
 
     @pytest.mark.parametrize("level", [NoiseGrid.sigma, NoiseGrid.previous])
-    @pytest.mark.parametrize(
-        "index", [-1, 50, torch.tensor([3, -1]), torch.tensor([50]), torch.tensor([0.5])]
-    )
+    @pytest.mark.parametrize("index", [-1, 50, torch.tensor([3, -1]), torch.tensor([50]), torch.tensor([0.5])])
     def test_no_index_wraps_around(self, level, index):
         with pytest.raises(ValueError, match="grid ind"):
             level(NoiseGrid(), index)

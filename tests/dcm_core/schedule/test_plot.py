@@ -8,9 +8,7 @@ from dcm_core.families.presets import FAMILIES
 from dcm_core.schedule.pairs import PAIR_NAMES
 from dcm_core.schedule.plot import plot_schedule
 
-SEMANTIC, DETAIL, KAPPA = (
-    (torch.tensor(rgb) / 255) for rgb in ((255, 166, 87), (86, 196, 219), (226, 108, 148))
-)
+SEMANTIC, DETAIL, KAPPA = ((torch.tensor(rgb) / 255) for rgb in ((255, 166, 87), (86, 196, 219), (226, 108, 148)))
 
 
 def found(picture, colour):
@@ -65,9 +63,7 @@ def test_the_kappa_line_lies_where_the_grid_has_kappa(schedule):
 
 
 def test_another_list_is_another_picture():
-    pictures = [
-        plot_schedule(OFFICIAL["wan"], sigmas) for sigmas in (OFFICIAL["wan"].sigmas(6), WAN.sigmas(6))
-    ]
+    pictures = [plot_schedule(OFFICIAL["wan"], sigmas) for sigmas in (OFFICIAL["wan"].sigmas(6), WAN.sigmas(6))]
     assert (pictures[0] - pictures[1]).abs().max() > 0.5
 
 

@@ -143,9 +143,7 @@ class TestDenoise:
             assert sigmas[semantic] == torch.tensor(schedule.kappa_sigma, dtype=torch.float32)
 
     def test_keeps_the_pace_of_a_whole_run(self):
-        splits = {
-            denoise: HY.split(HY.sigmas(8, denoise=denoise)) for denoise in (1.0, 0.94, 0.88, 0.82, 0.76, 0.5)
-        }
+        splits = {denoise: HY.split(HY.sigmas(8, denoise=denoise)) for denoise in (1.0, 0.94, 0.88, 0.82, 0.76, 0.5)}
         assert splits == {1.0: (4, 4), 0.94: (3, 5), 0.88: (2, 6), 0.82: (1, 7), 0.76: (0, 8), 0.5: (0, 8)}
 
     @pytest.mark.parametrize("denoise", [0.9, 0.5])

@@ -12,9 +12,7 @@ def test_every_caption_reads_back():
 
 
 def test_word_order_and_case_do_not_matter():
-    assert parse_caption("Circle red, fast left striped") == parse_caption(
-        "a red striped circle moving left fast"
-    )
+    assert parse_caption("Circle red, fast left striped") == parse_caption("a red striped circle moving left fast")
 
 
 def test_an_unknown_word_is_named_with_the_nearest_known_one():
@@ -45,6 +43,4 @@ def test_text_states_are_fixed_and_of_constant_length():
     assert states[1].eq(0).all(), "the empty prompt is the unconditional one"
     assert states[0, 0, :3].tolist() == pytest.approx(encode_text(["a"])[0, 0, :3].tolist())
     # The words' vectors are part of the trained weights' meaning: they must never change.
-    torch.testing.assert_close(
-        states[0, 1, :3], torch.tensor([-0.850483, -1.506948, -1.744494]), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(states[0, 1, :3], torch.tensor([-0.850483, -1.506948, -1.744494]), atol=1e-6, rtol=0)

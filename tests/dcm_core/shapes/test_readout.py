@@ -31,9 +31,7 @@ def test_the_autoencoder_keeps_everything_the_read_out_needs(clips):
 def test_a_clip_played_backwards_moves_the_other_way(clips):
     opposite = {"left": "right", "right": "left", "up": "down", "down": "up"}
     for attributes, clip in list(zip(ALL_ATTRIBUTES, clips, strict=True))[::17]:
-        assert read_clip(clip.flip(1)).attributes == replace(
-            attributes, direction=opposite[attributes.direction]
-        )
+        assert read_clip(clip.flip(1)).attributes == replace(attributes, direction=opposite[attributes.direction])
 
 
 def test_a_frozen_clip_shows_no_motion(clips):
@@ -82,8 +80,6 @@ def test_latents_have_unit_variance_per_channel(clips):
 def test_previews_get_the_true_colours(clips):
     factors, bias = autoencoder.latent_rgb_factors()
     latent = autoencoder.encode(clips[:1])[0]
-    preview = (
-        torch.einsum("cthw,cr->rthw", latent, torch.tensor(factors)) + torch.tensor(bias)[:, None, None, None]
-    )
+    preview = torch.einsum("cthw,cr->rthw", latent, torch.tensor(factors)) + torch.tensor(bias)[:, None, None, None]
     blocks = clips[0].unfold(1, 4, 4).unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2, -3))
     assert (preview - blocks).abs().mean() < 0.05

@@ -16,9 +16,7 @@ class TestConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         inputs = [io.Int.Input("seed", default=0), io.Int.Input("channels", default=4096, max=65536)]
-        return io.Schema(
-            "DCMTestConditioning", category="DCM tests", inputs=inputs, outputs=[io.Conditioning.Output()]
-        )
+        return io.Schema("DCMTestConditioning", category="DCM tests", inputs=inputs, outputs=[io.Conditioning.Output()])
 
     @classmethod
     def execute(cls, seed, channels):
@@ -39,9 +37,7 @@ class TestCLIP(io.ComfyNode):
 class TestCLIPVision(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
-            "DCMTestCLIPVision", category="DCM tests", inputs=[], outputs=[io.ClipVision.Output()]
-        )
+        return io.Schema("DCMTestCLIPVision", category="DCM tests", inputs=[], outputs=[io.ClipVision.Output()])
 
     @classmethod
     def execute(cls):
@@ -101,9 +97,7 @@ class TestPause(io.ComfyNode):
     @classmethod
     def execute(cls, model, step):
         def pause(executor, x, timestep, context, *args, **kwargs):
-            options = kwargs.get("transformer_options") or next(
-                a for a in reversed(args) if isinstance(a, dict)
-            )
+            options = kwargs.get("transformer_options") or next(a for a in reversed(args) if isinstance(a, dict))
             sigmas, sigma = options["sample_sigmas"], float(options["sigmas"][0])
             if int((sigmas[:-1] - sigma).abs().argmin()) == step - 1:
                 tell({"step": step, "sigma": sigma})

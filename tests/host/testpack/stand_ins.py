@@ -37,9 +37,7 @@ class RandomVision:
 
     def encode_image(self, image: Tensor, **_) -> SimpleNamespace:
         generator = torch.Generator().manual_seed(0)
-        return SimpleNamespace(
-            penultimate_hidden_states=torch.randn(len(image), 257, 1280, generator=generator)
-        )
+        return SimpleNamespace(penultimate_hidden_states=torch.randn(len(image), 257, 1280, generator=generator))
 
 
 class PreviewVae:

@@ -112,10 +112,7 @@ WRONG_MODELS = {
 @pytest.mark.parametrize("wrong", WRONG_MODELS)
 def test_a_model_that_is_wrong_in_one_thing_is_noticed(this, wrong):
     model, sigmas = this.applied(), this.schedule.sigmas(4)
-    assert (
-        relative(in_network_units(model, this.custom_sampled(model, sigmas)), truth(this, sigmas))
-        <= TOLERANCE
-    )
+    assert relative(in_network_units(model, this.custom_sampled(model, sigmas)), truth(this, sigmas)) <= TOLERANCE
     WRONG_MODELS[wrong](this, model)
     result = in_network_units(model, this.custom_sampled(model, sigmas))
     assert not relative(result, truth(this, sigmas)) <= 10 * TOLERANCE  # not a number is noticed too
@@ -168,9 +165,7 @@ def test_an_expert_that_is_wrong_in_one_thing_is_noticed(this, wrong):
 
 @known
 def test_kappa_is_typed_as_a_timestep_over_1000(this):
-    model, info = (
-        dcm_node("DCMApplyExperts").execute(this.model(), this.detail, this.semantic, kappa=0.5).args
-    )
+    model, info = dcm_node("DCMApplyExperts").execute(this.model(), this.detail, this.semantic, kappa=0.5).args
     assert "SemE above timestep 509" in info
     sigmas = dcm_node("DCMSigmas").execute(model, 4)[0]
     assert this.schedule.grid.curve.timestep(sigmas).tolist() == [999, 739, 499, 259, 0]
@@ -189,7 +184,5 @@ def test_the_network_is_left_as_it_was(this):
     assert model.model.model_sampling is before[1]
     assert network.use_rotary_positional_embeddings
     plain = type(network)._get_rotary_emb(network, 4, 4, 3, "cpu")
-    assert all(
-        torch.equal(*pair) for pair in zip(network._get_rotary_emb(4, 4, 3, "cpu"), plain, strict=True)
-    )
+    assert all(torch.equal(*pair) for pair in zip(network._get_rotary_emb(4, 4, 3, "cpu"), plain, strict=True))
     assert not model.object_patches

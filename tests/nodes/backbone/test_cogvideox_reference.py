@@ -104,9 +104,7 @@ def test_weights_that_are_wrong_in_one_thing_are_noticed(wrong):
     state = load_file(place / RELEASED)
     changed = WRONG_WEIGHTS[wrong](state)
     assert changed and changed.keys() <= state.keys()
-    save_file(
-        {name: tensor.clone() for name, tensor in (state | changed).items()}, place / "wrong.safetensors"
-    )
+    save_file({name: tensor.clone() for name, tensor in (state | changed).items()}, place / "wrong.safetensors")
     result, expected = latents("cogvideox", applied("cogvideox", "wrong.safetensors"))
     assert relative(result, expected["latents"]) > NOTICED
 

@@ -28,9 +28,7 @@ def this():
 
 
 def difference(model, size=1.0):
-    return {
-        host.PREFIX + WEIGHT: ("diff", (torch.full_like(host.network_of(model).get_parameter(WEIGHT), size),))
-    }
+    return {host.PREFIX + WEIGHT: ("diff", (torch.full_like(host.network_of(model).get_parameter(WEIGHT), size),))}
 
 
 def test_no_other_file_asks_for_it():

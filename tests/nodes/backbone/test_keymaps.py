@@ -43,9 +43,7 @@ def test_the_hosts_names_are_those_of_the_table(network):
     assert not table.missing(state)
     back = table.state_to_comfy(table.state_to_diffusers(state))
     # HunyuanVideo's norms have two names; ours is the one that every host reads.
-    host = {
-        name.replace("_norm.weight", "_norm.scale") if family == "hunyuan_video" else name for name in state
-    }
+    host = {name.replace("_norm.weight", "_norm.scale") if family == "hunyuan_video" else name for name in state}
     assert back.keys() == host
 
 

@@ -20,9 +20,7 @@ KINDS = ["wan", "hunyuan_video", "wan_i2v", "hunyuan_video_i2v"]
 def backbones(tmp_path, monkeypatch):
     """An empty models/diffusion_models."""
     _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(
-        folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions)
-    )
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
     folder_paths.filename_list_cache.clear()
     return tmp_path
 
@@ -43,8 +41,7 @@ def weights(model) -> dict[str, torch.Tensor]:
 def same_weights(one, other) -> bool:
     left, right = weights(one), weights(other)
     return left.keys() == right.keys() and all(
-        left[name].dtype == right[name].dtype and torch.equal(left[name].float(), right[name].float())
-        for name in left
+        left[name].dtype == right[name].dtype and torch.equal(left[name].float(), right[name].float()) for name in left
     )
 
 
@@ -76,9 +73,7 @@ def test_what_stock_nodes_load_from_a_comfyui_file(backbones, kind, weight_dtype
     )
     stock = nodes.UNETLoader().load_unet("comfy.safetensors", weight_dtype)[0]
     linear = next(name for name in original if name.endswith("mlp.0.weight") or name.endswith("ffn.0.weight"))
-    assert weights(stock)[linear].dtype == (
-        torch.float32 if weight_dtype == "default" else torch.float8_e4m3fn
-    )
+    assert weights(stock)[linear].dtype == (torch.float32 if weight_dtype == "default" else torch.float8_e4m3fn)
     assert same_weights(released, stock)
     for name in ("comfy.safetensors", "prefix.safetensors"):
         model, expert = load(name, weight_dtype)

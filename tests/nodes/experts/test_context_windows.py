@@ -34,9 +34,7 @@ def windowed(node, model):
 def test_windows(family, node, order):
     """Every window of a step is the same expert's."""
     this = world(family)
-    model = (
-        this.applied(windowed(node, this.model())) if order == "before" else windowed(node, this.applied())
-    )
+    model = this.applied(windowed(node, this.model())) if order == "before" else windowed(node, this.applied())
     result = this.sampled(model, latent=LONG)
     expected = this.in_two_runs(*(windowed(node, each) for each in this.baked()), latent=LONG)
     assert_same(result, expected, this.sampled(windowed(node, this.baked()[0]), latent=LONG), 1e-4)
@@ -59,9 +57,7 @@ class ControlledWorld(World):
 def test_vace_takes_experts_of_its_backbone():
     plain = world("wan")
     sizes = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "vace_layers": 1, "vace_in_dim": 96}
-    network = VaceWanModel(
-        **sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init
-    )
+    network = VaceWanModel(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
     network = randomise(network, seed=5).requires_grad_(False)
     network.load_state_dict(plain.network.state_dict(), strict=False)
     this = ControlledWorld("wan", network, plain.semantic, plain.detail)

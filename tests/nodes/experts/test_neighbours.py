@@ -52,16 +52,12 @@ def test_lora_on_the_same_layers(family, order):
     assert relative(truth(this, this.schedule.sigmas(4))[0], expected) > 1e-2, "the LoRA does nothing"
 
 
-@pytest.mark.skipif(
-    not hasattr(comfy.sd, "load_bypass_lora_for_models"), reason="this host has no bypass loader"
-)
+@pytest.mark.skipif(not hasattr(comfy.sd, "load_bypass_lora_for_models"), reason="this host has no bypass loader")
 @pytest.mark.parametrize("order", ORDERS)
 def test_bypass_lora_on_the_same_layers(order):
     this = world("wan")
     expert, tensors = lora(this)
-    model = in_order(
-        this, lambda m: comfy.sd.load_bypass_lora_for_models(m, None, tensors, 1.0, 0.0)[0], order
-    )
+    model = in_order(this, lambda m: comfy.sd.load_bypass_lora_for_models(m, None, tensors, 1.0, 0.0)[0], order)
     result = model.model.process_latent_in(this.sampled(model))
     expected, alone = truth(this, this.schedule.sigmas(4), expert)
     assert_same(result, expected, alone, 1e-4)
@@ -80,9 +76,7 @@ def test_shift(order):
 def test_compiled_network(order, monkeypatch):
     this = world("wan")
     # The attention that a CPU gets asks for free memory in every call, which no graph can hold; GPUs get this one.
-    monkeypatch.setattr(
-        comfy.ldm.wan.model, "optimized_attention", comfy.ldm.modules.attention.attention_pytorch
-    )
+    monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", comfy.ldm.modules.attention.attention_pytorch)
 
     def compiled(model):
         model = model.clone()
@@ -134,9 +128,7 @@ def test_scaled_fp8_checkpoint():
     for name, tensor in state.items():
         layer, _, key = name.rpartition(".")
         # Older hosts keep the biases in fp8 as well.
-        stored[name] = unpacked[name] = (
-            tensor.to(torch.float8_e4m3fn).float() if layer in linear else tensor.clone()
-        )
+        stored[name] = unpacked[name] = tensor.to(torch.float8_e4m3fn).float() if layer in linear else tensor.clone()
         if layer in linear and key == "weight":
             scale = tensor.abs().max() / 448
             stored[name] = (tensor / scale).to(torch.float8_e4m3fn)

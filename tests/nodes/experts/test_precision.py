@@ -70,9 +70,7 @@ class PackedWorld(World):
 def test_packed_weights(family):
     """As ComfyUI-GGUF has them. Both experts are exact there, for patches are computed in float at every use."""
     this = PackedWorld.over(world(family))
-    assert (
-        1e-4 < relative(world(family).sampled(world(family).applied()), this.sampled(this.applied())) < 0.05
-    )
+    assert 1e-4 < relative(world(family).sampled(world(family).applied()), this.sampled(this.applied())) < 0.05
     sigmas = this.schedule.sigmas(4)
     semantic, detail = this.merged(this.semantic), this.merged(this.semantic, this.detail)
     expected, alone = this.truth(sigmas, semantic, detail), this.truth(sigmas, semantic, semantic)

@@ -10,9 +10,7 @@ STEPS = 8
 
 
 def cached(node, model, threshold=3.0):
-    return node.execute(
-        model, reuse_threshold=threshold, start_percent=0.0, end_percent=1.0, verbose=False
-    ).args[0]
+    return node.execute(model, reuse_threshold=threshold, start_percent=0.0, end_percent=1.0, verbose=False).args[0]
 
 
 def with_calls_counted(model, run):

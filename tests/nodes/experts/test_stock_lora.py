@@ -120,6 +120,4 @@ def test_pairs_of_q_k_and_v_for_the_stock_loader(loras):
         read = load_expert(loras / f"{compact}.safetensors")
         assert all(isinstance(layer, FusedLowRank) for layer in read.layers.values())
         model = dcm_node("DCMApplyExperts").execute(this.model(), read)[0]
-        assert_same(
-            this.custom_sampled(model, sigmas), expected, this.custom_sampled(this.model(), sigmas), 1e-4
-        )
+        assert_same(this.custom_sampled(model, sigmas), expected, this.custom_sampled(this.model(), sigmas), 1e-4)

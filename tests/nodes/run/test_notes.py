@@ -76,9 +76,7 @@ def test_an_uneven_share_that_was_asked_for_is_no_fault(this):
 
 def test_a_starved_model_of_a_pair(this):
     pair = {"low_noise_model": this.model()}
-    assert (
-        info(this, this.model(), **pair) == "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625"
-    )
+    assert info(this, this.model(), **pair) == "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625"
     late = torch.tensor([1.0, 0.8, 0.6, 0.3, 0.0])
     text = info(this, this.model(), sigmas=late, **pair)
     assert "give the high-noise model 1 of 4 steps instead of 2 (the switch is at sigma 0.8750)" in text

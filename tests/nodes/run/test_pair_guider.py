@@ -157,9 +157,7 @@ def test_other_samplers_see_one_model(sampler):
     sigmas = torch.tensor([1.0, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0])
     alone = this.sampled(model, sigmas=sigmas, **options)
     result = this.sampled(model, low_noise_model=this.model(), sigmas=sigmas, **options)
-    assert_same(
-        result, alone, this.sampled(model, sigmas=sigmas, **options | {"sampler_name": "euler"}), 1e-5
-    )
+    assert_same(result, alone, this.sampled(model, sigmas=sigmas, **options | {"sampler_name": "euler"}), 1e-5)
     other = this.sampled(model, low_noise_model=second().model(), sigmas=sigmas, **options)
     assert relative(other, alone) > 1e-2
 

@@ -37,9 +37,7 @@ def written(layout: str, folder):
     return path
 
 
-@pytest.mark.parametrize(
-    "layout", ["comfy", "prefixed", "diffusers", "folder with shards", "released bundle"]
-)
+@pytest.mark.parametrize("layout", ["comfy", "prefixed", "diffusers", "folder with shards", "released bundle"])
 def test_every_layout_gives_the_same_network(layout, backbone, tmp_path):
     loaded = backbone.load(written(layout, tmp_path)).state_dict()
     state = random_state(STATE)
