@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..errors import LayoutError, shortened
-from ..expert.arithmetic import with_difference
-from ..expert.layers import Expert, FusedLowRank, Layer, LowRank, Replacement, layers_of
+from ..expert.layers import Expert, FusedLowRank, Layer, LowRank, Replacement
+from ..expert.merge import layers_of, with_difference
 from ..expert.metadata import ExpertMetadata
 from ..families.keymap import KeyMap
 from ..families.recipe import Recipe

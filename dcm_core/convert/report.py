@@ -11,10 +11,9 @@ from torch import Tensor
 
 from ..backbone.bundle import expert_from_bundle
 from ..backbone.file import BackboneFile
-from ..expert.arithmetic import frobenius
 from ..expert.file import inspect_expert
 from ..expert.fingerprint import content_digest
-from ..expert.layers import Layer
+from ..expert.layers import Layer, frobenius
 from ..expert.metadata import ExpertMetadata
 from ..expert.tensor_names import by_layer, from_tensors, is_expert
 from ..files.shards import open_weights

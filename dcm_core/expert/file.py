@@ -30,7 +30,7 @@ from ..files.stream import TensorSource
 from .fingerprint import begin_content_digest, content_digest
 from .layers import Expert, Layer
 from .metadata import ExpertMetadata
-from .tensor_names import Role, by_layer, from_tensors, layer_from, to_tensors
+from .tensor_names import Role, by_layer, layer_from, refuse_incomplete, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
@@ -129,16 +129,18 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
     """The expert, and the digest of the file's content. Every tensor is read once."""
     named = [name for name in source.metadata.get("dcm.parameters", "").split(",") if name]
     keys = by_layer(source.infos)
-    numbers = {key: source.read(key) for key, info in source.infos.items() if math.prod(info.shape) == 1}
-    layers, parameters = _outline(source, keys, numbers, named)
+    # All names and kinds first, so that one message tells all that is wrong.
+    outline = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
+    refuse_incomplete({name: {role: outline[key] for role, key in own.items()} for name, own in keys.items()}, named)
+    layers: dict[str, Layer] = {}
+    parameters: dict[str, Tensor] = {}
     family = FAMILIES.get(metadata.family)
     fusing = family.keymap if family and family.keymap.fuses else None
     places = {key: (name, role) for name, own in keys.items() for role, key in own.items()}
     parts: dict[str, dict[Role, Tensor]] = {name: {} for name in keys}
     digest, wrong = begin_content_digest(source.metadata), []
     for key in sorted(places):
-        tensor = numbers[key] if key in numbers else source.read(key)
-        digest.add(key, tensor)
+        tensor = source.read(key, digest)
         if not all_finite(tensor):
             wrong.append(key)
         name, role = places[key]
@@ -147,34 +149,28 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
             continue
         # Made as soon as it is whole: in the file, a fused layer takes several times its space.
         own = parts.pop(name)
-        if name in parameters:
+        if name in named:
             parameters[name] = tensor
         else:
-            layer = layer_from(own)
+            layer = layer_from(name, own)
             layers[name] = layer.split(fusing.projections(name)) if fusing else layer
+    _refuse_fewer(source.metadata, [*layers, *parameters])
     _refuse_non_finite(wrong)
+    # As the file has them, whatever the order they became whole in.
+    layers = {name: layers[name] for name in keys if name in layers}
+    parameters = {name: parameters[name] for name in keys if name in parameters}
     return Expert(metadata, layers, parameters), digest.text()
 
 
-def _outline(
-    source: TensorSource,
-    keys: Mapping[str, Mapping[Role, str]],
-    numbers: Mapping[str, Tensor],
-    parameters: list[str],
-) -> tuple[dict[str, Layer], dict[str, Tensor]]:
-    """The expert's layers and bare Parameters without their numbers, so that one message names all that is wrong."""
-    empty = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
-    tensors = {name: {role: numbers.get(key, empty[key]) for role, key in own.items()} for name, own in keys.items()}
-    layers, bare = from_tensors(tensors, parameters)
-    counted, promised = len(layers) + len(bare), source.metadata.get("dcm.layers", "")
-    if str(counted) != promised:
-        lost = _gaps([*layers, *bare])
+def _refuse_fewer(header: Mapping[str, str], names: list[str]) -> None:
+    promised = header.get("dcm.layers", "")
+    if str(len(names)) != promised:
+        lost = _gaps(names)
         hint = f" Probably missing: {shortened(lost)}." if lost else ""
         raise ExpertFileError(
-            f"dcm.layers promises {promised or 'no number of'} layers, the file has {counted}.{hint} "
+            f"dcm.layers promises {promised or 'no number of'} layers, the file has {len(names)}.{hint} "
             "Download or export it again."
         )
-    return layers, bare
 
 
 def _gaps(names: list[str]) -> list[str]:

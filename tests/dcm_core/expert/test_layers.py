@@ -14,11 +14,10 @@ from dcm_core.backbone.bundle import bundle_tensors
 from dcm_core.convert.expert_stream import save_in_parts
 from dcm_core.convert.report import inspect
 from dcm_core.expert import sidecar, tensor_names
-from dcm_core.expert.arithmetic import frobenius, with_difference
 from dcm_core.expert.check import check
 from dcm_core.expert.file import load_expert, save_expert
-from dcm_core.expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement, layers_of
-from dcm_core.expert.merge import merged
+from dcm_core.expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement, frobenius
+from dcm_core.expert.merge import layers_of, merged, with_difference
 
 IN, OUT, RANK = 6, 24, 2
 BASE = {"weight": torch.randn(OUT, IN), "bias": torch.randn(OUT)}
