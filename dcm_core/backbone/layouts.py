@@ -80,15 +80,15 @@ def recognise(names: Collection[str]) -> tuple[KeyMap, Kind, str]:
     Raises LayoutError that says what the file looks like instead.
     """
     for table in {id(family.keymap): family.keymap for family in FAMILIES.values()}.values():
-        marks: tuple[tuple[Kind, str], ...] = (
-            ("comfy", table.recognised_by.comfy),
-            ("diffusers", table.recognised_by.sources[0]),
-        )
-        for kind, mark in marks:
-            found = [name for name in names if name == mark or name.endswith(f".{mark}")]
+        weights: dict[Kind, str] = {
+            "comfy": table.recognised_by.comfy,
+            "diffusers": table.recognised_by.sources[0],
+        }
+        for kind, weight in weights.items():
+            found = [name for name in names if name == weight or name.endswith(f".{weight}")]
             if found:
                 released = kind == "diffusers" and is_released(names)
-                return table, "released" if released else kind, min(found, key=len).removesuffix(mark)
+                return table, "released" if released else kind, min(found, key=len).removesuffix(weight)
     raise LayoutError(f"this is no Wan, HunyuanVideo or CogVideoX backbone: {what_it_looks_like(names)}")
 
 

@@ -27,7 +27,7 @@ class DistillationOptions:
     ``huber_c``: where the pseudo-Huber loss turns from a parabola into the absolute value.
     ``per_interval``: compare velocities, not latents, so that the losses do not fade with the length of a span.
     ``target_ema``: decay of an averaged target network; none means the student itself, without gradient.
-    ``teacher``: its weights in ComfyUI layout; none means backbone.weights, or else this run's teacher stage.
+    ``teacher``: file or folder of its weights; none means backbone.weights, or else this run's teacher stage.
     """
 
     guidance: float = 6.0
@@ -92,12 +92,12 @@ class Distillation(Method):
 
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> nn.Module:
-    """The teacher's network with its weights. Raises ConfigError where there is no file of them."""
+    """The teacher's network with its weights. Raises ConfigError where there are none."""
     named = options.teacher or setup.config.backbone.weights
     path = Path(named) if named else Path(setup.config.output) / "teacher" / "teacher.safetensors"
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(
-            f"There is no teacher at {path}. Set backbone.weights to its file in ComfyUI layout, "
+            f"There is no teacher at {path}. Set backbone.weights to its file or folder, "
             "or run the teacher stage of this configuration first."
         )
     return setup.backbone.load(path)
