@@ -54,6 +54,11 @@ def network_of(model: ModelPatcher) -> nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
+def uncompiled(name: str) -> str:
+    """A parameter's name as it is without compiled blocks in the network."""
+    return name.replace("_orig_mod.", "")
+
+
 def latent_format_of(model: ModelPatcher) -> Any:
     """A ``comfy.latent_formats.LatentFormat``; read here: ``latent_channels`` and ``latent_dimensions``."""
     return model.get_model_object("latent_format")

@@ -13,7 +13,7 @@ from ...dcm_core.families.keymap import Shapes
 from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.families.relatives import Relative, find_relative, unknown_relative
 from ...dcm_core.schedule.grid import NoiseGrid
-from .host import backbone_class, latent_format_of, network_of, tensors_as_loaded
+from .host import backbone_class, latent_format_of, network_of, tensors_as_loaded, uncompiled
 
 _SEMANTIC = "dcm_semantic_backbone"
 _REMARKED = "dcm_relative_remarked"
@@ -63,8 +63,7 @@ def declare_remarked(model: ModelPatcher) -> None:
 
 def shapes_of(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
     """Shapes by parameter, under the names of the network as it is without torch.compile around its blocks."""
-    shapes = logical_shapes(network_of(model))
-    return {name.replace("_orig_mod.", ""): shape for name, shape in shapes.items()}
+    return {uncompiled(name): shape for name, shape in logical_shapes(network_of(model)).items()}
 
 
 def is_over_network(family: Family, shapes: Shapes) -> bool:

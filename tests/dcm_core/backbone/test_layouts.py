@@ -227,9 +227,7 @@ def test_an_all_in_one_checkpoint_is_for_load_checkpoint():
             opened(file)
 
 
-@pytest.mark.parametrize(
-    "prefix", ["diffusion_model.", "transformer.", "module.", "any.thing."]
-)
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "transformer.", "module.", "any.thing."])
 @pytest.mark.parametrize("name", ["wan t2v", "hunyuan_video t2v", "cogvideox t2v"])
 def test_any_prefix_and_the_names_of_wrappers_are_taken(name, prefix):
     comfy = converted(random_state(name), "comfy")
