@@ -67,14 +67,15 @@ class TensorSource:
     """The tensors of one or several safetensors files, of which only the headers are kept in memory.
 
     Use as a context manager; the files stay open until it is left. ``infos`` and ``metadata`` are those of all
-    files together, in file order. Raises what ``read_header`` raises, and ExpertFileError for a tensor that
-    stands in two files.
+    files together, in file order, and ``headers`` the metadata of each. Raises what ``read_header`` raises, and
+    ExpertFileError for a tensor that stands in two files.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
         self.paths = [Path(path) for path in paths]
         self.infos: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
+        self.headers: list[dict[str, str]] = []
         self._where: dict[str, tuple[int, int, int]] = {}
         for number, path in enumerate(self.paths):
             header = read_header(path)
@@ -84,6 +85,7 @@ class TensorSource:
                 self.infos[name] = header.tensors[name]
                 self._where[name] = (number, start, stop)
             self.metadata |= header.metadata
+            self.headers.append(header.metadata)
         self._files: list[FileIO] = []
         self._closing = ExitStack()
 

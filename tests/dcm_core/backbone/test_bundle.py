@@ -174,7 +174,7 @@ _ATTENTION = "transformer_blocks.0.attn"
             "scale_shift_table_lora.*condition_embedder_lora",
         ),
         ("wan t2v", add("proj_out_lora.scale", 8), r"proj_out\.scale.*nearest row"),
-        ("wan t2v", add("blocks.0.attn1.to_q.lora_A.default.weight", 4, 8), "lora_A.default.*nearest row"),
+        ("wan t2v", add("blocks.0.attn1.to_q.lora_A.default.weight", 4, 8), "the LoRA 'default'.*'lora1'"),
         (
             "hunyuan_video t2v",
             add("context_embedder_lora.proj_in.weight", 8, 12),

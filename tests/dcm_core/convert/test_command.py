@@ -183,7 +183,7 @@ def test_a_stopped_conversion_leaves_the_former_file_and_nothing_else(tmp_path, 
     infos = {name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in random_state("wan t2v").items()}
     with stream_tensors(tmp_path / "a.safetensors", infos, {}) as writer:
         for name, info in infos.items():
-            writer.put(name, tensor_bytes(torch.zeros(info.shape)))
+            writer.put(name, tensor_bytes(torch.ones(info.shape)))
     (tmp_path / "b.safetensors").write_bytes(b"former")
     code = """
 import sys, time
