@@ -28,8 +28,9 @@ from ..files.atomic import atomic_write
 from ..files.format import TensorInfo, write_tensors
 from ..files.stream import TensorSource
 from .fingerprint import begin_content_digest, content_digest
-from .layers import Expert, Layer
+from .layers import Expert, Layer, LowRank
 from .metadata import ExpertMetadata
+from .promises import refuse_contradictions
 from .tensor_names import Role, by_layer, from_tensors, layer_from, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
@@ -68,7 +69,11 @@ def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) 
 
 
 def header_of(expert: Expert) -> dict[str, str]:
-    """The metadata of an expert's file, but for the digest of its content."""
+    """The metadata of an expert's file, but for the digest of its content.
+
+    Raises ExpertFileError where it would contradict the tensors.
+    """
+    refuse_contradictions(expert.metadata, expert.layers)
     counts = {
         "dcm.layers": str(len(expert.layers) + len(expert.parameters)),
         "dcm.parameters": ",".join(expert.parameters),
@@ -84,9 +89,8 @@ def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
     """
     path = Path(path)
     source, metadata = _open(path)
-    wrong = [f"{key} ({info.dtype})" for key, info in source.infos.items() if info.dtype not in _DTYPES]
-    if wrong:
-        raise ExpertFileError(f"{path} has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}")
+    if wrong := wrong_dtypes(source.infos):
+        raise ExpertFileError(f"{path} {wrong}")
     try:
         with source:
             expert, digest = _read(source, metadata)
@@ -104,6 +108,13 @@ def inspect_expert(path: str | os.PathLike) -> Inspection:
     """Metadata and tensor list of an expert file, without reading its tensors. Raises as ``load_expert``."""
     source, metadata = _open(Path(path))
     return Inspection(metadata, source.infos, os.path.getsize(path))
+
+
+def wrong_dtypes(infos: Mapping[str, TensorInfo]) -> str:
+    """What to say of tensors that no expert can have, or nothing."""
+    wrong = [f"{key} ({info.dtype})" for key, info in infos.items() if info.dtype not in _DTYPES]
+    kinds = ", ".join(_DTYPES)
+    return wrong and f"has tensors that are no {kinds}: {shortened(wrong)}. Export it in bf16 or fp32." or ""
 
 
 def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
@@ -131,6 +142,7 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
     keys = by_layer(source.infos)
     numbers = {key: source.read(key) for key, info in source.infos.items() if math.prod(info.shape) == 1}
     layers, parameters = _outline(source, keys, numbers, named)
+    _refuse_lost_alphas(metadata, keys)
     family = FAMILIES.get(metadata.family)
     fusing = family.keymap if family and family.keymap.fuses else None
     places = {key: (name, role) for name, own in keys.items() for role, key in own.items()}
@@ -153,6 +165,7 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
             layer = layer_from(own)
             layers[name] = layer.split(fusing.projections(name)) if fusing else layer
     _refuse_non_finite(wrong)
+    refuse_contradictions(metadata, layers)
     return Expert(metadata, layers, parameters), digest.text()
 
 
@@ -175,6 +188,17 @@ def _outline(
             "Download or export it again."
         )
     return layers, bare
+
+
+def _refuse_lost_alphas(metadata: ExpertMetadata, keys: Mapping[str, Mapping[Role, str]]) -> None:
+    """Without its alpha a pair would act at a scale of 1."""
+    alpha = LowRank, "alpha"
+    lost = [name for name, own in keys.items() if (LowRank, "down") in own and alpha not in own]
+    if metadata.alpha is not None and lost:
+        raise ExpertFileError(
+            f"dcm.alpha is {metadata.alpha:g}, but low-rank pairs have no .alpha: {shortened(lost)}. Download or export "
+            "the file again."
+        )
 
 
 def _gaps(names: list[str]) -> list[str]:
