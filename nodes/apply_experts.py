@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from .experts.apply import applied_to, apply_experts, switch_text
 from .experts.bf16_timestep import round_timesteps
-from .experts.check import check_experts
+from .experts.check import check_experts, foreign_patches
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
 from .ui.say import say
@@ -51,6 +51,7 @@ class DCMApplyExperts(io.ComfyNode):
         bf16_timestep=False,
     ) -> io.NodeOutput:
         warnings = check_experts(model, detail_expert, semantic_expert)
+        patched = len(foreign_patches(model))
         if applied_to(model):
             warnings.append("this MODEL had experts already; they are replaced.")
         schedule = detail_expert.metadata.schedule
@@ -60,4 +61,5 @@ class DCMApplyExperts(io.ComfyNode):
         if bf16_timestep:
             round_timesteps(model)
         note_stock_runs(model)
-        return io.NodeOutput(model, say(cls, switch_text(schedule), warnings))
+        text = switch_text(schedule) + (f"; {patched} weights carry LoRA patches" if patched else "")
+        return io.NodeOutput(model, say(cls, text, warnings))

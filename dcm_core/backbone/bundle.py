@@ -36,8 +36,9 @@ def expert_from_bundle(bundle: BackboneFile, exact: bool = False) -> Expert:
         raise LayoutError(f"this is no released bundle ({layout.describe()}), so it holds no expert")
     if layout.rank is None:
         raise LayoutError(
-            f"{_named(bundle)}the bundle has no low-rank pairs, so it holds no detail expert: its adapter was taken off, or the file "
-            "is cut off. Download it again, or convert its backbone alone (python -m dcm_core.convert to-comfy)."
+            f"{_named(bundle)}the bundle has no low-rank pairs, so it holds no detail expert: its adapter was taken "
+            "off, or the file is cut off. Download it again, or convert its backbone alone (python -m "
+            "dcm_core.convert to-comfy)."
         )
     try:
         _refuse_incomplete(bundle)

@@ -20,8 +20,9 @@ from .metadata import ExpertMetadata
 class Report:
     """What ``check`` found, by the backbone's parameter names.
 
-    ``misshaped`` holds the expert's and the backbone's shape, ``biasless`` the biases that layers replaced whole lack. ``norms`` are Frobenius norms of what each layer
-    or bare Parameter is changed by at strength 1. ``errors`` concern the expert as a whole.
+    ``misshaped`` holds the expert's and the backbone's shape, ``biasless`` the biases that layers replaced whole lack.
+    ``norms`` are Frobenius norms of what each layer or bare Parameter is changed by at strength 1. ``errors`` concern
+    the expert as a whole.
     """
 
     matched: list[str] = field(default_factory=list)

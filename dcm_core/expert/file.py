@@ -30,8 +30,9 @@ from ..files.stream import TensorSource
 from .fingerprint import begin_content_digest, content_digest
 from .layers import Expert, Layer, LowRank
 from .metadata import ExpertMetadata
+from .other_files import semantic_backbone, what_it_is
 from .promises import refuse_contradictions
-from .tensor_names import Role, by_layer, from_tensors, layer_from, to_tensors
+from .tensor_names import Role, by_layer, from_tensors, is_expert, layer_from, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
@@ -113,8 +114,9 @@ def inspect_expert(path: str | os.PathLike) -> Inspection:
 def wrong_dtypes(infos: Mapping[str, TensorInfo]) -> str:
     """What to say of tensors that no expert can have, or nothing."""
     wrong = [f"{key} ({info.dtype})" for key, info in infos.items() if info.dtype not in _DTYPES]
-    kinds = ", ".join(_DTYPES)
-    return wrong and f"has tensors that are no {kinds}: {shortened(wrong)}. Export it in bf16 or fp32." or ""
+    if not wrong:
+        return ""
+    return f"has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}. Export it in bf16 or fp32."
 
 
 def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
@@ -125,10 +127,10 @@ def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
             "models/diffusion_models and open it with DCM Load Backbone."
         )
     if not any([key.startswith("dcm.") for key in source.metadata]):
-        raise ExpertFileError(
-            f"{path} has no dcm.* metadata: it is an ordinary LoRA or model file. Load it with a LoRA loader "
-            "(LoraLoaderModelOnly) or a model loader."
-        )
+        what = what_it_is(source.infos, source.metadata)
+        raise ExpertFileError(f"{path} is no expert file, since it has no dcm.* metadata. It looks like {what}")
+    if not is_expert(source.infos) and (what := semantic_backbone(source.infos, source.metadata)):
+        raise ExpertFileError(f"{path} is {what}")
     known = {key: value for key, value in source.metadata.items() if key not in _BOOKKEEPING}
     try:
         return source, ExpertMetadata.from_header(known)
@@ -196,8 +198,8 @@ def _refuse_lost_alphas(metadata: ExpertMetadata, keys: Mapping[str, Mapping[Rol
     lost = [name for name, own in keys.items() if (LowRank, "down") in own and alpha not in own]
     if metadata.alpha is not None and lost:
         raise ExpertFileError(
-            f"dcm.alpha is {metadata.alpha:g}, but low-rank pairs have no .alpha: {shortened(lost)}. Download or export "
-            "the file again."
+            f"dcm.alpha is {metadata.alpha:g}, but low-rank pairs have no .alpha: {shortened(lost)}. Download or "
+            "export the file again."
         )
 
 

@@ -194,6 +194,7 @@ def test_a_difference_needs_something_of_a_sensible_shape():
         {"family": ""},
         {"guidance": math.nan},
         {"guidance": -1.0},
+        {"embedded_guidance": -1.0},
         {"rank": 0},
         {"alpha": math.inf},
     ],
@@ -232,3 +233,19 @@ def test_metadata_survives_the_header(schedule, kind, guidance, rank, alpha, tex
     header = one.to_header()
     assert all(isinstance(value, str) for value in header.values())
     assert ExpertMetadata.from_header(header) == one
+
+
+def test_the_guidance_that_weights_carry_and_the_one_their_network_was_told_are_two(tmp_path):
+    one = expert(family="hunyuan_video", guidance=1.0, embedded_guidance=6.0)
+    save_expert(tmp_path / "e.safetensors", one)
+    made = load_expert(tmp_path / "e.safetensors").metadata
+    assert (made.guidance, made.embedded_guidance) == (1.0, 6.0)
+
+
+@pytest.mark.parametrize(("family", "told"), [("hunyuan_video", 6.0), ("wan", None)])
+def test_files_of_format_1_0_keep_the_meaning_of_their_guidance(family, told, tmp_path):
+    tensors, header = parts(expert(family=family))
+    header = {key: value for key, value in header.items() if key != "dcm.embedded_guidance"} | {"dcm.format": "1.0"}
+    write_as_is(tmp_path / "e.safetensors", tensors, header)
+    made = load_expert(tmp_path / "e.safetensors").metadata
+    assert (made.guidance, made.embedded_guidance) == (6.0, told)
