@@ -110,7 +110,9 @@ def recognise(names: Collection[str]) -> tuple[KeyMap, Kind, str]:
             if found:
                 released = kind == "diffusers" and is_released(names)
                 return table, "released" if released else kind, min(found, key=len).removesuffix(weight)
-    raise LayoutError(f"this is no Wan, HunyuanVideo or CogVideoX backbone: {what_it_looks_like(names)}")
+    titles = list(dict.fromkeys(family.title for family in FAMILIES.values() if not family.host_latents))
+    known = f"{', '.join(titles[:-1])} or {titles[-1]}"
+    raise LayoutError(f"this is no {known} backbone: {what_it_looks_like(names)}")
 
 
 def sort_names(table: KeyMap, kind: Kind, prefix: str, names: Mapping[str, str]) -> tuple[Names, dict[str, str]]:
@@ -159,5 +161,6 @@ def relative_by_name(table: KeyMap, kind: Kind, names: Collection[str]) -> Relat
 def relatives_of(table: KeyMap) -> tuple[str, list[Relative]]:
     """The title of the families of this network class, and their relatives."""
     families = [family for family in FAMILIES.values() if family.keymap is table]
-    titled = next(family for family in families if family.relatives)
+    # Shapes shares Wan's network, and has none of its own.
+    titled = next((family for family in families if family.relatives), families[0])
     return titled.title, [*titled.relatives]

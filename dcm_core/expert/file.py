@@ -28,9 +28,11 @@ from ..files.atomic import atomic_write
 from ..files.format import TensorInfo, write_tensors
 from ..files.stream import TensorSource
 from .fingerprint import begin_content_digest, content_digest
-from .layers import Expert, Layer
+from .layers import Expert, Layer, LowRank
 from .metadata import ExpertMetadata
-from .tensor_names import Role, by_layer, layer_from, refuse_incomplete, to_tensors
+from .other_files import semantic_backbone, what_it_is
+from .promises import refuse_contradictions
+from .tensor_names import Role, by_layer, is_expert, layer_from, refuse_incomplete, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
@@ -68,7 +70,11 @@ def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) 
 
 
 def header_of(expert: Expert) -> dict[str, str]:
-    """The metadata of an expert's file, but for the digest of its content."""
+    """The metadata of an expert's file, but for the digest of its content.
+
+    Raises ExpertFileError where it would contradict the tensors.
+    """
+    refuse_contradictions(expert.metadata, expert.layers)
     counts = {
         "dcm.layers": str(len(expert.layers) + len(expert.parameters)),
         "dcm.parameters": ",".join(expert.parameters),
@@ -84,9 +90,8 @@ def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
     """
     path = Path(path)
     source, metadata = _open(path)
-    wrong = [f"{key} ({info.dtype})" for key, info in source.infos.items() if info.dtype not in _DTYPES]
-    if wrong:
-        raise ExpertFileError(f"{path} has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}")
+    if wrong := wrong_dtypes(source.infos):
+        raise ExpertFileError(f"{path} {wrong}")
     try:
         with source:
             expert, digest = _read(source, metadata)
@@ -106,6 +111,14 @@ def inspect_expert(path: str | os.PathLike) -> Inspection:
     return Inspection(metadata, source.infos, os.path.getsize(path))
 
 
+def wrong_dtypes(infos: Mapping[str, TensorInfo]) -> str:
+    """What to say of tensors that no expert can have, or nothing."""
+    wrong = [f"{key} ({info.dtype})" for key, info in infos.items() if info.dtype not in _DTYPES]
+    if not wrong:
+        return ""
+    return f"has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}. Export it in bf16 or fp32."
+
+
 def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
     source = TensorSource([path])
     if is_released(source.infos):
@@ -114,10 +127,10 @@ def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
             "models/diffusion_models and open it with DCM Load Backbone."
         )
     if not any([key.startswith("dcm.") for key in source.metadata]):
-        raise ExpertFileError(
-            f"{path} has no dcm.* metadata: it is an ordinary LoRA or model file. Load it with a LoRA loader "
-            "(LoraLoaderModelOnly) or a model loader."
-        )
+        what = what_it_is(source.infos, source.metadata)
+        raise ExpertFileError(f"{path} is no expert file, since it has no dcm.* metadata. It looks like {what}")
+    if not is_expert(source.infos) and (what := semantic_backbone(source.infos, source.metadata)):
+        raise ExpertFileError(f"{path} is {what}")
     known = {key: value for key, value in source.metadata.items() if key not in _BOOKKEEPING}
     try:
         return source, ExpertMetadata.from_header(known)
@@ -132,6 +145,7 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
     # All names and kinds first, so that one message tells all that is wrong.
     outline = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
     refuse_incomplete({name: {role: outline[key] for role, key in own.items()} for name, own in keys.items()}, named)
+    _refuse_lost_alphas(metadata, keys)
     layers: dict[str, Layer] = {}
     parameters: dict[str, Tensor] = {}
     family = FAMILIES.get(metadata.family)
@@ -159,6 +173,7 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
     # As the file has them, whatever the order they became whole in.
     layers = {name: layers[name] for name in keys if name in layers}
     parameters = {name: parameters[name] for name in keys if name in parameters}
+    refuse_contradictions(metadata, layers)
     return Expert(metadata, layers, parameters), digest.text()
 
 
@@ -170,6 +185,17 @@ def _refuse_fewer(header: Mapping[str, str], names: list[str]) -> None:
         raise ExpertFileError(
             f"dcm.layers promises {promised or 'no number of'} layers, the file has {len(names)}.{hint} "
             "Download or export it again."
+        )
+
+
+def _refuse_lost_alphas(metadata: ExpertMetadata, keys: Mapping[str, Mapping[Role, str]]) -> None:
+    """Without its alpha a pair would act at a scale of 1."""
+    alpha = LowRank, "alpha"
+    lost = [name for name, own in keys.items() if (LowRank, "down") in own and alpha not in own]
+    if metadata.alpha is not None and lost:
+        raise ExpertFileError(
+            f"dcm.alpha is {metadata.alpha:g}, but low-rank pairs have no .alpha: {shortened(lost)}. Download or "
+            "export the file again."
         )
 
 

@@ -276,7 +276,8 @@ class Expert:
 
 def frobenius(tensor: Tensor) -> float:
     """The Frobenius norm, in float32 whatever the tensor is stored in."""
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float32))
+    plain = tensor.dtype.itemsize in (2, 4)  # PyTorch neither sums one-byte floats nor narrows on the way
+    return float(torch.linalg.vector_norm(tensor if plain else tensor.float(), dtype=torch.float32))
 
 
 def _norm_of_product(down: Tensor, up: Tensor, scale: float) -> float:

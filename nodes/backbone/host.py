@@ -77,10 +77,13 @@ def dtype_of_computation(base_model: Any) -> torch.dtype:
 def tensors_as_loaded(model: ModelPatcher, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """These weights of the network, by name, as they were before the patches that are on it just now.
 
-    Clones share one network. The host writes patches into its weights and keeps the former ones in ``backup``.
+    Clones share one network. The host writes patches into its weights and keeps the former ones in ``backup``, and of
+    Parameters that are replaced as objects (HunyuanVideo's ``.scale``) in ``object_patches_backup``.
     """
     backups = {name: model.backup.get(PREFIX + name) for name in tensors}
-    return {name: backups[name].weight if backups[name] else tensor for name, tensor in tensors.items()}
+    loaded = {name: backups[name].weight if backups[name] else tensor for name, tensor in tensors.items()}
+    objects = model.object_patches_backup
+    return {name: objects.get(PREFIX + name, tensor) for name, tensor in loaded.items()}
 
 
 # --- patches ------------------------------------------------------------------------------------------------------
@@ -104,6 +107,13 @@ def remove_weight_patches(model: ModelPatcher, patches: Iterable[tuple[str | tup
         if others:
             model.patches[name] = others
     model.patches_uuid = uuid.uuid4()  # weights are loaded anew only when this changes
+
+
+def patched_weights(model: ModelPatcher, but: Iterable[tuple[str | tuple, Any]] = ()) -> set[str]:
+    """The weights of the network that carry patches other than these, by name."""
+    ours = {id(patch) for _, patch in but}
+    patched = [name for name, entries in model.patches.items() if any(id(entry[1]) not in ours for entry in entries)]
+    return {name.removeprefix(PREFIX) for name in patched}
 
 
 def remove_object_patches(model: ModelPatcher, values: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from harness.diffusers_models import opened, random_state
-from harness.experts import metadata, same_meaning
+from harness.experts import UNTOLD, metadata, same_meaning
 from torch import Tensor, nn
 
 from dcm_core.backbone.bundle import bundle_tensors
@@ -154,7 +154,9 @@ def outer(monkeypatch):
     monkeypatch.setitem(sidecar._TERMS, Outer, OuterTerm)
     monkeypatch.setitem(tensor_names.FILE_FORMS, Outer, FORM)
     tensor_names._reading.cache_clear()
-    yield Expert(metadata(base_fingerprint=""), {"q": Outer(tensor(OUT), tensor(IN))}, {"table": tensor(1, 2)})
+    yield Expert(
+        metadata(base_fingerprint="", **UNTOLD), {"q": Outer(tensor(OUT), tensor(IN))}, {"table": tensor(1, 2)}
+    )
     tensor_names._reading.cache_clear()
 
 
