@@ -215,7 +215,7 @@ def test_parts_of_one_tensor_must_agree_in_dtype():
     ],
 )
 def test_other_files_are_named_with_a_remedy(names, says):
-    with pytest.raises(LayoutError, match=f"no Wan, HunyuanVideo or CogVideoX backbone: .*{says}"):
+    with pytest.raises(LayoutError, match=f"no CogVideoX, HunyuanVideo or Wan backbone: .*{says}"):
         with_header({name: TensorInfo("F32", (1, 1)) for name in names})
 
 
