@@ -39,7 +39,10 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
     if semantic is None:
         if not is_semantic(model):
-            warnings.append("no semantic expert is connected: the MODEL itself takes the steps above the switch.")
+            warnings.append(
+                "no semantic expert is connected: the MODEL itself takes the steps above the switch, which is right "
+                "only if it was loaded from a semantic backbone."
+            )
         return warnings
     if is_semantic(model):
         warnings.append("this MODEL is a semantic expert itself, and another is laid over it: disconnect one.")

@@ -59,8 +59,9 @@ def require_own_run(model: ModelPatcher) -> None:
 def note_shared_network(guider) -> None:
     """Warns of a second MODEL that ComfyUI runs with the first one's weights and experts."""
     model = guider.model_patcher
-    for other in vars(guider).values():
-        if isinstance(other, ModelPatcher) and other.model is model.model and applied_to(other) is not applied_to(model):
+    others = [other for other in vars(guider).values() if isinstance(other, ModelPatcher)]
+    for other in others:
+        if other.model is model.model and applied_to(other) is not applied_to(model):
             log.warning(
                 "DCM: both MODELs of this guider are one loaded network, which ComfyUI patches for the first: its "
                 "experts and LoRAs act in the second too. Load the file with another loader for that."
