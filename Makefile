@@ -28,7 +28,7 @@ $(STAMP): requirements.txt training/requirements.txt pyproject.toml
 demo: $(STAMP)     ## 4 steps with both experts beside 50 of the teacher: videos, a sheet and a table in runs/demo
 	$(RUN) -m training.shapes.demo
 
-test: $(STAMP)     ## all tests, or those of TESTS="tests/dcm_core"; what lacks a host or a browser is skipped and says so
+test: $(STAMP)     ## all tests, or those of TESTS="tests/dcm_core"; what is skipped is told at the end
 	$(RUN) -m pytest $(TESTS)
 
 lint: $(STAMP)     ## ruff's check and format, and the type checker

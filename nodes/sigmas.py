@@ -13,7 +13,7 @@ from ..dcm_core.schedule.plot import plot_schedule
 from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
 from .backbone.model import family_of, remarks_on
 from .experts.apply import applied_to, schedule_of
-from .run.plan import pair_schedule_of
+from .run.plan import names_of, pair_schedule_of
 from .ui import inputs
 from .ui.say import say
 
@@ -55,12 +55,15 @@ class DCMSigmas(io.ComfyNode):
         else:
             own = preset == "experts"
             schedule = schedule_of(model) if own else family_preset(family_of(model).name, preset)
-            names = EXPERT_NAMES
+            names = names_of(model)
             sigmas = schedule.sigmas(steps, semantic_steps or None, denoise)
         if applied := applied_to(model):
             # Who takes which step is up to the MODEL's experts, whatever list they are given.
             schedule, names = applied.schedule, PAIR_NAMES if applied.baked else EXPERT_NAMES
-        info = say(cls, schedule.describe(sigmas, names), remarks_on(model), in_log=False)
+        line = schedule.describe(sigmas, names)
+        if isinstance(names, str):  # for a graph with a sampler for each part, to cut the list there
+            line += f" (experts would switch after step {schedule.split(sigmas)[0]})"
+        info = say(cls, line, remarks_on(model), in_log=False)
         return io.NodeOutput(sigmas, info, plot_schedule(schedule, sigmas, names=names).unsqueeze(0))
 
 

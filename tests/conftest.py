@@ -1,4 +1,4 @@
-"""The fixtures that need a ComfyUI, shared by the host and the browser tests."""
+"""The fixtures that need a ComfyUI, shared by the host and the browser tests; and what was skipped, at the end."""
 
 from harness.fixtures import (  # noqa: F401
     checkpoints,
@@ -8,5 +8,6 @@ from harness.fixtures import (  # noqa: F401
     pytest_generate_tests,
     server,
 )
+from harness.skips import pytest_terminal_summary  # noqa: F401
 
 collect_ignore = ["nodes"]  # the host's own Python runs them: see host/test_nodes.py

@@ -81,7 +81,12 @@ class Layout:
         if self.kind == "released" and self.rank is None:
             layout = "released DCM bundle without the low-rank pairs of a detail expert"
         dtype = f"scaled {self.dtype}" if self.scaled else self.dtype
-        return f"{self.variant}, {layout}, {dtype}, {self.parameters / 1e9:.2f}B parameters"
+        return f"{self.variant}, {layout}, {dtype}, {count_text(self.parameters)} parameters"
+
+
+def count_text(count: int) -> str:
+    """``1.30B``; of small networks ``1.4M``."""
+    return f"{count / 1e9:.2f}B" if count >= 10**8 else f"{count / 1e6:.1f}M"
 
 
 def unwrapped(names: Collection[str]) -> dict[str, str]:

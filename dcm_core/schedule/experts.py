@@ -23,10 +23,11 @@ EXPERTS: tuple[ExpertKind, ...] = ("semantic", "detail")
 
 class PartNames(NamedTuple):
     """What people read for the two parts of a run, that at high noise first: ``short`` in a line of steps, ``full``
-    in sentences and on a plot."""
+    in sentences and on a plot; and for the noise level between them."""
 
     short: tuple[str, str]
     full: tuple[str, str]
+    boundary: str = "kappa"
 
 
 EXPERT_NAMES = PartNames(("SemE", "DetE"), ("semantic expert", "detail expert"))
@@ -165,8 +166,9 @@ class ExpertSchedule:
 
         In flow matching that is the sigma.
         A boundary of one's own is no longer the published one, so a change switches at the midpoint.
+        Raises ValueError for one that leaves an expert nothing to do.
         """
-        index = self.grid.nearest(kappa) if isinstance(kappa, float) else whole_number("kappa_index", kappa)
+        index = self.grid.cut("kappa", kappa) if isinstance(kappa, float) else whole_number("kappa_index", kappa)
         return self if index == self.kappa_index else ExpertSchedule(self.grid, index)
 
     # --- the sigmas of a run --------------------------------------------------------------
@@ -209,11 +211,16 @@ class ExpertSchedule:
         detail = int(self.is_detail(sigmas[:-1]).sum())
         return len(sigmas) - 1 - detail, detail
 
-    def describe(self, sigmas: Tensor | Sequence[float], names: PartNames = EXPERT_NAMES) -> str:
-        """One line: ``SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912``, for CogVideoX in timesteps."""
+    def describe(self, sigmas: Tensor | Sequence[float], names: PartNames | str = EXPERT_NAMES) -> str:
+        """One line: ``SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912``, for CogVideoX in timesteps.
+
+        With one name for ``names``, whose are all steps: ``no experts: 4 steps 1.000 0.992 0.982 0.912``.
+        """
         sigmas = self.check(sigmas)
         semantic, _ = counts = self.split(sigmas)
         starts = [self.grid.curve.label(sigma, 3) for sigma in sigmas[:-1].tolist()]
+        if isinstance(names, str):
+            return _part(f"{names}:", starts)
         high, low = names.short
         line = f"{_part(high, starts[:semantic])} | {_part(low, starts[semantic:])}"
         if counts == (1, 0) and sigmas[-1] == 0:

@@ -113,20 +113,21 @@ class NoiseGrid:
         self._check_index(index, index)
         return self.sigma(index - 1) if index else self.sigma_min
 
-    def nearest(self, time: float) -> int:
-        """Index of the level nearest to a timestep / 1000, which in flow matching is the sigma.
+    def cut(self, name: str, time: float) -> int:
+        """Index of the level nearest to a timestep / 1000, which in flow matching is the sigma, to cut a run there.
 
-        Raises ValueError for one off the grid.
+        Raises ValueError about ``name`` for one off the grid, and for pure noise, above which there is no step.
         """
         times = self.curve.timestep(self.sigmas).to(torch.float64) / TIMESTEPS
-        lowest, highest = float(times[0]), float(times[-1])
-        # A hand-typed value has three decimals, so the ends are given as much room.
-        if not (math.isfinite(time) and lowest - 5e-4 <= time <= highest + 5e-4):
+        # A hand-typed value has three decimals, so the lower end is given as much room.
+        index = int((times - time).abs().argmin()) if math.isfinite(time) and time >= times[0] - 5e-4 else -1
+        if not 0 <= index < self.points - 1:
+            why = " A cut at pure noise leaves no step above it." if index > 0 else ""
             raise ValueError(
-                f"{self.curve.kappa_unit} {time} lies outside the grid of {self.points} points at shift "
-                f"{self.shift:g}: choose a value from {lowest:.4f} to {highest:g}."
+                f"{name} is {time:g}: on this grid of {self.points} points at shift {self.shift:g}, choose a "
+                f"{self.curve.kappa_unit} from {float(times[0]):.4f} to {float(times[-2]):.4f}.{why}"
             )
-        return int((times - time).abs().argmin())
+        return index
 
     def _gather(self, table: Tensor, index: Tensor) -> Tensor:
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:

@@ -13,7 +13,7 @@ import torch
 from .experts import ExpertSchedule, PartNames, Threshold
 from .grid import NoiseGrid, real_number
 
-PAIR_NAMES = PartNames(("high noise", "low noise"), ("high-noise model", "low-noise model"))
+PAIR_NAMES = PartNames(("high noise", "low noise"), ("high-noise model", "low-noise model"), "boundary")
 
 
 def pair_schedule(
@@ -26,7 +26,7 @@ def pair_schedule(
     Raises ValueError for a boundary that leaves a model nothing to do.
     """
     if grid.prediction != "flow":
-        return ExpertSchedule(grid, grid.nearest(boundary))
+        return ExpertSchedule(grid, grid.cut("boundary", boundary))
     lowest = grid.sigma(0)
     if not lowest < real_number("boundary", boundary) <= 1:
         raise ValueError(f"boundary is {boundary}: use a noise level (sigma) above {lowest:.4f}, up to 1.")

@@ -16,7 +16,8 @@ Colour = tuple[int, int, int]
 Point = tuple[float, float]
 
 _PAPER, _GRID, _MUTED, _TEXT = (24, 26, 31), (44, 48, 56), (139, 146, 158), (232, 234, 238)
-_SEMANTIC, _DETAIL, _KAPPA = (255, 166, 87), (86, 196, 219), (226, 108, 148)
+_SEMANTIC, _DETAIL, _KAPPA, _PLAIN = (255, 166, 87), (86, 196, 219), (226, 108, 148), (166, 186, 150)
+_PARTS = (_SEMANTIC, _DETAIL)
 _SCALE = 3  # drawn this much larger and scaled down: PIL draws without antialiasing
 # Sigmas to mark on the axis where there is room, the first ones first.
 _FLOW_TICKS = (0.0, 1.0, 0.9, 0.98, 0.5, 0.95, 0.99, 0.8, 0.7, 0.3)
@@ -30,9 +31,11 @@ def plot_schedule(
     sigmas: Tensor | Sequence[float],
     width: int = 960,
     height: int = 540,
-    names: PartNames = EXPERT_NAMES,
+    names: PartNames | str = EXPERT_NAMES,
 ) -> Tensor:
-    """Noise level against step: float32 [height, width, 3] in 0..1. ``names``: of the two parts, in the legend.
+    """Noise level against step: float32 [height, width, 3] in 0..1.
+
+    ``names``: of the two parts and their boundary, in the legend; or of the one that takes all steps.
 
     The level's axis is spaced as the backbone's own grid is: at a large shift everything the semantic expert
     does would otherwise lie in the uppermost pixels. Raises ValueError for sigmas no sampler can run on, or a
@@ -41,20 +44,20 @@ def plot_schedule(
     if width < 480 or height < 270:
         raise ValueError(f"a picture of {width} x {height} is too small to read: use at least 480 x 270.")
     levels = schedule.check(sigmas).tolist()
-    canvas = _Canvas(schedule, len(levels) - 1, width, height)
+    canvas = _Canvas(schedule, names, len(levels) - 1, width, height)
     canvas.axes()
     canvas.areas(levels)
-    canvas.kappa()
+    canvas.boundary()
     canvas.path(levels)
-    canvas.legend(names.full, schedule.split(sigmas))
+    canvas.legend(schedule.split(sigmas))
     return canvas.tensor()
 
 
 class _Canvas:
     """One picture in the making: `x` places a step, `y` a sigma, `unit` is the scale of text and lines."""
 
-    def __init__(self, schedule: ExpertSchedule, steps: int, width: int, height: int):
-        self.schedule, self.steps, self.size = schedule, steps, (width, height)
+    def __init__(self, schedule: ExpertSchedule, names: PartNames | str, steps: int, width: int, height: int):
+        self.schedule, self.names, self.steps, self.size = schedule, names, steps, (width, height)
         self.curve = schedule.grid.curve
         self.unit = max(min(width / 960, height / 540), 0.7) * _SCALE
         self.image = Image.new("RGB", (width * _SCALE, height * _SCALE), _PAPER)
@@ -72,6 +75,8 @@ class _Canvas:
         return self.bottom + (self.top - self.bottom) * self.curve.u(sigma)
 
     def colour(self, sigma: float) -> Colour:
+        if isinstance(self.names, str):
+            return _PLAIN
         return {"semantic": _SEMANTIC, "detail": _DETAIL}[self.schedule.acting(sigma)]
 
     def text(self, x: float, y: float, words: str, font, colour: Colour, anchor: str = "mm") -> None:
@@ -117,13 +122,17 @@ class _Canvas:
             ImageDraw.Draw(veil).polygon(shape, fill=40)
         self.image.paste(paint, mask=veil)
 
-    def kappa(self) -> None:
-        y, dash = self.y(self.schedule.kappa_sigma), 9 * self.unit
+    def boundary(self) -> None:
+        if isinstance(self.names, str):
+            return
+        # Of a pair no grid point is meant, but the noise level that was typed.
+        sigma = self.schedule.kappa_sigma if self.names == EXPERT_NAMES else self.schedule.switch_sigma
+        y, dash = self.y(sigma), 9 * self.unit
         x = self.left
         while x < self.right:
             self.line((x, y), (min(x + dash, self.right), y), _KAPPA, 1.6)
             x += 1.8 * dash
-        label = f"kappa {self.schedule.kappa_text}"
+        label = f"{self.names.boundary} {self.curve.label(sigma, 4)}"
         self.text(self.right, y - 16 * self.unit, label, self.font, _KAPPA, "rm")
 
     def path(self, levels: Sequence[float]) -> None:
@@ -139,9 +148,11 @@ class _Canvas:
                 self.text(x + 9 * self.unit, y - 17 * self.unit, label, self.font, _TEXT, "lm")
         self.dot(*points[-1], radius, _MUTED, rim)
 
-    def legend(self, names: Sequence[str], shares: Sequence[int]) -> None:
+    def legend(self, shares: Sequence[int]) -> None:
+        names, colours = ([self.names], [_PLAIN]) if isinstance(self.names, str) else (self.names.full, _PARTS)
+        shares = shares if len(names) > 1 else [sum(shares)]
         x, y, radius, gap = self.left, 34 * self.unit, 7 * self.unit, 40 * self.unit
-        for name, steps, colour in zip(names, shares, (_SEMANTIC, _DETAIL), strict=True):
+        for name, steps, colour in zip(names, shares, colours, strict=True):
             words = f"{name}, {steps} step{'' if steps == 1 else 's'}"
             self.dot(x + radius, y, radius, colour)
             x += 24 * self.unit

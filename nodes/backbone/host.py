@@ -12,7 +12,7 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
   ``class_obj`` is the object whose method is wrapped;
 * the course of a run (``run/expert_guider.py``, ``run/pair_guider.py``): the guider's ``sample`` calls that of its
   sampler, which calls the guider's ``outer_predict_noise``, and that its ``predict_noise``, once for each noise level
-  it asks at;
+  it asks at; before, each MODEL that is going to be asked has its ``pre_run`` called (``run/stock_runs.py``);
 * what the stock nodes ask of a CLIP and a VAE, answered by duck types (``backbone/shapes_world.py``);
 * CogVideoX's network from inside, from 0.20 on (``backbone/cogvideox.py``).
 """
@@ -226,6 +226,8 @@ def model_from_state(state: dict[str, Tensor], configure: Callable[[Any], None])
 # Keys of a run's ``transformer_options``: its noise levels [N + 1], and the state of EasyCache or LazyCache.
 RUN_SIGMAS = "sample_sigmas"
 STEP_CACHE = "easycache"
+# Key of ``model_options``: what DifferentialDiffusion makes of a noise mask at each step.
+MASK = "denoise_mask_function"
 # What an empty LATENT says about the VAE it is meant for, in 0.33; ``fix_empty_latent_channels`` takes them there.
 EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
 
@@ -234,6 +236,14 @@ def with_own_options(guider: Any) -> dict[str, Any]:
     """The ``model_options`` of a guider, from now on a copy that its MODEL does not share."""
     guider.model_options = create_model_options_clone(guider.model_options)
     return guider.model_options
+
+
+def is_of(base_model: Any, kind: str, wrapper: Callable) -> bool:
+    """Was this wrapper put on the MODEL that a ``comfy.model_base.BaseModel`` runs as just now?
+
+    A guider gives the wrappers of its own MODEL to every network it asks: DualModelGuider's second one too.
+    """
+    return wrapper in base_model.current_patcher.get_all_wrappers(kind)
 
 
 def make_current(patcher: ModelPatcher) -> None:

@@ -7,6 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..backbone.host import is_of
 from .apply import applied_to
 
 
@@ -28,6 +29,8 @@ def with_rounded_timestep(executor, x: Tensor, t: Tensor, *arguments, **options)
     From the network's velocity the host makes x - sigma * velocity, with the sigma it was called with: the rounded
     one here, so that its step is stretched to the true one.
     """
+    if not is_of(executor.class_obj, WrappersMP.APPLY_MODEL, with_rounded_timestep):
+        return executor(x, t, *arguments, **options)
     rounded = (1000 * t).to(torch.bfloat16).to(t.dtype) / 1000
     denoised = executor(x, rounded, *arguments, **options)
     return x + (denoised - x) * (t / rounded).reshape(-1, *[1] * (x.ndim - 1))

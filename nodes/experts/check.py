@@ -42,7 +42,10 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     warnings += [*lost_patches(model, detail), *(lost_patches(model, semantic) if semantic else ())]
     if semantic is None:
         if not is_semantic(model):
-            warnings.append("no semantic expert is connected: the MODEL itself takes the steps above the switch.")
+            warnings.append(
+                "no semantic expert is connected: the MODEL itself takes the steps above the switch, which is right "
+                "only if it was loaded from a semantic backbone."
+            )
         return warnings
     if is_semantic(model):
         warnings.append("this MODEL is a semantic expert itself, and another is laid over it: disconnect one.")

@@ -6,11 +6,12 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import ExpertSchedule
-from ..backbone.host import RUN_SIGMAS, dtype_of_computation
+from ..backbone.host import RUN_SIGMAS, dtype_of_computation, is_of
 
 
 class ExpertSwitch:
@@ -40,6 +41,8 @@ class ExpertSwitch:
         options = transformer_options or {}
         # Asked here, of what this call is told: any node may change the noise level on the way from a guider.
         expert, model = self.schedule.acting(t), executor.class_obj
+        if not is_of(model, WrappersMP.APPLY_MODEL, self):
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         with self.sidecar.active(model.diffusion_model) if expert == "detail" else nullcontext():
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if not torch.isfinite(denoised).all():

@@ -35,8 +35,9 @@ class ExpertGuider(CFGGuider):
         self.begin(sigmas)
         return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
+    def outer_predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
+        # Here and not in predict_noise, which the MODEL's wrappers surround: one that sets a cfg has the last word.
         self.watch.call(timestep)
         if self.cfgs["semantic"] != self.cfgs["detail"]:
             self.set_cfg(self.cfgs[self.schedule.acting(timestep)])
-        return super().predict_noise(x, timestep, model_options, seed)
+        return super().outer_predict_noise(x, timestep, model_options, seed)

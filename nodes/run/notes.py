@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...dcm_core.schedule.experts import ExpertSchedule
+from ...dcm_core.schedule.experts import ExpertSchedule, PartNames
 from ..backbone.host import shift_of
 from ..experts.apply import applied_to, schedule_of
 from ..experts.check import lost_patches
 from ..ui.say import log
-from .plan import Run
+from .plan import PLAIN, Run
 
 # One network call a step and no memory of former steps; the host's ddim is euler.
 USUAL_SAMPLERS = ("euler", "lcm", "ddim")
@@ -25,19 +25,21 @@ def warnings_for(
     may well be one expert's alone.
     """
     applied = applied_to(run.model)
-    if applied is None and not run.is_pair:
+    names = run.names
+    if applied is None and isinstance(names, str):
+        whole = "the plain one" if names == PLAIN else "its semantic expert"
         warnings = [
-            "this MODEL has no detail expert, so the plain one takes all steps: put DCM Apply Experts before this node."
+            f"this MODEL has no detail expert, so {whole} takes all steps: put DCM Apply Experts before this node."
         ]
-    elif applied and applied.baked and not run.is_pair:
+    elif applied and applied.baked and isinstance(names, str):
         warnings = [
             f"this MODEL holds the {applied.baked} expert only, which takes all steps: connect the semantic MODEL of "
             "DCM Bake to model and the detail one to low_noise_model."
         ]
-    elif is_stock and not is_whole(run, sigmas):
+    elif isinstance(names, str) or (is_stock and not is_whole(run, sigmas)):
         warnings = []
     else:
-        warnings = starved(run, sigmas, given, is_stock)
+        warnings = starved(run, names, sigmas, given, is_stock)
     if applied and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
     cfg = max(run.cfg, run.detail_cfg)
@@ -46,7 +48,7 @@ def warnings_for(
             f"cfg is {cfg:g}, but the experts carry a guidance of {applied.guidance:g} already: that takes twice the "
             "time and burns colours. Set cfg to 1 and detail_cfg to 0."
         )
-    if sampler_name not in (None, *USUAL_SAMPLERS):
+    if run.has_experts and sampler_name not in (None, *USUAL_SAMPLERS):
         warnings.append(
             f"{sampler_name} is unusual for few-step experts: it mixes calls of different noise levels, also "
             "across the switch, where the experts differ. euler is what they were trained for."
@@ -54,14 +56,13 @@ def warnings_for(
     return warnings
 
 
-def starved(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
+def starved(run: Run, names: PartNames, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
     """A warning for the expert that has no step, or in a whole run at most half of its share."""
-    names = run.names.full
     costs = ("layout and motion stay those of the latent", "details stay rough")
     shares, steps = run.schedule.split(sigmas), len(sigmas) - 1
     remedy = f" {remedy_for(run, is_stock)}" if given else ""
     switch = f"the switch is at {run.schedule.spell(run.schedule.switch_sigma)}"
-    for name, share, cost in zip(names, shares, costs, strict=True):
+    for name, share, cost in zip(names.full, shares, costs, strict=True):
         if not share:
             return [f"no step is the {name}'s ({switch}): {cost}.{remedy}"]
     if not given or not is_whole(run, sigmas) or steps > run.schedule.grid.points:
@@ -71,7 +72,7 @@ def starved(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
     due = run.schedule.split(run.schedule.sigmas(steps))
     return [
         f"these noise levels give the {name} {share} of {steps} steps instead of {its_due} ({switch}).{remedy}"
-        for name, share, its_due in zip(names, shares, due, strict=True)
+        for name, share, its_due in zip(names.full, shares, due, strict=True)
         if 2 * share <= its_due
     ]
 

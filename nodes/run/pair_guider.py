@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule
-from ..backbone.host import make_current, with_own_options
+from ..backbone.host import MASK, make_current, with_own_options
 from .expert_guider import ExpertGuider
 
 
@@ -39,6 +39,9 @@ class PairGuider(ExpertGuider):
         self.low_is_loaded = False
         # For each, the host's own loading, kept.
         self.high_loading, self.low_loading = _Loading(self), _Loading(self.low)
+        masks = {"semantic": self.model_options.get(MASK), "detail": self.low.model_options.get(MASK)}
+        if any(masks.values()):
+            self.model_options[MASK] = _MaskOfPart(schedule, masks)
 
     def sample(
         self,
@@ -75,6 +78,17 @@ class PairGuider(ExpertGuider):
             return super().outer_predict_noise(x, timestep, model_options, seed)
         options = with_additions(self.low.model_options, self.model_options, model_options)
         return self.low.outer_predict_noise(x, timestep, options, seed)
+
+
+class _MaskOfPart:
+    """The mask of a step [B, C, T, H, W] as the nodes on the MODEL of its noise level make it, or as it was given."""
+
+    def __init__(self, schedule: ExpertSchedule, masks: Mapping[str, Callable[..., Tensor] | None]):
+        self.schedule, self.masks = schedule, masks
+
+    def __call__(self, sigma: Tensor, denoise_mask: Tensor, extra_options: dict[str, Any]) -> Tensor:
+        make = self.masks[self.schedule.acting(sigma)]
+        return make(sigma, denoise_mask, extra_options=extra_options) if make else denoise_mask
 
 
 class _InnerRun:

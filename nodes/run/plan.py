@@ -12,8 +12,18 @@ from ...dcm_core.families.family import Family
 from ...dcm_core.schedule.experts import EXPERT_NAMES, ExpertSchedule, PartNames
 from ...dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
 from ..backbone.host import latent_format_of, network_of
-from ..backbone.model import as_released, family_of
+from ..backbone.model import as_released, family_of, is_semantic
 from ..experts.apply import applied_to, schedule_of, switch_text
+
+PLAIN = "no experts"
+
+
+def names_of(model: ModelPatcher) -> PartNames | str:
+    """What the parts of a run of this MODEL alone are called; of one that takes all steps itself, what it holds."""
+    applied = applied_to(model)
+    if applied:
+        return f"{applied.baked} expert only" if applied.baked else EXPERT_NAMES
+    return "semantic expert only" if is_semantic(model) else PLAIN
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,13 @@ class Run:
         return self.low_noise_model is not None
 
     @property
-    def names(self) -> PartNames:
-        """What its two parts are called."""
-        return PAIR_NAMES if self.is_pair else EXPERT_NAMES
+    def names(self) -> PartNames | str:
+        """What its two parts are called, or who takes all steps."""
+        return PAIR_NAMES if self.is_pair else names_of(self.model)
+
+    @property
+    def has_experts(self) -> bool:
+        return any(names_of(model) != PLAIN for model in (self.model, self.low_noise_model) if model is not None)
 
     def sigmas(self, given: Tensor | None, steps: int, semantic_steps: int | None, denoise: float) -> Tensor:
         """The noise levels [N + 1] of the whole run: the given ones, or else the schedule's.
@@ -79,10 +93,12 @@ class Run:
 
     def switch_text(self) -> str:
         """Where the switch is, in one line."""
-        if not self.is_pair:
+        if self.names == EXPERT_NAMES:
             return switch_text(self.schedule)
         example = self.describe(self.schedule.sigmas(4))
-        low = self.names.full[1]
+        if not self.is_pair:
+            return f"no switch; {example}"
+        low = PAIR_NAMES.full[1]
         return f"the {low} acts below {self.schedule.spell(self.schedule.switch_sigma)}; 4 steps: {example}"
 
 

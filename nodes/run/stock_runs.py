@@ -1,23 +1,29 @@
-"""Notes about the runs of stock sampler nodes with a MODEL that has experts: in the log, for they show no text."""
+"""The runs of stock sampler nodes with a MODEL that has experts: notes in the log, and no expert left out unheard."""
 
 from __future__ import annotations
 
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 from ..experts.apply import applied_to
-from ..ui.say import to_log
+from ..ui.say import log, to_log
 from .expert_guider import ExpertGuider
 from .notes import CallWatch, warnings_for
 from .plan import Run
 
 _KEY = "dcm-run-notes"
+_under_way: list[str] = []  # keys of the experts whose runs these are
 
 
 def note_stock_runs(model: ModelPatcher) -> None:
-    """Let each run of this MODEL (a clone of one's own) log who takes which steps, and what may not be meant."""
+    """Let each run of this MODEL (a clone of one's own) log who takes which steps, and what may not be meant.
+
+    A run in which the MODEL's experts would not act is refused.
+    """
     model.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _KEY)
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, note_run)
+    model.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, _KEY)
+    model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, _KEY, require_own_run)
 
 
 def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
@@ -31,8 +37,35 @@ def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
             to_log(run.describe(sigmas), warnings_for(run, sigmas, given=True, is_stock=True))
         except ValueError:
             pass  # noise levels that rise, for example: whoever made them knows why
+        note_shared_network(guider)
         watch_calls(guider, sigmas)
-    return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    _under_way.append(applied.key if applied else "")
+    try:
+        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    finally:
+        _under_way.pop()
+
+
+def require_own_run(model: ModelPatcher) -> None:
+    """Raises ValueError where a guider is about to ask this MODEL beside its own, without the wrappers it has."""
+    applied = applied_to(model)
+    if applied and not applied.baked and applied.key not in _under_way:
+        raise ValueError(
+            "A guider of two MODELs asks this one as its second (model_negative of DualModelGuider), and ComfyUI calls "
+            "nothing there of what switches experts: connect a MODEL without DCM Apply Experts to it."
+        )
+
+
+def note_shared_network(guider) -> None:
+    """Warns of a second MODEL that ComfyUI runs with the first one's weights and experts."""
+    model = guider.model_patcher
+    others = [other for other in vars(guider).values() if isinstance(other, ModelPatcher)]
+    for other in others:
+        if other.model is model.model and applied_to(other) is not applied_to(model):
+            log.warning(
+                "DCM: both MODELs of this guider are one loaded network, which ComfyUI patches for the first: its "
+                "experts and LoRAs act in the second too. Load the file with another loader for that."
+            )
 
 
 def watch_calls(guider, sigmas) -> None:
@@ -44,4 +77,6 @@ def watch_calls(guider, sigmas) -> None:
         watch.call(timestep)
         return executor(x, timestep, *args, **kwargs)
 
-    add_wrapper_with_key(WrappersMP.PREDICT_NOISE, _KEY, predict, guider.model_options, is_model_options=True)
+    # Outermost: a cache (LazyCache) answers some calls without asking what lies inside.
+    wrappers = guider.model_options["transformer_options"]["wrappers"]
+    wrappers[WrappersMP.PREDICT_NOISE] = {_KEY: [predict], **wrappers.get(WrappersMP.PREDICT_NOISE, {})}

@@ -15,20 +15,23 @@ from .hosts import Host, find_hosts
 from .server import HostServer
 from .workflows import WORKFLOWS
 
-NO_HOST = "no ComfyUI found: set COMFYUI_PATH and run `make hosts`"
+NO_HOST = "no ComfyUI: set COMFYUI_PATH to the folder of one and run `make hosts`"
+NO_BROWSER = "no browser: missing {}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "host" in metafunc.fixturenames:
         params = [pytest.param(host, id=host.version) for host in find_hosts()]
-        params = params or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=NO_HOST))]
+        lacks = missing() if "dropped" in metafunc.fixturenames else []
+        reason = "; ".join([NO_HOST, *([NO_BROWSER.format(", ".join(lacks))] if lacks else [])])
+        params = params or [pytest.param(None, id="none", marks=pytest.mark.skip(reason=reason))]
         metafunc.parametrize("host", params, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def host(request: pytest.FixtureRequest) -> Host:
     if request.param.python is None:
-        pytest.skip(f"{request.param.folder} has no environment yet: run `make hosts`")
+        pytest.skip(f"the ComfyUI in {request.param.folder} has no environment yet: run `make hosts`")
     return request.param
 
 
@@ -71,7 +74,7 @@ def dropped(server: HostServer, checkpoints: dict[str, str], tmp_path_factory: p
     """Every shipped workflow dropped on the real page, Shapes also run there; see `drop_workflows`."""
     lacks = missing()
     if lacks:
-        pytest.skip(f"no browser to test with: missing {', '.join(lacks)}")
+        pytest.skip(NO_BROWSER.format(", ".join(lacks)))
     folder = os.environ.get("DCM_SCREENSHOTS")
     folder = Path(folder, server.host.version) if folder else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)

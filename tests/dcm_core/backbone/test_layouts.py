@@ -17,7 +17,7 @@ from harness.diffusers_models import (
 )
 
 from dcm_core.backbone.file import BackboneFile
-from dcm_core.backbone.layouts import QUANTISED
+from dcm_core.backbone.layouts import QUANTISED, count_text
 from dcm_core.errors import LayoutError
 from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo, tensor_bytes
@@ -134,7 +134,7 @@ def test_fp8_files_are_used_in_comfyui_as_they_are():
     for scales in (old, new):
         scaled = {f"model.diffusion_model.{key}": tensor for key, tensor in (fp8 | scales).items()}
         layout = opened(scaled).layout
-        assert layout.scaled and layout.describe().endswith("scaled F8_E4M3, 0.00B parameters")
+        assert layout.scaled and layout.describe().endswith("scaled F8_E4M3, 0.0M parameters")
         assert layout.parameters == sum(tensor.numel() for tensor in comfy.values())
         assert converted(scaled, "comfy").keys() == scales.keys() | fp8.keys()
         with pytest.raises(LayoutError, match="scaled fp8.*convert the bf16"):
@@ -170,6 +170,13 @@ def test_a_part_of_a_backbone_is_refused(name, lost):
         with pytest.raises(LayoutError, match="missing.*sharded") as caught:
             opened(file).recipes(to)
         assert table.to_comfy(lost[0]) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1_418_996_800, "1.42B"), (100_000_000, "0.10B"), (1_400_000, "1.4M"), (60_000, "0.1M")]
+)
+def test_sizes_of_small_networks_are_told_too(count, text):
+    assert count_text(count) == text
 
 
 def test_a_tensor_that_fits_no_row_is_an_error_with_the_nearest():

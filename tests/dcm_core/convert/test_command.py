@@ -191,7 +191,7 @@ def test_every_ending_that_is_listed_can_be_written(files, capsys, ending):
 
 MISTAKES = {
     "inspect nothing.safetensors": "No such file or directory: nothing.safetensors",
-    "inspect vae.safetensors": "error: vae.safetensors: this is no Wan",
+    "inspect vae.safetensors": "error: vae.safetensors: this is no CogVideoX, HunyuanVideo or Wan",
     "inspect cut.safetensors": "it is cut off",
     "inspect model.pt": "pickle",
     "inspect .": "more than one network",

@@ -270,7 +270,7 @@ def test_one_sidecar_may_serve_two_models_in_two_threads(net, x):
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: needs CUDA and a PyTorch built for it")
 def test_weights_on_the_cpu_and_activations_on_the_gpu(net, x):
     offloaded = Net(CastLinear).requires_grad_(False)
     offloaded.load_state_dict(net.state_dict())

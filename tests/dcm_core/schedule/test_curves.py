@@ -96,7 +96,7 @@ def test_time_there_and_back(family):
 def test_kappa_by_hand_is_a_timestep_over_1000():
     assert COG.with_kappa(0.76) is COG
     assert COG.with_kappa(0.5).kappa_index == 24  # timestep 499
-    with pytest.raises(ValueError, match=r"timestep / 1000 4.9 lies outside.*0\.0190 to 0\.999"):
+    with pytest.raises(ValueError, match=r"kappa is 4.9: .*timestep / 1000 from 0\.0190 to 0\.9790"):
         COG.with_kappa(4.9)
     with pytest.raises(ValueError, match=r"timestep 999, a cut.*timestep from 19 to 979"):
         COG.with_kappa(49)

@@ -3,10 +3,11 @@
 import dataclasses
 import math
 import pickle
+import re
 
 import pytest
 import torch
-from harness.schedules import EVERY, FLOW, HY, OFFICIAL, WAN, host_sigmas, schedules
+from harness.schedules import COG, EVERY, FLOW, HY, OFFICIAL, WAN, host_sigmas, schedules
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,10 +111,21 @@ class TestBoundary:
         time = float(schedule.grid.curve.timestep(torch.tensor(schedule.kappa_sigma))) / 1000
         assert schedule.with_kappa(time) is schedule
 
-    @pytest.mark.parametrize("kappa", [49, 1.0, 0.9999])
-    def test_a_cut_at_sigma_1_says_where_to_cut(self, kappa):
+    def test_a_cut_at_sigma_1_says_where_to_cut(self):
         with pytest.raises(ValueError, match=r"sigma 1.*Choose 0 to 48.*0\.2576 to 0\.9988"):
-            HY.with_kappa(kappa)
+            HY.with_kappa(49)
+
+    @pytest.mark.parametrize("kappa", [1.0, 0.9999, 1.1])
+    @pytest.mark.parametrize("schedule", [HY, OFFICIAL["wan"], COG], ids=["hunyuan_video", "official", "cogvideox"])
+    def test_kappa_at_pure_noise_is_answered_as_it_was_typed(self, schedule, kappa):
+        with pytest.raises(ValueError, match=rf"^kappa is {kappa:g}: .* A cut at pure noise") as caught:
+            schedule.with_kappa(kappa)
+        said = str(caught.value)
+        assert "kappa_index" not in said
+        # Both ends that it names can be typed.
+        lowest, highest = re.search(r"from ([\d.]+) to ([\d.]+)\.", said).groups()
+        assert schedule.with_kappa(float(lowest)).kappa_index == 0
+        assert schedule.with_kappa(float(highest)).kappa_index == schedule.grid.points - 2
 
     @pytest.mark.parametrize("kappa", [-1, 50, 0.1, 1.1, -0.5, math.nan, math.inf])
     def test_kappa_off_the_grid(self, kappa):

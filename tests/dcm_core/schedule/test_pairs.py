@@ -52,6 +52,11 @@ def test_a_boundary_that_leaves_a_model_nothing_to_do(boundary):
         pair_schedule(boundary, WAN22.grid, WAN22.lists)
 
 
+def test_a_boundary_at_pure_noise_is_answered_as_it_was_typed():
+    with pytest.raises(ValueError, match=r"^boundary is 1: .*from 0\.0190 to 0\.9790\. A cut at pure noise"):
+        pair_schedule(1.0, find_family("cogvideox").schedule.grid)
+
+
 def test_the_published_lists():
     """As their authors wrote them down, rounded as they did."""
     lightning = [1000.0, 937.5001, 833.3333, 625.0]

@@ -4,8 +4,9 @@ import pytest
 import torch
 from harness.schedules import EVERY, HY, OFFICIAL, WAN
 
-from dcm_core.families.presets import FAMILIES
-from dcm_core.schedule.pairs import PAIR_NAMES
+from dcm_core.families.presets import FAMILIES, find_family
+from dcm_core.schedule import plot
+from dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
 from dcm_core.schedule.plot import plot_schedule
 
 SEMANTIC, DETAIL, KAPPA = ((torch.tensor(rgb) / 255) for rgb in ((255, 166, 87), (86, 196, 219), (226, 108, 148)))
@@ -70,7 +71,36 @@ def test_another_list_is_another_picture():
 def test_the_legend_names_the_parts():
     experts, pair = (plot_schedule(HY, HY.sigmas(4), **names) for names in ({}, {"names": PAIR_NAMES}))
     assert not torch.equal(experts[:75], pair[:75])
-    assert torch.equal(experts[75:], pair[75:])
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The words on the pictures, in their order."""
+    words, text = [], plot._Canvas.text
+
+    def noted(self, x, y, said, *arguments):
+        words.append(said)
+        text(self, x, y, said, *arguments)
+
+    monkeypatch.setattr(plot._Canvas, "text", noted)
+    return words
+
+
+def test_the_line_between_a_pair_is_called_boundary(written):
+    """And lies at the noise level that was typed, which is no point of the grid."""
+    pair = pair_schedule(0.875, find_family("wan").pair.grid)
+    plot_schedule(pair, pair.sigmas(4), names=PAIR_NAMES)
+    assert "boundary 0.8750" in written and not [words for words in written if "kappa" in words]
+    written.clear()
+    plot_schedule(OFFICIAL["wan"], OFFICIAL["wan"].sigmas(4))
+    assert f"kappa {OFFICIAL['wan'].kappa_text}" in written
+
+
+def test_one_model_takes_all_steps(written):
+    picture = plot_schedule(HY, HY.sigmas(4), names="MODEL")
+    assert written[-1] == "MODEL, 4 steps"
+    assert not [words for words in written if "kappa" in words or "expert" in words]
+    assert not found(picture, KAPPA).any()
 
 
 def test_bad_input():

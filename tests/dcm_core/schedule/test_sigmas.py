@@ -63,6 +63,7 @@ class TestLists:
 
     def test_describe(self):
         assert HY.describe(HY.sigmas(4)) == "SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912"
+        assert HY.describe(HY.sigmas(4), "no experts") == "no experts: 4 steps 1.000 0.992 0.982 0.912"
         assert HY.describe([1.0, 0.5, 0.0]) == "SemE 1 step 1.000 | DetE 1 step 0.500"
         assert HY.describe([0.9, 0.5, 0.0]) == "SemE 0 steps | DetE 2 steps 0.900 0.500"
         assert "12 steps 1.000 0.999 0.998 ... 0.984 | DetE 38 steps" in HY.describe(HY.sigmas(50))

@@ -7,10 +7,12 @@ import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_easycache import LazyCacheNode
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from dcm_pack.dcm_core.families.presets import find_family
 from dcm_pack.dcm_core.schedule.pairs import PAIR_NAMES
 from dcm_pack.dcm_core.schedule.plot import plot_schedule
+from dcm_pack.nodes.backbone.model import declare_semantic
 from harness.worlds import dcm_node, empty_latent, world
 
 import nodes
@@ -158,6 +160,60 @@ def test_one_half_of_what_was_baked(this):
     assert info(this, semantic, low_noise_model=detail).startswith("high noise 2 steps 1.000 0.989")
     with pytest.raises(ValueError, match="swapped: connect semantic to model"):
         info(this, detail, low_noise_model=semantic)
+
+
+def test_experts_are_spoken_of_only_where_some_take_part(this):
+    """Of two plain MODELs nobody was trained for euler, and what a plain one gets is no expert's."""
+    unusual, plain = {"sampler_name": "dpmpp_2m"}, this.model()
+    said = info(this, plain, low_noise_model=this.model(), **unusual)
+    assert said == "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625"
+    said = info(this, plain, **unusual)
+    assert said.startswith("no experts: 4 steps 1.000 0.989 0.975 0.905\nWarning: this MODEL has no detail expert")
+    assert "trained for" not in said and "SemE" not in said
+    semantic, detail = this.baked()
+    for model, low in ((this.applied(), None), (semantic, detail), (this.model(), detail)):
+        assert "dpmpp_2m is unusual" in info(this, model, low_noise_model=low, **unusual)
+
+
+def test_a_model_that_is_a_semantic_expert_itself(this):
+    model = this.model()
+    declare_semantic(model)
+    line = "semantic expert only: 4 steps 1.000 0.989 0.975 0.905"
+    said = info(this, model)
+    assert said.startswith(f"{line}\nWarning: this MODEL has no detail expert, so its semantic expert takes all steps")
+    assert dcm_node("DCMSigmas").execute(model, 4)[1] == f"{line} (experts would switch after step 2)"
+    assert dcm_node("DCMGuider").execute(model, this.text(0), this.text(1))[1] == f"no switch; {line}"
+    shown = dcm_node("DCMApplyExperts").execute(model, this.detail)[1]
+    assert "no semantic expert is connected" not in shown
+    shown = dcm_node("DCMApplyExperts").execute(this.model(), this.detail)[1]
+    assert "no semantic expert is connected" in shown and "right only if it was loaded from a semantic" in shown
+
+
+def test_one_half_of_what_was_baked_is_no_pair_by_itself(this):
+    for model, kind in zip(this.baked(), ("semantic", "detail"), strict=True):
+        assert info(this, model).startswith(f"{kind} expert only: 4 steps 1.000")
+
+
+@pytest.mark.parametrize("preset", ["experts", "aligned", "official"])
+def test_the_noise_levels_of_a_model_without_experts(this, preset):
+    shown, plot = dcm_node("DCMSigmas").execute(this.model(), 4, preset=preset).args[1:]
+    assert shown.startswith("no experts: 4 steps 1.000") and shown.endswith("(experts would switch after step 2)")
+    assert "SemE" not in shown and "DetE" not in shown
+    assert not torch.equal(plot, dcm_node("DCMSigmas").execute(this.applied(), 4, preset=preset)[2])
+
+
+def test_kappa_at_pure_noise_is_answered_as_it_was_typed(this):
+    with pytest.raises(ValueError, match=r"^kappa is 1: .* choose a sigma from 0\.2576 to 0\.9988"):
+        this.applied(kappa=1.0)
+
+
+def test_a_cache_that_skips_calls_is_no_unusual_sampler(this, said):
+    """The steps it answers itself were asked at their noise levels."""
+    model = LazyCacheNode.execute(this.applied(), 100.0, 0.0, 1.0, False)[0]
+    before = len(said())
+    this.custom_sampled(model, this.schedule.sigmas(8))
+    this.sampled(model, steps=8)
+    assert not [line for line in said()[before:] if "asks the network beside" in line]
 
 
 def test_where_the_switch_of_a_guider_is(this):
