@@ -1,8 +1,5 @@
 """Every family in every layout: recognised, taken to the other layouts and back bit for bit, or refused in words."""
 
-import json
-from types import SimpleNamespace
-
 import pytest
 import torch
 from harness.diffusers_models import (
@@ -16,8 +13,7 @@ from harness.diffusers_models import (
     with_header,
 )
 
-from dcm_core.backbone.file import BackboneFile
-from dcm_core.backbone.layouts import QUANTISED, count_text
+from dcm_core.backbone.layouts import count_text
 from dcm_core.errors import LayoutError
 from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo, tensor_bytes
@@ -289,21 +285,3 @@ def test_a_tensor_that_is_missing_is_noticed_where_nothing_is_converted():
     del comfy["blocks.2.ffn.0.bias"]
     with pytest.raises(LayoutError, match=r"1 tensors are missing \(blocks.2.ffn.0.bias.*Download it again"):
         opened(comfy).recipes("comfy")
-
-
-def test_how_layers_are_quantised_is_said_under_their_own_names():
-    comfy = converted(random_state("wan t2v"), "comfy")
-    source = SimpleNamespace(
-        infos=infos({f"module.{key}": tensor for key, tensor in comfy.items()}),
-        metadata={"a": "b"},
-        headers=[
-            {"a": "b", QUANTISED: '{"layers": {"module.head.head": {"format": "x"}}}'},
-            {QUANTISED: '{"layers": {"blocks.0.ffn.0": {"format": "y"}}}'},
-        ],
-    )
-    metadata = BackboneFile(source).metadata
-    layers = {"head.head": {"format": "x"}, "blocks.0.ffn.0": {"format": "y"}}
-    assert metadata["a"] == "b" and json.loads(metadata[QUANTISED]) == {"layers": layers}
-    source.headers[0][QUANTISED] = "[]"
-    with pytest.raises(LayoutError, match="cannot be read. Download"):
-        _ = BackboneFile(source).metadata

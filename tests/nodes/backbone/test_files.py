@@ -221,3 +221,16 @@ def test_inspect_and_the_node_take_the_same_files(models):
         path = models / f"{number}.safetensors"
         save_file({prefix + name: tensor for name, tensor in state().items()}, path)
         assert BackboneFile.open(path).recipes("comfy").keys() == state().keys()
+
+
+@pytest.mark.parametrize("name", ["a.SafeTensors", "a.sft"])
+@pytest.mark.parametrize("kind", ["loras", "dcm"])
+def test_experts_of_every_spelling_are_offered_and_load(tmp_path, monkeypatch, kind, name):
+    from dcm_pack.dcm_core.expert.file import save_expert
+
+    _, extensions = folder_paths.folder_names_and_paths[kind]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], extensions))
+    folder_paths.filename_list_cache.clear()
+    save_expert(tmp_path / name, world("wan").detail)
+    assert name in dcm_node("DCMLoadExpert").define_schema().inputs[0].options
+    assert dcm_node("DCMLoadExpert").execute(name)[0].layers.keys() == world("wan").detail.layers.keys()

@@ -93,7 +93,7 @@ def test_folders_of_extra_model_paths_are_kept(monkeypatch):
     folders.register()
     paths, extensions = folder_paths.folder_names_and_paths["dcm"]
     assert paths[0] == "/elsewhere" and len(paths) == 2
-    assert extensions == {".safetensors"}
+    assert extensions == {".safetensors", ".sft"}
 
 
 def test_pairs_of_q_k_and_v_for_the_stock_loader(loras):
