@@ -73,7 +73,13 @@ def bundle_recipes(backbone: BackboneFile, expert: Expert) -> dict[str, Recipe]:
     Raises LayoutError for a backbone or an expert that cannot be in a bundle.
     """
     recipes = backbone.recipes("diffusers")
-    names = write_names(recipes, _adapted_modules(backbone.keymap, expert), ()).base
+    adapted = _adapted_modules(backbone.keymap, expert)
+    if lost := _modules_with_pairs(backbone) - set(adapted):
+        raise LayoutError(
+            f"a bundle holds a low-rank pair for each of {shortened(sorted(lost))}, which this expert lacks: keep it "
+            "as an expert file"
+        )
+    names = write_names(recipes, adapted, ()).base
     return {names[name]: recipe for name, recipe in recipes.items()}
 
 
@@ -140,8 +146,7 @@ def _refuse_incomplete(bundle: BackboneFile) -> None:
     """A bundle holds every tensor of a detail expert, each as large as the backbone's: nothing of it is optional."""
     names, keymap, infos = bundle.names, bundle.keymap, bundle.infos
     copied = {name for name in names.base if name.partition(".")[0] in keymap.twins}
-    adapted, _ = keymap.detail_layers(bundle.shapes)
-    pairs = {module for name in adapted for module in _modules(keymap, name)}
+    pairs = _modules_with_pairs(bundle)
     copies = write_names((), (), sorted(copied - names.twins.keys())).twins.values()
     if lost := [*copies, *(f"the low-rank pair of {module}" for module in sorted(pairs - names.down.keys()))]:
         raise ValueError(f"its detail expert lacks {shortened(lost)}. Download it again.")
@@ -212,6 +217,12 @@ def _adapted_modules(keymap: KeyMap, expert: Expert) -> list[str]:
         raise LayoutError("a bundle holds a detail expert: this is a semantic one, which would be its backbone")
     names = [name for name, layer in expert.layers.items() if layer.pairs]
     return [module for name in names for module in _modules(keymap, name)]
+
+
+def _modules_with_pairs(backbone: BackboneFile) -> set[str]:
+    """The diffusers modules that have a low-rank pair in every bundle with this backbone."""
+    adapted, _ = backbone.keymap.detail_layers(backbone.shapes)
+    return {module for name in adapted for module in _modules(backbone.keymap, name)}
 
 
 def _modules(keymap: KeyMap, name: str) -> list[str]:

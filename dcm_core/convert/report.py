@@ -96,7 +96,7 @@ def _backbone(backbone: BackboneFile) -> dict[str, Any]:
         try:
             expert = expert_from_bundle(backbone)
         except (ExpertFileError, LayoutError) as error:
-            return said | {"wrong": str(error)}
+            return said | {"wrong": str(error).removeprefix(f"{source.paths[0]}: ")}
         said |= _about(expert.metadata)
         said["layers"] = [*_changes(expert.layers, expert.parameters)]
     elif source.metadata.get("dcm.expert") == "semantic":

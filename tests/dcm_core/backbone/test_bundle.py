@@ -216,5 +216,8 @@ def test_what_a_bundle_cannot_hold_is_refused():
     expert.parameters["head.modulation"] = torch.ones(1, 2, 8)
     with pytest.raises(LayoutError, match=r"no second copy of head\.modulation.*export it as an expert file"):
         bundle_of(comfy, expert)
+    del expert.parameters["head.modulation"], expert.layers["blocks.1.cross_attn.q"]
+    with pytest.raises(LayoutError, match=r"low-rank pair for each of blocks\.1\.attn2\.to_q.*keep it as an expert"):
+        bundle_of(comfy, expert)
     with pytest.raises(LayoutError, match="no released bundle"):
         expert_of(random_state("wan t2v"))

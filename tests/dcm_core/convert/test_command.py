@@ -168,6 +168,7 @@ def test_a_bundle_whose_expert_is_not_whole_is_told_and_not_exported(files, caps
     save_file(bundle, "bundle.safetensors")
     status, text, err = run(capsys, "inspect", "bundle.safetensors")
     assert status == 1 and says in text and says in err and "released" in text
+    assert err.count("bundle.safetensors: ") == 1
     status, _, err = run(capsys, "export", "bundle.safetensors", "x.safetensors")
     assert status == 1 and says in err and "bundle.safetensors: " in err and err.count("\n") == 1
     assert not Path("x.safetensors").exists()
