@@ -125,8 +125,16 @@ def remove_object_patches(model: ModelPatcher, values: Mapping[str, Any]) -> Non
 
 def add_outermost_wrapper(model: ModelPatcher, kind: str, key: str, wrapper: Callable) -> None:
     """As ``add_wrapper_with_key``, around those that are there already: they are called in the order of the dict."""
-    others = model.wrappers.get(kind, {})
-    model.wrappers[kind] = {key: [wrapper], **others}
+    _put_first(model.wrappers, kind, key, wrapper)
+
+
+def add_outermost_wrapper_of_run(model_options: dict[str, Any], kind: str, key: str, wrapper: Callable) -> None:
+    """The same within a run, to the guider's ``model_options``, which are a copy then."""
+    _put_first(model_options["transformer_options"]["wrappers"], kind, key, wrapper)
+
+
+def _put_first(wrappers: dict[str, dict[str, list[Callable]]], kind: str, key: str, wrapper: Callable) -> None:
+    wrappers[kind] = {key: [wrapper], **wrappers.get(kind, {})}
 
 
 # --- loading ------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
+from ..backbone.host import add_outermost_wrapper_of_run
 from ..experts.apply import applied_to
 from ..ui.say import log, to_log
 from .expert_guider import ExpertGuider
@@ -78,5 +79,4 @@ def watch_calls(guider, sigmas) -> None:
         return executor(x, timestep, *args, **kwargs)
 
     # Outermost: a cache (LazyCache) answers some calls without asking what lies inside.
-    wrappers = guider.model_options["transformer_options"]["wrappers"]
-    wrappers[WrappersMP.PREDICT_NOISE] = {_KEY: [predict], **wrappers.get(WrappersMP.PREDICT_NOISE, {})}
+    add_outermost_wrapper_of_run(guider.model_options, WrappersMP.PREDICT_NOISE, _KEY, predict)

@@ -204,3 +204,14 @@ def test_what_an_empty_latent_says_is_taken():
     if len(known) == 2:
         pytest.skip("this ComfyUI's empty LATENTs say nothing of a VAE")
     assert set(host.EMPTY_LATENT_RATIOS) <= known.keys()
+
+
+def test_whose_a_wrapper_is(this):
+    """Of the clone that a network runs as, whichever others there are."""
+    model, wrapper = this.model(), lambda executor, *arguments: executor(*arguments)
+    clone = model.clone()
+    clone.add_wrapper("apply_model", wrapper)
+    for patcher, own in ((model, False), (clone, True)):
+        patcher.pre_run()
+        assert host.is_of(model.model, "apply_model", wrapper) is own
+    patcher.cleanup()

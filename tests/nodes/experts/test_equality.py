@@ -197,6 +197,6 @@ def test_kappa_moves_the_switch():
     this = world("wan")
     text = this.applied(kappa=0.9)
     sigmas = dcm_node("DCMSigmas").execute(text, 4)[0]
-    index = this.schedule.grid.nearest(0.9)
+    index = this.schedule.grid.cut("kappa", 0.9)
     assert torch.equal(sigmas, this.schedule.with_kappa(index).sigmas(4))
     assert relative(this.sampled(text), this.sampled(this.applied())) > 1e-2
