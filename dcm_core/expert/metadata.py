@@ -21,9 +21,11 @@ class ExpertMetadata:
     """What an expert file says about itself.
 
     ``guidance`` is the scale the expert already carries: the CFG scale of its distillation targets (sample
-    it with cfg 1), or the embedded guidance it was trained under. ``base_fingerprint`` is the backbone the
-    expert is laid over; ``fingerprint`` the backbone after a semantic expert, which a detail expert's base
-    is compared with. ``complete`` promises every layer the family's key map lists for this kind of expert.
+    it with cfg 1), or, in a file without ``embedded_guidance``, the embedded guidance it was trained under.
+    ``embedded_guidance`` is the scale that its network was told, where networks are told one.
+    ``base_fingerprint`` is the backbone the expert is laid over; ``fingerprint`` the backbone after a semantic
+    expert, which a detail expert's base is compared with. ``complete`` promises every layer the family's key map
+    lists for this kind of expert.
     ``extra`` keeps metadata this version does not know, so that reading and writing a file loses nothing.
     """
 
@@ -34,6 +36,7 @@ class ExpertMetadata:
     guidance: float
     rank: int | None = None
     alpha: float | None = None
+    embedded_guidance: float | None = None
     base_fingerprint: str = ""
     fingerprint: str = ""
     trained_with: str = ""
@@ -52,6 +55,9 @@ class ExpertMetadata:
             raise ExpertFileError("dcm.family is empty: name the backbone family, for example 'wan'")
         if not (math.isfinite(self.guidance) and self.guidance >= 0):
             raise ExpertFileError(f"dcm.guidance must be a finite scale of 0 or more, got {self.guidance}")
+        embedded = self.embedded_guidance
+        if embedded is not None and not (math.isfinite(embedded) and embedded >= 0):
+            raise ExpertFileError(f"dcm.embedded_guidance must be a finite scale of 0 or more, got {embedded}")
         if self.rank is not None and self.rank < 1:
             raise ExpertFileError(f"dcm.rank must be 1 or more, got {self.rank}")
         if self.alpha is not None and not math.isfinite(self.alpha):
@@ -85,6 +91,7 @@ class ExpertMetadata:
         optional = {
             "dcm.rank": self.rank,
             "dcm.alpha": self.alpha,
+            "dcm.embedded_guidance": self.embedded_guidance,
             "dcm.base_fingerprint": self.base_fingerprint,
             "dcm.fingerprint": self.fingerprint,
             "dcm.trained_with": self.trained_with,
@@ -110,6 +117,9 @@ class ExpertMetadata:
             guidance=_number(header, "dcm.guidance", float),
             rank=_number(header, "dcm.rank", int) if "dcm.rank" in header else None,
             alpha=_number(header, "dcm.alpha", float) if "dcm.alpha" in header else None,
+            embedded_guidance=(
+                _number(header, "dcm.embedded_guidance", float) if "dcm.embedded_guidance" in header else None
+            ),
             base_fingerprint=header.get("dcm.base_fingerprint", ""),
             fingerprint=header.get("dcm.fingerprint", ""),
             trained_with=header.get("dcm.trained_with", ""),
