@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from .values import ConfigError, unknown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+logger = logging.getLogger(__name__)
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -97,6 +99,7 @@ class Trainer:
         """Write the checkpoint; the former one survives until the new one is complete."""
         state = {
             "iteration": self.iteration,
+            "iterations": self.stage.iterations,
             "trained_with": self.method.trained_with(),
             "method": self.method.state(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks},
@@ -125,6 +128,11 @@ class Trainer:
                 f"{path} does not fit this stage's networks ({error}). "
                 f"Choose another output, or train the stage anew with --restart stage={stage}."
             ) from None
+        if state["iterations"] != self.stage.iterations and self.stage.optimizer.schedule == "cosine":
+            logger.warning(
+                "The learning rate's cosine spanned %d iterations so far, from here on it is that over %d.",
+                state["iterations"], self.stage.iterations,
+            )  # fmt: skip
         self.iteration = done
 
 
@@ -135,7 +143,10 @@ def build_trainer(config: Config) -> Trainer:
         data.text(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
-    method = build_method(Setup(config, build_backbone(config.backbone), data, device))
+    backbone, points = build_backbone(config.backbone), config.expert_schedule().grid.points
+    if (steps := config.validation.steps) > points:
+        raise ConfigError(f"validation.steps={steps} must be at most the {points} points of the grid.")
+    method = build_method(Setup(config, backbone, data, device))
     if config.compile is not None:
         method.compile(config.compile)
     return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])

@@ -62,6 +62,15 @@ def test_more_iterations_go_on_and_the_file_says_how_many_there_were(trainer, ca
     assert ", 3 iterations of 4," in inspect_expert(longer.folder / "semantic.safetensors").metadata.trained_with
 
 
+def test_a_longer_cosine_is_told(trainer, caplog):
+    cosine = {"optimizer": {"lr": 1e-3, "schedule": "cosine"}}
+    trainer("semantic", iterations=1, **cosine).run()
+    trainer("semantic", iterations=1, **cosine).run()
+    assert "cosine" not in caplog.text
+    trainer("semantic", iterations=2, **cosine).run()
+    assert "cosine spanned 1 iterations so far, from here on it is that over 2" in caplog.text
+
+
 def test_fewer_iterations_than_there_were_are_refused(trainer):
     trainer("semantic", iterations=2).run()
     with pytest.raises(ConfigError, match="iterations is 1, and the weights in .* have 2 behind them"):

@@ -30,7 +30,7 @@ class Log(Callback):
             desc=run.config.stage,
             mininterval=1,
             ncols=80,
-            bar_format="{desc} {n_fmt}/{total_fmt} <{remaining}{postfix} |{bar}|",
+            bar_format="{desc} {n_fmt}/{total_fmt} {remaining}{postfix} {bar}",
             disable=run.iteration == run.stage.iterations,
         )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-
-import numpy as np
-from PIL.Image import Image
+from typing import TYPE_CHECKING
 
 from .base import Callback, Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class TensorBoard(Callback):
 
     def show(self, run: Run, iteration: int, name: str, picture: Image) -> None:
         if self.writer is not None:
+            import numpy as np
+
             self.writer.add_image(name, np.asarray(picture), iteration, dataformats="HWC")
 
     def finish(self, run: Run) -> None:

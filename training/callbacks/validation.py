@@ -26,7 +26,7 @@ class Validation(Callback):
 
     def start(self, run: Run) -> None:
         if run.config.validation.every and run.iteration < run.stage.iterations:
-            print(_EXPLANATION)
+            tqdm.write(_EXPLANATION)
 
     def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
         every = run.config.validation.every

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dcm_core.errors import ExpertFileError
 from dcm_core.expert.file import load_expert
 from dcm_core.expert.layers import Expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
@@ -31,7 +32,7 @@ from ..export import export_detail
 from ..noise import noised, renoised
 from ..optim import Learner
 from ..record import weights_digest
-from ..values import Count, Decay, Positive, Weight, Whole
+from ..values import ConfigError, Count, Decay, Positive, Weight, Whole
 from .base import AS_EXPERT, LossMap, Setup
 from .distillation import Distillation, DistillationOptions, boundary, check_guidance, load_teacher
 
@@ -178,7 +179,10 @@ class Detail(Distillation):
 def _load_semantic(setup: Setup, options: DetailOptions) -> Expert:
     path = options.semantic or str(Path(setup.config.output, "semantic", "semantic.safetensors").absolute())
     remedy = "Run stage=semantic first, or name its file in options.semantic."
-    return load_expert(setup.config.find(path, "semantic expert", remedy))
+    try:
+        return load_expert(setup.config.find(path, "semantic expert", remedy))
+    except ExpertFileError as error:
+        raise ConfigError(f"stages.{setup.config.stage}.options.semantic: {error}") from None
 
 
 @contextmanager
