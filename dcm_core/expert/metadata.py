@@ -36,12 +36,12 @@ class ExpertMetadata:
     guidance: float
     rank: int | None = None
     alpha: float | None = None
-    embedded_guidance: float | None = None
     base_fingerprint: str = ""
     fingerprint: str = ""
     trained_with: str = ""
     title: str = ""
     complete: bool = False
+    embedded_guidance: float | None = None
     format: str = FORMAT
     extra: Mapping[str, str] = field(default_factory=dict)
 
