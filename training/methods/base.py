@@ -54,7 +54,7 @@ class Method(ABC):
     """
 
     Options: ClassVar[type]  # the dataclass of the method's own options
-    usage: ClassVar[str]  # where the exported file goes, in a sentence
+    usage: ClassVar[str] = ""  # where the exported file goes, in a sentence
 
     def __init__(self, setup: Setup, options: Any, student: nn.Module):
         """``student``: the network to train, with requires_grad set on what is trained."""
