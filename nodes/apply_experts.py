@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from .backbone.model import declare_remarked, remarks_on
 from .experts.apply import applied_to, apply_experts, switch_text
 from .experts.bf16_timestep import round_timesteps
-from .experts.check import check_experts
+from .experts.check import check_experts, foreign_patches
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
 from .ui.say import say
@@ -50,7 +51,8 @@ class DCMApplyExperts(io.ComfyNode):
         kappa=0.0,
         bf16_timestep=False,
     ) -> io.NodeOutput:
-        warnings = check_experts(model, detail_expert, semantic_expert)
+        warnings = [*remarks_on(model), *check_experts(model, detail_expert, semantic_expert)]
+        patched = len(foreign_patches(model))
         if applied_to(model):
             warnings.append("this MODEL had experts already; they are replaced.")
         schedule = detail_expert.metadata.schedule
@@ -59,5 +61,7 @@ class DCMApplyExperts(io.ComfyNode):
         model = apply_experts(model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength)
         if bf16_timestep:
             round_timesteps(model)
+        declare_remarked(model)
         note_stock_runs(model)
-        return io.NodeOutput(model, say(cls, switch_text(schedule), warnings))
+        text = switch_text(schedule) + (f"; {patched} weights carry LoRA patches" if patched else "")
+        return io.NodeOutput(model, say(cls, text, warnings))

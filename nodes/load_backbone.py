@@ -45,5 +45,5 @@ class DCMLoadBackbone(io.ComfyNode):
         backbone = load_backbone(backbone_path(backbone_name), weight_dtype)
         detail = backbone.expert
         switch = switch_text(detail.metadata.schedule) if detail else "no detail expert in it"
-        say(cls, f"{backbone_name}: {backbone.description}; {switch}")
+        say(cls, f"{backbone_name}: {backbone.description}; {switch}", backbone.warnings)
         return io.NodeOutput(backbone.model, backbone.expert)

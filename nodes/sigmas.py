@@ -11,7 +11,7 @@ from ..dcm_core.schedule.experts import EXPERT_NAMES
 from ..dcm_core.schedule.pairs import PAIR_NAMES
 from ..dcm_core.schedule.plot import plot_schedule
 from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
-from .backbone.model import family_of
+from .backbone.model import family_of, remarks_on
 from .experts.apply import applied_to, schedule_of
 from .run.plan import pair_schedule_of
 from .ui import inputs
@@ -60,7 +60,7 @@ class DCMSigmas(io.ComfyNode):
         if applied := applied_to(model):
             # Who takes which step is up to the MODEL's experts, whatever list they are given.
             schedule, names = applied.schedule, PAIR_NAMES if applied.baked else EXPERT_NAMES
-        info = say(cls, schedule.describe(sigmas, names), in_log=False)
+        info = say(cls, schedule.describe(sigmas, names), remarks_on(model), in_log=False)
         return io.NodeOutput(sigmas, info, plot_schedule(schedule, sigmas, names=names).unsqueeze(0))
 
 

@@ -43,7 +43,7 @@ class BackboneConfig:
     ``name``: of the adapter's file in ``training/backbones``.
     ``family``: whose noise schedule it has, and what exported files name; none means the adapter's name.
     ``title``: what exported files call the backbone; none means the family's name.
-    ``weights``: a backbone of any layout, or none to start from random weights.
+    ``weights``: a file or folder of any layout, or none to start from random weights.
     ``architecture``: arguments of the backbone's own class, where they differ from the adapter's.
     """
 

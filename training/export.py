@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dcm_core.expert.file import save_expert
 from dcm_core.expert.fingerprint import fingerprint, norm_tensors
-from dcm_core.expert.layers import Expert, Layer, layers_of
+from dcm_core.expert.layers import Expert, Layer
+from dcm_core.expert.merge import layers_of
 from dcm_core.expert.metadata import ExpertMetadata
 
 from .backbones.exchange import save_backbone

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import LayoutError, shortened
-from ..expert.arithmetic import with_difference
-from ..expert.layers import Expert, FusedLowRank, Layer, LowRank, Replacement, layers_of
+from ..expert.file import all_finite
+from ..expert.layers import Expert, FusedLowRank, Layer, LowRank, Replacement
+from ..expert.merge import layers_of, with_difference
 from ..expert.metadata import ExpertMetadata
 from ..families.keymap import KeyMap
 from ..families.recipe import Recipe
@@ -35,27 +36,35 @@ def expert_from_bundle(bundle: BackboneFile, exact: bool = False) -> Expert:
         raise LayoutError(f"this is no released bundle ({layout.describe()}), so it holds no expert")
     if layout.rank is None:
         raise LayoutError(
-            "the bundle has no low-rank pairs, so it holds no detail expert: its adapter was taken off, or the file "
-            "is cut off. Download it again, or convert its backbone alone (python -m dcm_core.convert to-comfy)."
+            f"{_named(bundle)}the bundle has no low-rank pairs, so it holds no detail expert: its adapter was taken "
+            "off, or the file is cut off. Download it again, or convert its backbone alone (python -m "
+            "dcm_core.convert to-comfy)."
         )
     try:
+        _refuse_incomplete(bundle)
         changed, parameters = _copied(bundle, exact)
         layers = _adapted(bundle) | changed
     except (ValueError, KeyError) as error:
-        raise LayoutError(f"the bundle is not whole: {error}") from error
+        raise LayoutError(f"{_named(bundle)}the bundle is not whole: {error}") from error
+    ranks = {pair.rank for layer in layers.values() for _, pair in layer.pairs}
+    rank = ranks.pop() if len(ranks) == 1 else None
     metadata = ExpertMetadata(
         expert="detail",
         family=layout.family.name,
         backbone=layout.variant,
         schedule=layout.family.bundle_schedule,
         guidance=layout.family.bundle_guidance,
-        rank=layout.rank,
-        alpha=ALPHA_OVER_RANK * layout.rank,
+        rank=rank,
+        alpha=rank and ALPHA_OVER_RANK * rank,
         base_fingerprint=bundle.fingerprint,
         trained_with="the released DCM bundle",
         complete=True,
     )
     return Expert(metadata, layers, parameters)
+
+
+def _named(bundle: BackboneFile) -> str:
+    return "".join(f"{path}: " for path in bundle.source.paths[:1])
 
 
 def bundle_recipes(backbone: BackboneFile, expert: Expert) -> dict[str, Recipe]:
@@ -116,13 +125,50 @@ def _adapted(bundle: BackboneFile) -> dict[str, Layer]:
                 f"{name} needs low-rank pairs of one rank for {', '.join(modules)}, but the file has them for "
                 f"{', '.join(found)} with rank {sorted(ranks)}"
             )
-        downs, ups = ([bundle.read(part[module]) for module in modules] for part in (names.down, names.up))
+        downs, ups = (
+            [_usable(part[module], bundle.read(part[module])) for module in modules] for part in (names.down, names.up)
+        )
         alpha = ALPHA_OVER_RANK * ranks.pop()
         if len(modules) == 1:
             layers[name] = LowRank(downs[0], ups[0], alpha)
         else:
             layers[name] = FusedLowRank(torch.cat(downs), torch.cat(ups), alpha, bundle.shapes[weight][0])
     return layers
+
+
+def _refuse_incomplete(bundle: BackboneFile) -> None:
+    """A bundle holds every tensor of a detail expert, each as large as the backbone's: nothing of it is optional."""
+    names, keymap, infos = bundle.names, bundle.keymap, bundle.infos
+    copied = {name for name in names.base if name.partition(".")[0] in keymap.twins}
+    adapted, _ = keymap.detail_layers(bundle.shapes)
+    pairs = {module for name in adapted for module in _modules(keymap, name)}
+    copies = write_names((), (), sorted(copied - names.twins.keys())).twins.values()
+    if lost := [*copies, *(f"the low-rank pair of {module}" for module in sorted(pairs - names.down.keys()))]:
+        raise ValueError(f"its detail expert lacks {shortened(lost)}. Download it again.")
+    wrong = [
+        f"{there} {list(infos[there].shape)} for {list(infos[names.base[name]].shape)}"
+        for name, there in names.twins.items()
+        if name in names.base and infos[there].shape != infos[names.base[name]].shape
+    ]
+    for module, down in names.down.items():
+        weight, ends = infos[names.base[f"{module}.weight"]].shape, (infos[names.up[module]].shape, infos[down].shape)
+        if len(weight) != 2 or any(len(each) != 2 for each in ends) or (ends[0][0], ends[1][1]) != weight:
+            wrong.append(f"{down} {list(ends[1])} with {list(ends[0])} for {list(weight)}")
+    if wrong:
+        raise ValueError(f"wrong shape: {shortened(wrong, 4)}. Download it again.")
+
+
+def _usable(name: str, tensor: Tensor) -> Tensor:
+    """In a dtype that an expert can have: one-byte floats keep their values in bfloat16."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} is stored as {tensor.dtype}, which no expert is. Take the bf16 bundle.")
+    if tensor.dtype.itemsize == 1:
+        tensor = tensor.to(torch.bfloat16)
+    elif tensor.dtype.itemsize > 4:
+        tensor = tensor.float()
+    if not all_finite(tensor):
+        raise ValueError(f"NaN or Inf in {name}. Download it again.")
+    return tensor
 
 
 def _copied(bundle: BackboneFile, exact: bool) -> tuple[dict[str, Layer], dict[str, Tensor]]:
@@ -134,13 +180,13 @@ def _copied(bundle: BackboneFile, exact: bool) -> tuple[dict[str, Layer], dict[s
     differences: dict[str, Tensor] = {}
     bare: dict[str, Tensor] = {}
     for name, recipe in twins.items():
-        twin = bundle.build(recipe)
+        twin = _usable(name, bundle.build(recipe))
         weight = f"{name.rpartition('.')[0]}.weight"
         linear = weight in twins and len(shapes[weight]) == 2
         if linear and exact:
             new[name] = twin
         else:
-            (differences if linear else bare)[name] = twin.float() - bundle.build(base[name]).float()
+            (differences if linear else bare)[name] = _usable(name, twin.float() - bundle.build(base[name]).float())
     layers = layers_of(new, Replacement)[0] | layers_of(differences)[0]
     return layers, bare
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from ..expert.fingerprint import fingerprint, norm_names
 from ..expert.layers import Expert
 from ..families.presets import FAMILIES
 from ..families.recipe import Recipe
+from ..families.relatives import Relative, find_relative
 from ..files.format import TensorInfo
 from ..files.shards import open_weights
 from ..files.stream import TensorSource
-from .layouts import Kind, Layout, recognise, sort_names
+from ..files.zeros import all_zero
+from .layouts import QUANTISED, Kind, Layout, recognise, relative_by_name, relatives_of, sort_names, unwrapped
 
 Read = Callable[[str], Tensor]
 
@@ -42,11 +45,16 @@ class BackboneFile:
 
     def __init__(self, source: TensorSource, reader: Callable[[TensorSource], Read] = attrgetter("read")):
         self.source, self.infos, self._reader = source, source.infos, reader
-        self.keymap, self._kind, prefix = recognise(self.infos)
-        self.names, self.scales = sort_names(self.keymap, self._kind, prefix, self.infos)
+        names = unwrapped(self.infos)
+        self.keymap, self._kind, prefix = recognise(names)
+        self.names, self.scales = sort_names(self.keymap, self._kind, prefix, names)
+        # Before the key map is asked, which knows the names of the family's own alone.
+        relative = relative_by_name(self.keymap, self._kind, self.names.base)
         self._recipes: dict[str, dict[str, Recipe]] = {}
         try:
-            self.layout = self._described(prefix)
+            self.layout = self._described(prefix, relative)
+        except LayoutError:
+            raise
         except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
             raise LayoutError(f"this looks like a {self.keymap.family} backbone, but {error}") from error
 
@@ -56,9 +64,12 @@ class BackboneFile:
         OSError as the system gives it."""
         source = open_weights(path)
         try:
-            return cls(source, reader)
+            file = cls(source, reader)
+            with source:
+                file.require_written()
         except LayoutError as error:
             raise LayoutError(f"{path}: {error}") from error
+        return file
 
     def __enter__(self) -> BackboneFile:
         self.source.__enter__()
@@ -66,6 +77,23 @@ class BackboneFile:
 
     def __exit__(self, *error: object) -> None:
         self.source.__exit__(*error)
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What the headers say together, with the backbone's own names where they say how layers are quantised.
+
+        Raises LayoutError where that cannot be read.
+        """
+        said = [header[QUANTISED] for header in self.source.headers if QUANTISED in header]
+        if not said:
+            return self.source.metadata
+        try:
+            layers = {name: how for each in said for name, how in json.loads(each)["layers"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LayoutError(f"the header's {QUANTISED} cannot be read. Download the file again.") from error
+        prefix, spelled = self.layout.prefix, self.keymap.spelled
+        own = {spelled(f"{name.removeprefix(prefix)}.weight").removesuffix(".weight"): layers[name] for name in layers}
+        return self.source.metadata | {QUANTISED: json.dumps({"layers": own})}
 
     @cached_property
     def read(self) -> Read:
@@ -105,6 +133,19 @@ class BackboneFile:
         """As experts over this backbone name it."""
         return fingerprint(self.layout.family.name, self.shapes, self.norms)
 
+    def require_written(self) -> None:
+        """Raises LayoutError for weight matrices of nothing but zeros, which no trained backbone has."""
+        matrices = [
+            there
+            for name, there in self.names.base.items()
+            if name.endswith(".weight") and len(self.infos[there].shape) > 1 and self.keymap.knows(name)
+        ]
+        if empty := all_zero(self.source, sorted(matrices, key=self.source.position)):
+            raise LayoutError(
+                f"{len(empty)} weights hold nothing but zeros ({shortened(empty, 4)}): the file was never written to "
+                "its end, as after a download that stopped. Download it again."
+            )
+
     def check_fit(self, expert: Expert) -> Report:
         """What ``check`` finds. Raises ExpertFileError for an expert that is for another backbone."""
         family = FAMILIES.get(expert.metadata.family)
@@ -124,7 +165,11 @@ class BackboneFile:
         """From diffusers' names, whether or not all is there."""
         return self.keymap.recipes_to_comfy(self._weights, self.names.base)
 
-    def _described(self, prefix: str) -> Layout:
+    def _described(self, prefix: str, relative: Relative | None) -> Layout:
+        title, relatives = relatives_of(self.keymap)
+        relative = relative or find_relative(relatives, (), self.shapes)
+        if relative and relative.other_latents:
+            raise LayoutError(relative.refusal(title))
         dtypes: Counter[str] = Counter()
         for info in self._weights.values():
             dtypes[info.dtype] += prod(info.shape)
@@ -133,15 +178,17 @@ class BackboneFile:
             family=next(family for family in families if family.belongs(self.shapes)),
             kind=self._kind,
             prefix=prefix,
-            variant=self.keymap.variant(self.shapes),
+            variant=(relative.named(self.keymap.size(self.shapes)) if relative else self.keymap.variant(self.shapes)),
             dtype=dtypes.most_common(1)[0][0],
             scaled=bool(self.scales),
             rank=max([self.infos[name].shape[0] for name in self.names.down.values()], default=None),
             parameters=dtypes.total(),
+            relative=relative,
         )
 
     def _made(self, to: Literal["comfy", "diffusers"]) -> dict[str, Recipe]:
         if self._kind == to == "comfy":
+            self._require_whole()
             return {name: Recipe.copy(there) for name, there in {**self.names.base, **self.scales}.items()}
         if self.scales:
             raise LayoutError(
@@ -157,9 +204,14 @@ class BackboneFile:
             recipes = self._to_comfy
         else:
             recipes = {name: Recipe.copy(there) for name, there in self.names.base.items()}
-        if lost := self.keymap.missing(self.shapes):
+        self._require_whole()
+        return recipes
+
+    def _require_whole(self) -> None:
+        # A relative may do without some tensors of the family's own.
+        lost = [] if self.layout.relative else self.keymap.missing(self.shapes)
+        if lost:
             raise LayoutError(
                 f"{len(lost)} tensors are missing ({shortened(lost)}): the file is cut off, or a part of a sharded "
                 "model. Download it again, or open the folder with all its parts."
             )
-        return recipes

@@ -19,6 +19,11 @@ from .progress import Progress
 
 DTYPES = {"fp32": ("F32", torch.float32), "bf16": ("BF16", torch.bfloat16), "fp16": ("F16", torch.float16)}
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_NAMES = {dtype: name for name, dtype in DTYPES.values()} | {
+    torch.float64: "F64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
 
 
 def convert_backbone(
@@ -84,5 +89,7 @@ def _cast_info(info: TensorInfo, dtype: str | None) -> TensorInfo:
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """What safetensors calls the tensor's dtype: F32, BF16 or F16."""
-    return next(name for name, dtype in DTYPES.values() if dtype == tensor.dtype)
+    """What safetensors calls the tensor's dtype. Raises ExpertFileError for one that no network is stored in."""
+    if tensor.dtype not in _NAMES:
+        raise ExpertFileError(f"tensors of {tensor.dtype} cannot be written: take the bf16 or fp32 file")
+    return _NAMES[tensor.dtype]

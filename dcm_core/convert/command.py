@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from ..backbone.file import BackboneFile
@@ -44,6 +45,7 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
+    _write_any_name()
     options = _parser().parse_args(arguments)
     _stop_cleanly()
     try:
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         one.set_defaults(run=run, parser=one)
         one.add_argument("source", metavar="FILE", help="file, shard, index or folder to read")
         if target:
-            one.add_argument("target", metavar="OUT", help="the .safetensors file to write")
+            one.add_argument("target", metavar="OUT", help="the .safetensors or .sft file to write")
             one.add_argument("--force", action="store_true", help="replace OUT if it exists")
         return one
 
@@ -104,6 +106,8 @@ def _inspect(options: argparse.Namespace) -> None:
     said = inspect(options.source)
     print(json.dumps(said, indent=1) if options.json else as_text(said))
     sys.stdout.flush()
+    if said.get("wrong"):
+        raise ExpertFileError(f"{options.source}: {said['wrong']}")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -179,7 +183,7 @@ def _to_diffusers(options: argparse.Namespace) -> None:
 
 def _target(options: argparse.Namespace) -> Path:
     target = Path(options.target)
-    if target.suffix != ".safetensors":
+    if target.suffix.lower() not in (".safetensors", ".sft"):
         raise ExpertFileError(f"{target}: the name has to end in .safetensors, or no program will list the file")
     if target.exists():
         inputs = [options.source, getattr(options, "base", None), getattr(options, "expert", None)]
@@ -206,6 +210,13 @@ def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)
+
+
+def _write_any_name() -> None:
+    """A file may have a name that the console has no letters for: those are written as ``\\u0444``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _stop_cleanly() -> None:

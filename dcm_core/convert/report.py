@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from ..backbone.bundle import expert_from_bundle
 from ..backbone.file import BackboneFile
-from ..expert.arithmetic import frobenius
-from ..expert.file import inspect_expert
+from ..errors import ExpertFileError, LayoutError, shortened
+from ..expert.file import inspect_expert, wrong_dtypes
 from ..expert.fingerprint import content_digest
-from ..expert.layers import Layer
+from ..expert.layers import Layer, frobenius
 from ..expert.metadata import ExpertMetadata
+from ..expert.promises import contradictions
 from ..expert.tensor_names import by_layer, from_tensors, is_expert
+from ..families.presets import FAMILIES
 from ..files.shards import open_weights
 from ..files.stream import LazyTensors, TensorSource
 from ..schedule.experts import ExpertSchedule
@@ -29,6 +32,7 @@ _STEPS = (4, 6, 8)
 def inspect(path: str | os.PathLike) -> dict[str, Any]:
     """Everything there is to say about a file, as JSON has it; read in little memory.
 
+    ``wrong`` says why a file that can be told about cannot be used: it is damaged, not whole, or of a wrong dtype.
     Raises ValueError for what is neither an expert nor a backbone, saying what it looks like, and OSError as
     the system gives it.
     """
@@ -44,14 +48,25 @@ def _expert(source: TensorSource) -> dict[str, Any]:
     found = inspect_expert(path)
     with source:
         digest = content_digest(source.metadata, LazyTensors(source.infos, source.read))
-        changes = list(_changes_in(source))
+        changes, contradicting = _changes_in(source, found.metadata)
+    intact = source.metadata.get("dcm.digest") == digest
+    damage = "" if intact else "the content is not what was written. Download or export the file again."
+    infinite = [change["layer"] for change in changes if not math.isfinite(change.get("norm", 0.0))]
     dtypes = sorted({info.dtype for name, info in source.infos.items() if info.shape})
     return {
         "file": str(path),
         "kind": f"{found.metadata.expert} expert",
         "bytes": found.size,
         "dtype": " and ".join(dtypes),
-        "intact": source.metadata.get("dcm.digest") == digest,
+        "intact": intact,
+        "wrong": (
+            damage
+            or wrong_dtypes(source.infos)
+            or (infinite and f"NaN or Inf in {shortened(infinite)}. Take an earlier checkpoint.")
+            or _miscounted(source, changes)
+            or (contradicting and f"the header contradicts the tensors: {shortened(contradicting, 4)}.")
+            or ""
+        ),
         "metadata": dict(sorted(source.metadata.items())),
         **_about(found.metadata),
         "layers": changes,
@@ -78,7 +93,10 @@ def _backbone(backbone: BackboneFile) -> dict[str, Any]:
     # Made in full, so that a tensor that fits nowhere is told here and not in the middle of other work.
     backbone.recipes("comfy")
     if layout.kind == "released":
-        expert = expert_from_bundle(backbone)
+        try:
+            expert = expert_from_bundle(backbone)
+        except (ExpertFileError, LayoutError) as error:
+            return said | {"wrong": str(error)}
         said |= _about(expert.metadata)
         said["layers"] = [*_changes(expert.layers, expert.parameters)]
     elif source.metadata.get("dcm.expert") == "semantic":
@@ -93,6 +111,7 @@ def _about(metadata: ExpertMetadata) -> dict[str, Any]:
         "family": metadata.family,
         "backbone": metadata.backbone,
         "guidance": metadata.guidance,
+        "embedded_guidance": metadata.embedded_guidance,
         "rank": metadata.rank,
         "alpha": metadata.alpha,
         "schedule": _schedule(metadata.schedule),
@@ -114,12 +133,24 @@ def _schedule(schedule: ExpertSchedule) -> dict[str, Any]:
     }
 
 
-def _changes_in(source: TensorSource) -> Iterator[dict[str, Any]]:
-    """The layers of an expert file, read one at a time."""
+def _changes_in(source: TensorSource, metadata: ExpertMetadata) -> tuple[list[dict[str, Any]], list[str]]:
+    """The layers of an expert file, read one at a time, and what of them contradicts the header."""
     bare = set(source.metadata.get("dcm.parameters", "").split(","))
+    family = FAMILIES.get(metadata.family)
+    changes, wrong = [], []
     for name, own in by_layer(source.infos).items():
         tensors = {role: source.read(key) for role, key in own.items()}
-        yield from _changes(*from_tensors({name: tensors}, bare & {name}))
+        layers, parameters = from_tensors({name: tensors}, bare & {name})
+        if family and family.keymap.fuses:
+            layers = {each: layer.split(family.keymap.projections(each)) for each, layer in layers.items()}
+        changes += _changes(layers, parameters)
+        wrong += contradictions(metadata, layers)
+    return changes, wrong
+
+
+def _miscounted(source: TensorSource, changes: list[dict[str, Any]]) -> str:
+    promised = source.metadata.get("dcm.layers", "no number of")
+    return "" if promised == str(len(changes)) else f"dcm.layers promises {promised} layers, it has {len(changes)}."
 
 
 def _changes(layers: Mapping[str, Layer], parameters: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
@@ -151,13 +182,14 @@ def as_text(said: dict[str, Any]) -> str:
             + (f", names begin with {said['prefix']!r}" if said["prefix"] else "")
         )
     if "expert" in said:
-        rank = f", rank {said['rank']}, alpha {said['alpha']:g}" if said["rank"] else ""
-        lines.append(
-            f"  {said['expert']} expert for {said['backbone']} ({said['family']}), guidance {said['guidance']:g}{rank}"
-        )
+        rank = f", rank {said['rank']}" if said["rank"] else ""
+        rank += f", alpha {said['alpha']:g}" if said["alpha"] is not None else ""
+        told = said["embedded_guidance"]
+        guidance = f"guidance {said['guidance']:g}" + ("" if told is None else f", embedded guidance {told:g}")
+        lines.append(f"  {said['expert']} expert for {said['backbone']} ({said['family']}), {guidance}{rank}")
         lines += _schedule_text(said["schedule"])
-    if not said.get("intact", True):
-        lines.append("  DAMAGED: the content is not what was written. Download or export the file again.")
+    if said.get("wrong"):
+        lines.append(f"  {'NOT USABLE' if said.get('intact', True) else 'DAMAGED'}: {said['wrong']}")
     for key, value in said["metadata"].items():
         if key != ERRORS:
             lines.append(f"  {key} = {value if len(value) <= 100 else value[:97] + '...'}")

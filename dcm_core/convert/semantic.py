@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..backbone.file import BackboneFile
 from ..errors import ExpertFileError, shortened
-from ..expert.arithmetic import frobenius
-from ..expert.layers import Difference, Expert, Layer, LowRank, layers_of
+from ..expert.layers import Difference, Expert, Layer, LowRank, frobenius
+from ..expert.merge import layers_of
 from ..expert.metadata import ExpertMetadata
 from .backbone import DTYPES, cast, convert_backbone
 from .expert_stream import stream_expert

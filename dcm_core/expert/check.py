@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
-from ..families.presets import find_family
+from ..families.presets import FAMILIES, find_family
 from .fingerprint import Shapes, fingerprint
 from .host_names import in_host_names
 from .layers import Expert
@@ -20,14 +20,16 @@ from .metadata import ExpertMetadata
 class Report:
     """What ``check`` found, by the backbone's parameter names.
 
-    ``misshaped`` holds the expert's and the backbone's shape. ``norms`` are Frobenius norms of what each layer
-    or bare Parameter is changed by at strength 1. ``errors`` concern the expert as a whole.
+    ``misshaped`` holds the expert's and the backbone's shape, ``biasless`` the biases that layers replaced whole lack.
+    ``norms`` are Frobenius norms of what each layer or bare Parameter is changed by at strength 1. ``errors`` concern
+    the expert as a whole.
     """
 
     matched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
+    biasless: list[str] = field(default_factory=list)
     misshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
@@ -35,7 +37,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return not (self.missing or self.unexpected or self.doubled or self.misshaped or self.errors)
+        wrong = self.missing, self.unexpected, self.doubled, self.biasless, self.misshaped, self.errors
+        return not any(wrong)
 
     def describe(self) -> str:
         """The report in words: one line each for what is wrong or doubtful, and a line of totals."""
@@ -43,12 +46,17 @@ class Report:
         for what in ("missing", "unexpected", "doubled"):
             if names := getattr(self, what):
                 lines.append(f"{what}: {shortened(names)}")
+        if self.biasless:
+            lines.append(f"replaced layers without their bias (export the expert again): {shortened(self.biasless)}")
         if self.misshaped:
-            shapes = [f"{name} {list(a)} for {list(b)}" for name, (a, b) in self.misshaped.items()]
-            lines.append(f"wrong shape: {shortened(shapes)}")
+            lines.append(f"wrong shape: {shortened(self.shapes_told())}")
         lines += [f"warning: {warning}" for warning in self.warnings]
         total = sum(norm**2 for norm in self.norms.values()) ** 0.5
         return "\n".join([*lines, f"{len(self.matched)} tensors match, norm of all differences {total:.4g}"])
+
+    def shapes_told(self) -> list[str]:
+        """Of each tensor in another shape, the expert's and the backbone's."""
+        return [f"{name} {list(a)} for {list(b)}" for name, (a, b) in self.misshaped.items()]
 
     def raise_if_wrong(self) -> None:
         """Raise ExpertFileError with the whole description unless everything matched."""
@@ -77,6 +85,7 @@ def check(
     expert = in_host_names(expert, shapes)
     changed = expert.shapes()
     names = [name for name, _ in changed]
+    report.biasless = biasless(expert, shapes)
     report.doubled = sorted(name for name, count in Counter(names).items() if count > 1)
     for name, shape in changed:
         if name not in shapes:
@@ -100,7 +109,24 @@ def _expected(metadata: ExpertMetadata, shapes: Shapes) -> set[str]:
     if metadata.expert == "semantic":
         return set(shapes)
     low_rank, replaced = find_family(metadata.family).keymap.detail_layers(shapes)
-    return {f"{name}.weight" for name in (*low_rank, *replaced)}
+    biases = {f"{name}.bias" for name in replaced} & shapes.keys()
+    return {f"{name}.weight" for name in (*low_rank, *replaced)} | biases
+
+
+def biasless(expert: Expert, shapes: Shapes) -> list[str]:
+    """Biases of the backbone that belong to layers which the expert replaces, and that it does not have.
+
+    A layer is replaced by a new weight, or in a detail expert by the difference of one that the family replaces. With
+    the backbone's own bias such a layer would be neither the one nor the other.
+    """
+    family = FAMILIES.get(expert.metadata.family)
+    replaced = family.keymap.detail_layers(shapes)[1] if family and expert.metadata.expert == "detail" else []
+    lost = [
+        f"{name}.bias"
+        for name, layer in expert.layers.items()
+        if layer.tensors.keys() == {"weight"} and (layer.replaces or name in replaced)
+    ]
+    return [name for name in lost if name in shapes and name not in expert.parameters]
 
 
 def _compare_fingerprints(
@@ -125,7 +151,7 @@ def _compare_fingerprints(
     if wanted[:2] != found[:2]:
         report.errors.append(
             f"the expert was made for a backbone with other layers ({metadata.backbone or 'not named'}), this one is "
-            f"{_variant(metadata.family, shapes)}"
+            f"{_variant(metadata.family, shapes)}. {_unlike(report)}"
         )
     elif "-" not in (wanted[-1], found[-1]) and wanted[-1] != found[-1]:
         report.warnings.append(
@@ -133,6 +159,15 @@ def _compare_fingerprints(
             "than these (a fine-tune?): results may be worse than with the backbone (or semantic "
             "expert) it was made for"
         )
+
+
+def _unlike(report: Report) -> str:
+    """Which layers of the two backbones are unlike, as far as the expert tells: its fingerprint is one for them all."""
+    unlike = [*report.shapes_told(), *(f"{name}, which is not here" for name in report.unexpected)]
+    unlike += [f"{name}, which is only here" for name in report.missing]
+    if unlike:
+        return f"They differ in {shortened(unlike, 4)}."
+    return "All layers that it changes are alike, so they differ in others: the input layer, or blocks for images."
 
 
 def _variant(family: str, shapes: Shapes) -> str:

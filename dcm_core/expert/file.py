@@ -28,9 +28,11 @@ from ..files.atomic import atomic_write
 from ..files.format import TensorInfo, write_tensors
 from ..files.stream import TensorSource
 from .fingerprint import begin_content_digest, content_digest
-from .layers import Expert, Layer
+from .layers import Expert, Layer, LowRank
 from .metadata import ExpertMetadata
-from .tensor_names import Role, by_layer, from_tensors, layer_from, to_tensors
+from .other_files import semantic_backbone, what_it_is
+from .promises import refuse_contradictions
+from .tensor_names import Role, by_layer, is_expert, layer_from, refuse_incomplete, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
@@ -68,7 +70,11 @@ def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) 
 
 
 def header_of(expert: Expert) -> dict[str, str]:
-    """The metadata of an expert's file, but for the digest of its content."""
+    """The metadata of an expert's file, but for the digest of its content.
+
+    Raises ExpertFileError where it would contradict the tensors.
+    """
+    refuse_contradictions(expert.metadata, expert.layers)
     counts = {
         "dcm.layers": str(len(expert.layers) + len(expert.parameters)),
         "dcm.parameters": ",".join(expert.parameters),
@@ -84,9 +90,8 @@ def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
     """
     path = Path(path)
     source, metadata = _open(path)
-    wrong = [f"{key} ({info.dtype})" for key, info in source.infos.items() if info.dtype not in _DTYPES]
-    if wrong:
-        raise ExpertFileError(f"{path} has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}")
+    if wrong := wrong_dtypes(source.infos):
+        raise ExpertFileError(f"{path} {wrong}")
     try:
         with source:
             expert, digest = _read(source, metadata)
@@ -106,6 +111,14 @@ def inspect_expert(path: str | os.PathLike) -> Inspection:
     return Inspection(metadata, source.infos, os.path.getsize(path))
 
 
+def wrong_dtypes(infos: Mapping[str, TensorInfo]) -> str:
+    """What to say of tensors that no expert can have, or nothing."""
+    wrong = [f"{key} ({info.dtype})" for key, info in infos.items() if info.dtype not in _DTYPES]
+    if not wrong:
+        return ""
+    return f"has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}. Export it in bf16 or fp32."
+
+
 def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
     source = TensorSource([path])
     if is_released(source.infos):
@@ -114,10 +127,10 @@ def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
             "models/diffusion_models and open it with DCM Load Backbone."
         )
     if not any([key.startswith("dcm.") for key in source.metadata]):
-        raise ExpertFileError(
-            f"{path} has no dcm.* metadata: it is an ordinary LoRA or model file. Load it with a LoRA loader "
-            "(LoraLoaderModelOnly) or a model loader."
-        )
+        what = what_it_is(source.infos, source.metadata)
+        raise ExpertFileError(f"{path} is no expert file, since it has no dcm.* metadata. It looks like {what}")
+    if not is_expert(source.infos) and (what := semantic_backbone(source.infos, source.metadata)):
+        raise ExpertFileError(f"{path} is {what}")
     known = {key: value for key, value in source.metadata.items() if key not in _BOOKKEEPING}
     try:
         return source, ExpertMetadata.from_header(known)
@@ -129,16 +142,19 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
     """The expert, and the digest of the file's content. Every tensor is read once."""
     named = [name for name in source.metadata.get("dcm.parameters", "").split(",") if name]
     keys = by_layer(source.infos)
-    numbers = {key: source.read(key) for key, info in source.infos.items() if math.prod(info.shape) == 1}
-    layers, parameters = _outline(source, keys, numbers, named)
+    # All names and kinds first, so that one message tells all that is wrong.
+    outline = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
+    refuse_incomplete({name: {role: outline[key] for role, key in own.items()} for name, own in keys.items()}, named)
+    _refuse_lost_alphas(metadata, keys)
+    layers: dict[str, Layer] = {}
+    parameters: dict[str, Tensor] = {}
     family = FAMILIES.get(metadata.family)
     fusing = family.keymap if family and family.keymap.fuses else None
     places = {key: (name, role) for name, own in keys.items() for role, key in own.items()}
     parts: dict[str, dict[Role, Tensor]] = {name: {} for name in keys}
     digest, wrong = begin_content_digest(source.metadata), []
     for key in sorted(places):
-        tensor = numbers[key] if key in numbers else source.read(key)
-        digest.add(key, tensor)
+        tensor = source.read(key, digest)
         if not all_finite(tensor):
             wrong.append(key)
         name, role = places[key]
@@ -147,34 +163,40 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
             continue
         # Made as soon as it is whole: in the file, a fused layer takes several times its space.
         own = parts.pop(name)
-        if name in parameters:
+        if name in named:
             parameters[name] = tensor
         else:
-            layer = layer_from(own)
+            layer = layer_from(name, own)
             layers[name] = layer.split(fusing.projections(name)) if fusing else layer
+    _refuse_fewer(source.metadata, [*layers, *parameters])
     _refuse_non_finite(wrong)
+    # As the file has them, whatever the order they became whole in.
+    layers = {name: layers[name] for name in keys if name in layers}
+    parameters = {name: parameters[name] for name in keys if name in parameters}
+    refuse_contradictions(metadata, layers)
     return Expert(metadata, layers, parameters), digest.text()
 
 
-def _outline(
-    source: TensorSource,
-    keys: Mapping[str, Mapping[Role, str]],
-    numbers: Mapping[str, Tensor],
-    parameters: list[str],
-) -> tuple[dict[str, Layer], dict[str, Tensor]]:
-    """The expert's layers and bare Parameters without their numbers, so that one message names all that is wrong."""
-    empty = {key: torch.empty(info.shape, device="meta") for key, info in source.infos.items()}
-    tensors = {name: {role: numbers.get(key, empty[key]) for role, key in own.items()} for name, own in keys.items()}
-    layers, bare = from_tensors(tensors, parameters)
-    counted, promised = len(layers) + len(bare), source.metadata.get("dcm.layers", "")
-    if str(counted) != promised:
-        lost = _gaps([*layers, *bare])
+def _refuse_fewer(header: Mapping[str, str], names: list[str]) -> None:
+    promised = header.get("dcm.layers", "")
+    if str(len(names)) != promised:
+        lost = _gaps(names)
         hint = f" Probably missing: {shortened(lost)}." if lost else ""
         raise ExpertFileError(
-            f"dcm.layers promises {promised or 'no number of'} layers, the file has {counted}.{hint} "
+            f"dcm.layers promises {promised or 'no number of'} layers, the file has {len(names)}.{hint} "
             "Download or export it again."
         )
-    return layers, bare
+
+
+def _refuse_lost_alphas(metadata: ExpertMetadata, keys: Mapping[str, Mapping[Role, str]]) -> None:
+    """Without its alpha a pair would act at a scale of 1."""
+    alpha = LowRank, "alpha"
+    lost = [name for name, own in keys.items() if (LowRank, "down") in own and alpha not in own]
+    if metadata.alpha is not None and lost:
+        raise ExpertFileError(
+            f"dcm.alpha is {metadata.alpha:g}, but low-rank pairs have no .alpha: {shortened(lost)}. Download or "
+            "export the file again."
+        )
 
 
 def _gaps(names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..files.format import TensorDigest
+from ..files.stream import TensorDigest
 
 _NORM = re.compile(r".*norm.*\.(weight|scale)")
 # Tensors that a file of the backbone holds and its network has among its buffers: CogVideoX's table of positions.

@@ -17,13 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..errors import ExpertFileError
-from .arithmetic import frobenius, norm_of_product
 from .metadata import ExpertMetadata
 
 
@@ -37,7 +37,7 @@ class Layer:
     title: ClassVar[str]
     replaces: ClassVar[bool] = False
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Logical shapes of the backbone tensors this changes, by tensor name inside the layer."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
@@ -111,11 +111,11 @@ class LowRank(Layer):
     def rank(self) -> int:
         return self.down.shape[0]
 
-    @property
+    @cached_property
     def scale(self) -> float:
         return self.alpha / self.down.shape[0]
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.up.shape[0], self.down.shape[1])}
 
@@ -127,7 +127,7 @@ class LowRank(Layer):
         return (FusedLowRank.from_block(self, parts) if parts > 1 else None) or self
 
     def norm(self) -> float:
-        return norm_of_product(self.down, self.up, self.scale)
+        return _norm_of_product(self.down, self.up, self.scale)
 
 
 @dataclass(eq=False)
@@ -165,11 +165,11 @@ class FusedLowRank(Layer):
     def parts(self) -> int:
         return self.down.shape[0] // self.up.shape[1]
 
-    @property
+    @cached_property
     def scale(self) -> float:
         return self.alpha / self.up.shape[1]
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.rows, self.down.shape[1])}
 
@@ -185,7 +185,7 @@ class FusedLowRank(Layer):
 
     def norm(self) -> float:
         downs, ups = (tensor.unflatten(0, (self.parts, -1)) for tensor in (self.down, self.up))
-        return norm_of_product(downs, ups, self.scale)
+        return _norm_of_product(downs, ups, self.scale)
 
     @property
     def block(self) -> LowRank:
@@ -274,19 +274,18 @@ class Expert:
         return Expert(self.metadata, layers, {name: function(t) for name, t in self.parameters.items()})
 
 
-def layers_of(
-    tensors: Mapping[str, Tensor], kind: type[Difference] | type[Replacement] = Difference
-) -> tuple[dict[str, Layer], dict[str, Tensor]]:
-    """(layers, bare Parameters) of tensors by full name: weights and biases belong to the layer they are named by."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    parameters: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        layer, _, key = name.rpartition(".")
-        if key in ("weight", "bias"):
-            parts.setdefault(layer, {})[key] = tensor
-        else:
-            parameters[name] = tensor
-    return {layer: kind(**own) for layer, own in parts.items()}, parameters
+def frobenius(tensor: Tensor) -> float:
+    """The Frobenius norm, in float32 whatever the tensor is stored in."""
+    plain = tensor.dtype.itemsize in (2, 4)  # PyTorch neither sums one-byte floats nor narrows on the way
+    return float(torch.linalg.vector_norm(tensor if plain else tensor.float(), dtype=torch.float32))
+
+
+def _norm_of_product(down: Tensor, up: Tensor, scale: float) -> float:
+    """Of ``scale * up @ down``, or of several that lie below each other: down [..., rank, in], up [..., out, rank]."""
+    # |up @ down|^2 = <up^T up, down down^T>: needs only [rank, rank] matrices.
+    down, up = down.float(), up.float()
+    square = ((up.mT @ up) * (down @ down.mT)).sum().clamp(min=0)
+    return abs(scale) * float(square.sqrt())
 
 
 def _present(**tensors: Tensor | None) -> dict[str, Tensor]:

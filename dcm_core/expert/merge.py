@@ -1,15 +1,15 @@
-"""An expert as plain tensors, for where weights may be changed: the trainer, the demo, a merged export."""
+"""An expert as plain tensors and back, for where weights may be changed: the trainer, the demo, a merged export."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
-from .arithmetic import with_difference
 from .host_names import in_host_names
-from .layers import Expert
+from .layers import Difference, Expert, Layer, Replacement
 
 
 def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -38,3 +38,27 @@ def merged(state: Mapping[str, Tensor], expert: Expert, strength: float = 1.0) -
     for name, difference in weight_differences(expert, state).items():
         result[name] = with_difference(state[name], difference, strength).to(state[name].dtype)
     return result
+
+
+def layers_of(
+    tensors: Mapping[str, Tensor], kind: type[Difference] | type[Replacement] = Difference
+) -> tuple[dict[str, Layer], dict[str, Tensor]]:
+    """(layers, bare Parameters) of tensors by full name: weights and biases belong to the layer they are named by."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    parameters: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        layer, _, key = name.rpartition(".")
+        if key in ("weight", "bias"):
+            parts.setdefault(layer, {})[key] = tensor
+        else:
+            parameters[name] = tensor
+    return {layer: kind(**own) for layer, own in parts.items()}, parameters
+
+
+def with_difference(base: Tensor, difference: Tensor, strength: float = 1.0) -> Tensor:
+    """``base + strength * difference``, summed in float32, on the device of ``base`` and in its dtype.
+
+    A base in a one-byte storage format gives float32: rounding the sum to fp8 would lose most of the difference.
+    """
+    dtype = base.dtype if base.dtype.itemsize > 1 else torch.float32
+    return (base.float() + strength * difference.to(base.device, torch.float32)).to(dtype)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ..errors import ExpertFileError
+from ..families.presets import FAMILIES
 from ..schedule.experts import EXPERTS, ExpertSchedule
 from .schedule_header import read_schedule, write_schedule
 
-FORMAT = "1.0"
+FORMAT = "1.1"
 Number = TypeVar("Number", int, float)
 
 
@@ -20,12 +21,11 @@ Number = TypeVar("Number", int, float)
 class ExpertMetadata:
     """What an expert file says about itself.
 
-    ``guidance`` is the scale the expert already carries: the CFG scale of its distillation targets (sample
-    it with cfg 1), or, in a file without ``embedded_guidance``, the embedded guidance it was trained under.
-    ``embedded_guidance`` is the scale that its network was told, where networks are told one.
-    ``base_fingerprint`` is the backbone the expert is laid over; ``fingerprint`` the backbone after a semantic
-    expert, which a detail expert's base is compared with. ``complete`` promises every layer the family's key map
-    lists for this kind of expert.
+    ``guidance`` is the CFG scale that the weights carry, that of their distillation targets: sample them with
+    cfg 1. ``embedded_guidance`` is what a network that is told a guidance was told while it was trained; files of
+    format 1.0 had only ``guidance``, which meant this one for such a family. ``base_fingerprint`` is the backbone
+    the expert is laid over; ``fingerprint`` the backbone after a semantic expert, which a detail expert's base
+    is compared with. ``complete`` promises every tensor the family's key map lists for this kind of expert.
     ``extra`` keeps metadata this version does not know, so that reading and writing a file loses nothing.
     """
 
@@ -41,9 +41,9 @@ class ExpertMetadata:
     trained_with: str = ""
     title: str = ""
     complete: bool = False
-    embedded_guidance: float | None = None
     format: str = FORMAT
     extra: Mapping[str, str] = field(default_factory=dict)
+    embedded_guidance: float | None = None
 
     def __post_init__(self) -> None:
         check_format(self.format)
@@ -53,11 +53,12 @@ class ExpertMetadata:
             raise ExpertFileError(f"dcm.expert is {self.expert!r}, but must be 'semantic' or 'detail'")
         if not self.family:
             raise ExpertFileError("dcm.family is empty: name the backbone family, for example 'wan'")
-        if not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise ExpertFileError(f"dcm.guidance must be a finite scale of 0 or more, got {self.guidance}")
-        embedded = self.embedded_guidance
-        if embedded is not None and not (math.isfinite(embedded) and embedded >= 0):
-            raise ExpertFileError(f"dcm.embedded_guidance must be a finite scale of 0 or more, got {embedded}")
+        family = FAMILIES.get(self.family)
+        if self.embedded_guidance is None and family and family.embedded_guidance:
+            object.__setattr__(self, "embedded_guidance", self.guidance)
+        for name, scale in (("guidance", self.guidance), ("embedded_guidance", self.embedded_guidance)):
+            if scale is not None and not (math.isfinite(scale) and scale >= 0):
+                raise ExpertFileError(f"dcm.{name} must be a finite scale of 0 or more, got {scale}")
         if self.rank is not None and self.rank < 1:
             raise ExpertFileError(f"dcm.rank must be 1 or more, got {self.rank}")
         if self.alpha is not None and not math.isfinite(self.alpha):
@@ -88,10 +89,11 @@ class ExpertMetadata:
             "dcm.guidance": repr(float(self.guidance)),
             "dcm.complete": "true" if self.complete else "false",
         }
+        told = self.embedded_guidance
         optional = {
+            "dcm.embedded_guidance": None if told is None else repr(float(told)),
             "dcm.rank": self.rank,
             "dcm.alpha": self.alpha,
-            "dcm.embedded_guidance": self.embedded_guidance,
             "dcm.base_fingerprint": self.base_fingerprint,
             "dcm.fingerprint": self.fingerprint,
             "dcm.trained_with": self.trained_with,
@@ -115,11 +117,11 @@ class ExpertMetadata:
             backbone=_required(header, "dcm.backbone"),
             schedule=schedule,
             guidance=_number(header, "dcm.guidance", float),
-            rank=_number(header, "dcm.rank", int) if "dcm.rank" in header else None,
-            alpha=_number(header, "dcm.alpha", float) if "dcm.alpha" in header else None,
             embedded_guidance=(
                 _number(header, "dcm.embedded_guidance", float) if "dcm.embedded_guidance" in header else None
             ),
+            rank=_number(header, "dcm.rank", int) if "dcm.rank" in header else None,
+            alpha=_number(header, "dcm.alpha", float) if "dcm.alpha" in header else None,
             base_fingerprint=header.get("dcm.base_fingerprint", ""),
             fingerprint=header.get("dcm.fingerprint", ""),
             trained_with=header.get("dcm.trained_with", ""),

@@ -13,13 +13,12 @@ from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ExpertFileError
-from .arithmetic import with_difference
 from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
+from .merge import with_difference
 
 _ABSENT = object()
 
@@ -76,7 +75,6 @@ class _LayerTerm(nn.Module):
         self.name, self.shapes = name, shapes
         for key, tensor in tensors.items():
             self.register_parameter(key, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
-        self.casts: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def target(self, model: nn.Module) -> nn.Module:
         """The Linear layer this term belongs to. Its weight may be packed or elsewhere: only sizes are
@@ -91,21 +89,9 @@ class _LayerTerm(nn.Module):
         return module
 
     def cast(self, key: str, x: Tensor) -> Tensor:
-        """A tensor in the device and dtype of the activation ``x``; a copy made for that is kept."""
-        tensor = getattr(self, key)
-        if tensor.device == x.device and tensor.dtype == x.dtype:
-            return tensor
-        if torch.compiler.is_compiling():  # What a compiled region makes is its own: CUDA graphs reuse the memory.
-            return tensor.to(x.device, x.dtype)
-        place = (key, x.device, x.dtype)
-        if place not in self.casts:
-            self.casts[place] = tensor.to(x.device, x.dtype)
-        return self.casts[place]
-
-    def _apply(self, fn, recurse=True):
-        # Copies made before a move or cast hold memory the host believes freed.
-        self.casts.clear()
-        return super()._apply(fn, recurse)
+        """A tensor in the device and dtype of the activation ``x``. A copy made for that is not kept: the host would
+        not count its memory."""
+        return getattr(self, key).to(x.device, x.dtype)
 
 
 class _LowRankTerm(_LayerTerm):

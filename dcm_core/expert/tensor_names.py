@@ -130,35 +130,43 @@ def by_layer(keys: Iterable[str]) -> dict[str, dict[Role, str]]:
     return layers
 
 
-def from_tensors(
-    tensors: Mapping[str, Mapping[Role, Tensor]], parameters: Collection[str]
-) -> tuple[dict[str, Layer], dict[str, Tensor]]:
-    """Layers and bare Parameters (those named in ``parameters``) of tensors sorted as by ``by_layer``, in their order.
+def refuse_incomplete(tensors: Mapping[str, Mapping[Role, Tensor]], parameters: Collection[str]) -> None:
+    """Raises ExpertFileError that names what lacks its partner or fits no kind of layer.
 
-    Raises ExpertFileError that names what lacks its partner or fits no kind of layer.
+    ``tensors`` are sorted as by ``by_layer``, and may be on the meta device: only their shapes are asked for.
+    ``parameters`` are the names of bare Parameters.
     """
     empty = [name for name, own in tensors.items() if not all(map(Tensor.numel, own.values()))]
     if empty:
         raise ExpertFileError(f"tensors without elements: {shortened(empty)}. Export the expert again.")
-    layers: dict[str, Layer] = {}
-    bare: dict[str, Tensor] = {}
     for name, own in tensors.items():
         if name not in parameters:
-            try:
-                layers[name] = layer_from(own)
-            except ExpertFileError as error:
-                raise ExpertFileError(f"{name}: {error}") from None
-        elif own.keys() == {_BARE}:
-            bare[name] = own[_BARE]
-        else:
+            _fields(name, own)
+        elif own.keys() != {_BARE}:
             raise ExpertFileError(f"the bare Parameter {name} needs one .diff tensor and nothing else")
-    if lost := sorted(set(parameters) - set(bare)):
+    if lost := sorted(set(parameters) - tensors.keys()):
         raise ExpertFileError(f"missing differences of bare Parameters: {shortened(lost)}. Export the expert again.")
-    return layers, bare
 
 
-def layer_from(tensors: Mapping[Role, Tensor]) -> Layer:
+def from_tensors(
+    tensors: Mapping[str, Mapping[Role, Tensor]], parameters: Collection[str]
+) -> tuple[dict[str, Layer], dict[str, Tensor]]:
+    """Layers and bare Parameters of tensors sorted as by ``by_layer``. Raises as ``refuse_incomplete``."""
+    refuse_incomplete(tensors, parameters)
+    layers = {name: layer_from(name, own) for name, own in tensors.items() if name not in parameters}
+    return layers, {name: own[_BARE] for name, own in tensors.items() if name in parameters}
+
+
+def layer_from(name: str, tensors: Mapping[Role, Tensor]) -> Layer:
     """The layer that these tensors are. Raises ExpertFileError for half a layer, or tensors of more than one kind."""
+    kind, found = _fields(name, tensors)
+    try:
+        return kind(**found)
+    except ExpertFileError as error:
+        raise ExpertFileError(f"{name}: {error}") from None
+
+
+def _fields(name: str, tensors: Mapping[Role, Tensor]) -> tuple[type[Layer], dict[str, Any]]:
     (kind, _), *_ = tensors
     form = FILE_FORMS[kind]
     found: dict[str, Any] = {}
@@ -166,27 +174,30 @@ def layer_from(tensors: Mapping[Role, Tensor]) -> Layer:
         if other is not kind:
             has = [FILE_FORMS[each].title for each in FILE_FORMS if each in (kind, other)]
             raise ExpertFileError(
-                f"it has both {' and '.join(has)}, of which loaders would keep one without a word. Export it as one "
-                "difference."
+                f"{name}: it has both {' and '.join(has)}, of which loaders would keep one without a word. Export it "
+                "as one difference."
             )
-        found[part] = _number(form, part, tensor) if part in form.numbers else tensor
+        found[part] = (
+            _number(f"{name}: {form.called(part)}", form.numbers[part], tensor) if part in form.numbers else tensor
+        )
     missing = sorted(_required(kind) - found.keys())
     if missing:
         lacks = " and ".join(map(form.called, missing))
-        raise ExpertFileError(form.incomplete or f"{form.title} without its {lacks} tensor. Export it again.")
+        what = form.incomplete or f"{form.title} without its {lacks} tensor. Export it again."
+        raise ExpertFileError(f"{name}: {what}")
     for part, assume in form.assumed.items():
         if part not in found:
             found[part] = assume(found)
-    return kind(**found)
+    return kind, found
 
 
-def _number(form: FileForm, part: str, tensor: Tensor) -> float | int:
+def _number(called: str, number: type, tensor: Tensor) -> float | int:
     if tensor.numel() != 1:
-        raise ExpertFileError(f"{form.called(part)} must be a single number, got shape {list(tensor.shape)}")
+        raise ExpertFileError(f"{called} must be a single number, got shape {list(tensor.shape)}")
     try:
-        return form.numbers[part](tensor)
+        return number(tensor) if not tensor.is_meta else number(0)
     except (ValueError, OverflowError):  # NaN and Inf are no whole numbers
-        raise ExpertFileError(f"{form.called(part)} cannot be {float(tensor)}") from None
+        raise ExpertFileError(f"{called} cannot be {float(tensor)}") from None
 
 
 @cache

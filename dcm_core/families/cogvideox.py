@@ -4,35 +4,65 @@ Nothing is fused and nothing swapped. 2B has neither of the tables of positions;
 1.5 image-to-video embeds a second number beside the timestep (``ofs``).
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from ..schedule.experts import ExpertSchedule
 from ..schedule.grid import NoiseGrid
 from .family import Family
-from .keymap import KeyMap, Row, blocks_of, layers
+from .keymap import KeyMap, Row, Shapes, blocks_of, layers
+from .relatives import Channels, Relative
 
 _PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "attn_out"))
 
 _HEADS_OF_2B = 30
+_PATCH_OF_1_5 = 2 * 2 * 2
 # Name by (width, blocks).
 _SIZES = {(1920, 30): "2B", (3072, 42): "5B"}
 
 
-def is_2b(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def is_2b(shapes: Shapes) -> bool:
     """2B has 30 heads, 5B and 1.5 have 48."""
     return shapes["patch_embed.proj.weight"][0] // shapes["blocks.0.norm_q.weight"][0] == _HEADS_OF_2B
 
 
-def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def size(shapes: Shapes) -> str:
+    """By the shapes of the weights, under ComfyUI's names."""
+    width, blocks = shapes["patch_embed.proj.weight"][0], blocks_of("blocks.{i}", shapes)
+    return _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
+
+
+def channels(shapes: Shapes) -> Channels:
+    """Patches of two frames (1.5) are projected by a linear layer, those of one frame by a convolution."""
+    into, out = shapes.get("patch_embed.proj.weight", ()), shapes.get("proj_out.weight", ())
+    if len(into) == 2 and out:
+        return Channels(into[1] // _PATCH_OF_1_5, out[0] // _PATCH_OF_1_5)
+    return Channels.of(shapes, "patch_embed.proj.weight", "proj_out.weight")
+
+
+def variant(shapes: Shapes) -> str:
     """Version, task and size by the shapes of the weights, under ComfyUI's names."""
     patches = shapes["patch_embed.proj.weight"]
-    width, blocks = patches[0], blocks_of("blocks.{i}", shapes)
-    size = _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
-    # Patches of two frames are projected by a linear layer, those of one frame by a convolution.
-    version, channels = ("1.0", patches[1]) if len(patches) == 4 else ("1.5", patches[1] // 8)
-    task = {16: "T2V", 32: "I2V"}.get(channels, f"with {channels} channels")
-    return f"CogVideoX {version} {task} {size}"
+    version, inputs = ("1.0", patches[1]) if len(patches) == 4 else ("1.5", patches[1] // _PATCH_OF_1_5)
+    task = {16: "T2V", 32: "I2V"}.get(inputs, f"with {inputs} channels")
+    return f"CogVideoX {version} {task} {size(shapes)}"
+
+
+RELATIVES = (
+    Relative(
+        "a relative of CogVideoX",
+        fits=lambda shapes: channels(shapes).outputs not in (None, 16),
+        other_latents=True,
+        parts="latents of other channels",
+    ),
+    Relative("ConsisID", signs=("local_facial_extractor.", "perceiver_cross_attention.")),
+    # CogVideoX-Fun, and VOID, which was made from it.
+    Relative("CogVideoX Inpaint", fits=lambda shapes: channels(shapes).inputs == 48),
+    Relative(
+        "a relative of CogVideoX",
+        fits=lambda shapes: channels(shapes).inputs not in (None, 16, 32),
+        parts="other input channels",
+    ),
+)
 
 
 KEYMAP = KeyMap(
@@ -70,6 +100,7 @@ KEYMAP = KeyMap(
     # the embedding of the timestep, the last modulation and the output.
     replaced=("time_embedding_linear_1", "time_embedding_linear_2", "norm_out.linear", "proj_out"),
     variant=variant,
+    size=size,
     recognised_by=layers("transformer_blocks.0.norm1.norm", "blocks.0.norm1.norm")[0],
     twins=("time_embedding", "norm_out", "proj_out"),
     optional=("patch_embed.pos_embedding", "ofs_embedding_linear"),
@@ -87,6 +118,7 @@ _COGVIDEOX = Family(
     host_patch="cogvideox",
     input_layer="patch_embed.proj",
     belongs=lambda shapes: not is_2b(shapes),
+    relatives=RELATIVES,
 )
 FAMILIES = (
     _COGVIDEOX,

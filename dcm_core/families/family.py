@@ -9,6 +9,7 @@ from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
 from ..schedule.pairs import pair_schedule
 from .keymap import KeyMap, Shapes
+from .relatives import Relative
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Family:
     * ``bundle_guidance``: what a bundle of the family was trained under, which no file says. Wan's targets were
       guided with CFG 6, HunyuanVideo's network was told an embedded guidance of 6.
     * ``pair``: where two whole models of the family share a run.
+    * ``relatives``: other models over its network, the more special ones first.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Family:
     embedded_guidance: bool = False
     bundle_guidance: float = 6.0
     pair: Pair | None = None
+    relatives: tuple[Relative, ...] = ()
 
     @property
     def published_schedule(self) -> ExpertSchedule | None:

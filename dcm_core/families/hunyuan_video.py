@@ -5,12 +5,11 @@ modulation has shift before scale there, and scale before shift in diffusers. Th
 are written as ``.scale``: newer hosts call them ``.weight``, and take both on loading.
 """
 
-from collections.abc import Mapping
-
 from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
 from .family import Family, Published
-from .keymap import KeyMap, Row, blocks_of, layers
+from .keymap import KeyMap, Row, Shapes, blocks_of, layers
+from .relatives import Channels, Relative
 
 _DOUBLE, _OURS = "transformer_blocks.{i}", "double_blocks.{i}"
 _SINGLE = "single_transformer_blocks.{i}"
@@ -33,15 +32,73 @@ def _embedder(diffusers: str, comfy: str) -> tuple[Row, ...]:
     )
 
 
-def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def size(shapes: Shapes) -> str:
+    """By the shapes of the weights, under ComfyUI's names."""
+    width = shapes["img_in.proj.weight"][0]
+    double, single = (blocks_of(f"{stem}_blocks.{{i}}", shapes) for stem in ("double", "single"))
+    return "13B" if (width, double, single) == (3072, 20, 40) else f"of width {width}, {double} + {single} blocks"
+
+
+def channels(shapes: Shapes) -> Channels:
+    return Channels.of(shapes, "img_in.proj.weight", "final_layer.linear.weight")
+
+
+def variant(shapes: Shapes) -> str:
     """Task and size by the shapes of the weights, under ComfyUI's names.
 
     Image-to-video by an image in the first frame's place (16 channels) is of text-to-video's shape.
     """
-    width, channels = shapes["img_in.proj.weight"][:2]
-    double, single = (blocks_of(f"{stem}_blocks.{{i}}", shapes) for stem in ("double", "single"))
-    size = "13B" if (width, double, single) == (3072, 20, 40) else f"of width {width}, {double} + {single} blocks"
-    return f"HunyuanVideo {'T2V' if channels == 16 else 'I2V'} {size}"
+    task = "T2V" if shapes["img_in.proj.weight"][1] == 16 else "I2V"
+    return f"HunyuanVideo {task} {size(shapes)}"
+
+
+def makes_images(shapes: Shapes) -> bool:
+    """Patches have a time of their own in a network for videos; the refiner of images makes 64 channels."""
+    return len(shapes.get("img_in.proj.weight", ())) == 4 or channels(shapes).outputs == 64
+
+
+def takes_other_channels(shapes: Shapes) -> bool:
+    """Text to video takes its latents alone, image to video an image's and a mask beside them."""
+    return channels(shapes).inputs not in (None, 16, 33)
+
+
+RELATIVES = (
+    Relative(
+        "HunyuanVideo 1.5",
+        signs=("cond_type_embed", "vision_in.", "image_embedder."),
+        fits=lambda shapes: channels(shapes).outputs == 32,
+        other_latents=True,
+    ),
+    Relative("HunyuanImage 2.1", signs=("byt5_in.", "context_embedder_2."), fits=makes_images, other_latents=True),
+    Relative(
+        "a relative of HunyuanVideo",
+        fits=lambda shapes: channels(shapes).outputs not in (None, 16),
+        other_latents=True,
+        parts="latents of other channels",
+    ),
+    Relative("FramePack", signs=("clean_x_embedder.",)),
+    Relative("SkyReels I2V", fits=lambda shapes: channels(shapes).inputs == 32),
+    Relative("a relative of HunyuanVideo", fits=takes_other_channels, parts="other input channels"),
+)
+# As Tencent's own files have them: (piece, ComfyUI's), in the order in which ComfyUI reads them so.
+_TENCENT = (
+    ("txt_in.t_embedder.mlp.0.", "txt_in.t_embedder.in_layer."),
+    ("txt_in.t_embedder.mlp.2.", "txt_in.t_embedder.out_layer."),
+    ("txt_in.c_embedder.linear_1.", "txt_in.c_embedder.in_layer."),
+    ("txt_in.c_embedder.linear_2.", "txt_in.c_embedder.out_layer."),
+    ("_mod.linear.", "_mod.lin."),
+    ("_attn_qkv.", "_attn.qkv."),
+    ("mlp.fc1.", "mlp.0."),
+    ("mlp.fc2.", "mlp.2."),
+    ("_attn_q_norm.weight", "_attn.norm.query_norm.weight"),
+    ("_attn_k_norm.weight", "_attn.norm.key_norm.weight"),
+    (".q_norm.weight", ".norm.query_norm.weight"),
+    (".k_norm.weight", ".norm.key_norm.weight"),
+    ("_attn_proj.", "_attn.proj."),
+    (".modulation.linear.", ".modulation.lin."),
+    ("_in.mlp.2.", "_in.out_layer."),
+    ("_in.mlp.0.", "_in.in_layer."),
+)
 
 
 KEYMAP = KeyMap(
@@ -101,10 +158,12 @@ KEYMAP = KeyMap(
         "final_layer.linear",
     ),
     variant=variant,
+    size=size,
     recognised_by=layers("context_embedder.proj_in", "txt_in.input_embedder")[0],
     # The text refiner is shared by both experts, but for its adapter.
     twins=("time_text_embed", "norm_out", "proj_out"),
     optional=("guidance_in.",),
+    spellings=_TENCENT,
 )
 
 FAMILIES = (
@@ -116,6 +175,7 @@ FAMILIES = (
         published=Published(Threshold(982.0), {4: (1.0, 0.992, 0.9818, 0.9124)}),
         host_class="HunyuanVideo",
         input_layer="img_in.proj",
+        relatives=RELATIVES,
         embedded_guidance=True,
     ),
 )

@@ -65,9 +65,10 @@ class KeyMap:
     * ``recognised_by``: a weight that no other table has, in either naming.
     * ``low_rank``, ``replaced``: ComfyUI module names (with ``{i}``), those that get low-rank pairs and those
       that get a full difference.
-    * ``variant``: version, task and size for people, from the shapes by ComfyUI name.
+    * ``variant``: version, task and size for people, from the shapes by ComfyUI name; ``size``: the size alone.
     * ``twins``: diffusers modules of which a released bundle holds a second copy, ``<module>_lora``.
     * ``optional``: beginnings of ComfyUI names that only some variants have.
+    * ``spellings``: pieces of other names that ComfyUI reads too, and what it reads them as, one after the other.
 
     Raises ValueError for a table that is no bijection.
     """
@@ -78,8 +79,10 @@ class KeyMap:
     replaced: tuple[str, ...]
     recognised_by: Row
     variant: Callable[[Shapes], str]
+    size: Callable[[Shapes], str] = lambda shapes: ""
     twins: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for side, names in (
@@ -188,22 +191,27 @@ class KeyMap:
 
     def comfy_names(self, name: str) -> tuple[str, ...]:
         """All the names that ComfyUI has for a parameter, in its several versions; none for an unknown one."""
-        try:
-            row, number = self._find(name, self._by_comfy, "comfy")
-        except UnknownKeyError:
-            return ()
-        return tuple(each.replace("{i}", number) for each in (row.comfy, row.also) if each)
+        row, number = self._row(name, self._by_comfy)
+        return tuple(each.replace("{i}", number) for each in (row.comfy, row.also) if each) if row else ()
+
+    def knows(self, name: str) -> bool:
+        """Is this a parameter of the table in either naming, or what a quantised copy has beside a weight of it?"""
+        names = name, f"{name.rpartition('.')[0]}.weight"
+        return any(self._row(each, table)[0] for table in (self._by_comfy, self._by_diffusers) for each in names)
+
+    def spelled(self, name: str) -> str:
+        """A ComfyUI parameter's name as this table has it."""
+        for piece, meant in self.spellings:
+            name = name.replace(piece, meant)
+        return name
 
     def projections(self, module: str) -> int:
         """How many square projections of their own adapter a ComfyUI module holds: 3 with q, k and v in one, else 1.
 
         What may follow them in the same module (the MLP of HunyuanVideo's single blocks) gets no adapter.
         """
-        try:
-            row, _ = self._find(f"{module}.weight", self._by_comfy, "comfy")
-        except UnknownKeyError:
-            return 1
-        return min(len(row.sources), 3)
+        row, _ = self._row(f"{module}.weight", self._by_comfy)
+        return min(len(row.sources), 3) if row else 1
 
     @cached_property
     def fuses(self) -> bool:
@@ -218,13 +226,17 @@ class KeyMap:
         return [name for name in lost if not any(other in names for other in self.comfy_names(name))]
 
     def _find(self, name: str, table: dict[str, Row], side: str) -> tuple[Row, str]:
+        row, number = self._row(name, table)
+        if row is None:
+            raise UnknownKeyError(self._unknown(name, table, side))
+        return row, number
+
+    def _row(self, name: str, table: dict[str, Row]) -> tuple[Row | None, str]:
         # Only a number between dots is a block's: time_embedding.0.weight stands in the table as it is.
         row, number = None if "{" in name else table.get(name), ""
         if row is None and (match := re.search(r"\.(0|[1-9][0-9]*)\.", name)):
             number = match[1]
             row = table.get(f"{name[: match.start(1)]}{{i}}{name[match.end(1) :]}")
-        if row is None:
-            raise UnknownKeyError(self._unknown(name, table, side))
         return row, number
 
     def _unknown(self, name: str, table: dict[str, Row], side: str) -> str:

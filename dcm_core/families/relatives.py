@@ -7,8 +7,9 @@ speed LoRAs; others have latents of their own, on which its noise levels and exp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from math import prod
 
 from .keymap import KeyMap, Shapes
 
@@ -17,50 +18,80 @@ from .keymap import KeyMap, Shapes
 class Relative:
     """Another model over a family's network.
 
-    * ``title``: its name, for people.
+    * ``title``: its name, for people; ``parts``: what it was told by, where it has none.
     * ``signs``: beginnings of parameter names that only it has, in ComfyUI's naming or in diffusers'.
-    * ``fits``: for one that has none, whether the shapes (by ComfyUI's names) are its own.
+    * ``fits``: whether the shapes (by ComfyUI's names) are its own.
     * ``other_latents``: it does not work on the family's latents, so that nothing of the family's serves it.
     """
 
     title: str
     signs: tuple[str, ...] = ()
-    fits: Callable[[Shapes], bool] | None = None
+    fits: Callable[[Shapes], bool] = lambda shapes: False
     other_latents: bool = False
+    parts: str = ""
+
+    def named(self, size: str = "") -> str:
+        """Its name and size, for people."""
+        return " ".join(filter(None, (self.title, size, self.parts and f"(it has {self.parts})")))
 
     @property
     def remark(self) -> str:
         """What is worth saying where it runs."""
         return (
-            f"this backbone is {self.title}, which DCM has not been tried on: it runs with the noise levels of the "
+            f"this backbone is {self.named()}, which DCM has not been tried on: it runs with the noise levels of the "
             "backbone it was made from, and experts and speed LoRAs of that one may do less on it."
         )
 
+    def refusal(self, known: str) -> str:
+        """Why it does not run: for one with other latents. ``known``: the family's title."""
+        return (
+            f"this is {self.named()}, another model than {known}: its latents are others, so that the noise levels and "
+            f"experts of {known} mean nothing on it. Take a {known} backbone, or sample this one without DCM's nodes."
+        )
 
-def relative_by_names(relatives: Iterable[Relative], names: Iterable[str]) -> Relative | None:
-    """The relative with one of these parameter names (without the file's prefix), in either naming."""
-    names = list(names)
+
+@dataclass(frozen=True)
+class Channels:
+    """Channels a network takes and makes, by its first and last layer's weights.
+
+    ``inputs`` is None where the first layer is not there or is packed, ``outputs`` likewise.
+    """
+
+    inputs: int | None
+    outputs: int | None
+
+    @classmethod
+    def of(cls, shapes: Shapes, first: str, last: str) -> Channels:
+        """Of a first layer that is a convolution over patches."""
+        into, out = shapes.get(first, ()), shapes.get(last, ())
+        if len(into) < 4 or not out:
+            return cls(None, None)
+        return cls(into[1], out[0] // prod(into[2:]))
+
+
+def find_relative(
+    relatives: Iterable[Relative], names: Collection[str], shapes: Shapes | None = None
+) -> Relative | None:
+    """The relative with one of these parameter names, in either naming, or with these shapes by ComfyUI's names."""
     for relative in relatives:
         if relative.signs and any(name.startswith(relative.signs) for name in names):
+            return relative
+        if shapes is not None and relative.fits(shapes):
             return relative
     return None
 
 
-def relative_by_shapes(relatives: Iterable[Relative], keymap: KeyMap, title: str, shapes: Shapes) -> Relative | None:
-    """The relative with these shapes, by ComfyUI's names; one without a name for a network with unknown parts."""
-    for relative in relatives:
-        if relative.fits is not None and relative.fits(shapes):
-            return relative
-    unknown = [name for name in shapes if not keymap.comfy_names(name)]
-    if not unknown:
+def unknown_relative(keymap: KeyMap, title: str, names: Iterable[str]) -> Relative | None:
+    """One without a name, for a network that has whole parts which the family's has not."""
+    names = list(names)
+    parts = dict.fromkeys(map(_part, filter(keymap.knows, names)))
+    strange = [part for part in dict.fromkeys(map(_part, names)) if part not in parts]
+    if not strange:
         return None
-    parts = ", ".join(list(dict.fromkeys(re.sub(r"\.\d+\..*", "", name) for name in unknown))[:3])
-    return Relative(f"a relative of {title} (it has {parts})")
+    shown = [part.removesuffix(".weight").removesuffix(".bias") for part in strange]
+    return Relative(f"a relative of {title}", parts=", ".join([*dict.fromkeys(shown)][:3]))
 
 
-def latent_channels(shapes: Shapes, output: str, patch: tuple[int, ...]) -> int:
-    """Channels of the latents that a network makes: rows of its ``output`` weight over the size of a patch."""
-    rows = shapes[output][0]
-    for size in patch:
-        rows //= size
-    return rows
+def _part(name: str) -> str:
+    """Down to the second piece, and without a block's number: a new module of each block is a part too."""
+    return ".".join(re.sub(r"\.\d+(?=\.)", "", name, count=1).split(".")[:2])

@@ -9,6 +9,7 @@ In the terms of diffusers and PEFT, for a layer ``attn1.to_q`` and a twin of ``p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from .keymap import KeyMap, UnknownKeyError
 ALPHA_OVER_RANK = 2.0  # released adapters run at this scale; no file holds it
 _BASE = ".base_layer."
 _DOWN, _UP = ".lora_A.lora1.weight", ".lora_B.lora1.weight"
+_ADAPTER = re.compile(r"\.lora_[AB]\.(\w+)\.weight$")
 _TWIN = "_lora"
 
 
@@ -43,9 +45,15 @@ def is_released(names: Iterable[str]) -> bool:
 def read_names(keymap: KeyMap, names: Mapping[str, str]) -> Names:
     """Sort the names of a bundle by role; ``names`` go from those without prefix to the file's own.
 
-    Raises UnknownKeyError for a second copy of a module that the family has no twin of, and ValueError for
-    half a low-rank pair or one over a layer that is not there.
+    Raises UnknownKeyError for a second copy of a module that the family has no twin of, and ValueError for an adapter
+    of another name, half a low-rank pair, or one over a layer that is not there.
     """
+    adapters = {match[1] for match in map(_ADAPTER.search, names) if match}
+    if others := sorted(adapters - {"lora1"}):
+        raise ValueError(
+            f"it holds a {keymap.family} backbone with the LoRA {', '.join(map(repr, others))} in its layers, as PEFT "
+            "saves one, and no released bundle, whose adapter is called 'lora1'. Take the backbone without the LoRA."
+        )
     base: dict[str, str] = {}
     down: dict[str, str] = {}
     up: dict[str, str] = {}

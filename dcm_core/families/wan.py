@@ -4,13 +4,14 @@ Nothing is fused and nothing swapped. Note that diffusers' ``norm2`` (the affine
 ComfyUI's ``norm3``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
 from ..schedule.speed_presets import SPEED_PRESETS
 from .family import Family, Pair, Published
-from .keymap import KeyMap, Row, blocks_of, layers
+from .keymap import KeyMap, Row, Shapes, blocks_of, layers
+from .relatives import Channels, Relative
 
 _ATTENTION = (("attn1", "self_attn"), ("attn2", "cross_attn"))
 _PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
@@ -21,23 +22,65 @@ _NORMS = (("norm_q", "norm_q"), ("norm_k", "norm_k"))
 _SIZES = {(1536, 30): "1.3B", (5120, 40): "14B", (3072, 30): "5B"}
 
 
-def variant(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def size(shapes: Shapes) -> str:
+    """By the shapes of the weights, under ComfyUI's names."""
+    width, blocks = shapes["patch_embedding.weight"][0], blocks_of("blocks.{i}", shapes)
+    return _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
+
+
+def channels(shapes: Shapes) -> Channels:
+    return Channels.of(shapes, "patch_embedding.weight", "head.head.weight")
+
+
+def variant(shapes: Shapes) -> str:
     """Version, task and size by the shapes of the weights, under ComfyUI's names.
 
     Wan 2.2 A14B is two backbones of Wan 2.1's shape; its image-to-video ones take no image embedding.
     """
-    width, channels = shapes["patch_embedding.weight"][:2]
-    blocks = blocks_of("blocks.{i}", shapes)
-    size = _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
-    if channels == 48:
-        return f"Wan 2.2 {size}"
-    if blocks_of("vace_blocks.{i}", shapes):
-        return f"Wan 2.1 VACE {size}"
+    made, inputs = size(shapes), shapes["patch_embedding.weight"][1]
+    if channels(shapes).outputs == 48:
+        return f"Wan 2.2 {made}"
     if "img_emb.proj.0.weight" in shapes:
-        return f"Wan 2.1 I2V {size}"
-    if channels == 16:
-        return f"Wan 2.1 T2V {size}" + (" (or one expert of Wan 2.2 A14B)" if size == "14B" else "")
-    return "Wan 2.2 I2V A14B (one expert)" if size == "14B" else f"Wan I2V {size}"
+        return f"Wan 2.1 I2V {made}"
+    if inputs == 16:
+        return f"Wan 2.1 T2V {made}" + (" (or one expert of Wan 2.2 A14B)" if made == "14B" else "")
+    return "Wan 2.2 I2V A14B (one expert)" if made == "14B" else f"Wan I2V {made}"
+
+
+def has_channels(made: tuple[int, ...], taken: tuple[int, ...]) -> Callable[[Shapes], bool]:
+    """Does a backbone make one of these numbers of channels, and take one of those?"""
+
+    def has(shapes: Shapes) -> bool:
+        found = channels(shapes)
+        return found.outputs in made and found.inputs in taken
+
+    return has
+
+
+def makes_other_latents(shapes: Shapes) -> bool:
+    """Wan 2.1's have 16 channels, those of Wan 2.2 5B have 48."""
+    return channels(shapes).outputs not in (None, 16, 48)
+
+
+def takes_other_channels(shapes: Shapes) -> bool:
+    """Text to video takes its latents alone, image to video 20 channels more of 16."""
+    found = channels(shapes)
+    return found.inputs is not None and (found.inputs, found.outputs) not in ((16, 16), (36, 16), (48, 48))
+
+
+RELATIVES = (
+    Relative("Wan VACE", signs=("vace_blocks.", "vace_patch_embedding.")),
+    Relative("Wan Camera", signs=("control_adapter.",)),
+    Relative("Wan S2V", signs=("casual_audio_encoder.",)),
+    Relative("Wan HuMo", signs=("audio_proj.audio_proj_glob_1.",)),
+    Relative("Wan Animate", signs=("face_adapter.", "motion_encoder.", "pose_patch_embedding.")),
+    Relative("Wan SCAIL 2", signs=("patch_embedding_mask.",)),
+    Relative("Wan SCAIL", signs=("patch_embedding_pose.",)),
+    Relative("WanDancer", signs=("patch_embedding_global.",)),
+    Relative("Wan Fun Control", signs=("ref_conv.",), fits=has_channels(made=(16,), taken=(48, 52))),
+    Relative("a relative of Wan", fits=makes_other_latents, other_latents=True, parts="latents of other channels"),
+    Relative("a relative of Wan", fits=takes_other_channels, parts="other input channels"),
+)
 
 
 KEYMAP = KeyMap(
@@ -89,6 +132,7 @@ KEYMAP = KeyMap(
         "head.head",
     ),
     variant=variant,
+    size=size,
     recognised_by=layers("condition_embedder.time_proj", "time_projection.1")[0],
     # The modulation tables are shared by both experts; the twin of the last norm has no weights.
     twins=("condition_embedder", "norm_out", "proj_out"),
@@ -108,6 +152,7 @@ FAMILIES = (
         published=Published(Threshold(979.0), {6: (1.0, 0.992, 0.982, 0.949, 0.905, 0.810)}),
         host_class="WAN21",
         input_layer="patch_embedding",
+        relatives=RELATIVES,
         # Wan 2.2 A14B. Its own inference code gives a step to the high-noise model iff timestep >= boundary
         # (github.com/Wan-Video/Wan2.2, wan/configs/wan_t2v_A14B.py and wan_i2v_A14B.py). The shift is the one that
         # its 4-step LoRAs are made for.

@@ -7,7 +7,6 @@ wrong or cut file, and orders the metadata at random, so that two exports of one
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -141,20 +140,6 @@ def tensor_bytes(tensor: Tensor) -> memoryview:
     """The elements of a tensor in row order, without a copy where it is contiguous on the CPU."""
     # A 0-dimensional tensor has no byte view, hence the flattening.
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-class TensorDigest:
-    """SHA-256 over named tensors in the order in which they are added: name, dtype, shape and bytes."""
-
-    def __init__(self, before: bytes = b"") -> None:
-        self._digest = hashlib.sha256(before)
-
-    def add(self, name: str, tensor: Tensor) -> None:
-        self._digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        self._digest.update(tensor_bytes(tensor))
-
-    def text(self) -> str:
-        return self._digest.hexdigest()
 
 
 def _reject_other_formats(path: Path, start: bytes) -> None:

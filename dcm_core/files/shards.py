@@ -9,7 +9,19 @@ from ..errors import ExpertFileError, shortened
 from .stream import TensorSource
 
 _INDEX = ".safetensors.index.json"
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_EXTENSIONS = (".safetensors", ".sft")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\.safetensors|\.sft)", re.IGNORECASE)
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Is this the name of such a file? However its ending is written."""
+    return str(path).lower().endswith(_EXTENSIONS)
+
+
+def shard_set(name: str) -> str | None:
+    """What all the shards of one network have in common in their names; None for a name that is no shard's."""
+    match = _SHARD.fullmatch(name)
+    return match and f"{match['stem']}-of-{match['count']}{match['ending']}"
 
 
 def open_weights(path: str | os.PathLike) -> TensorSource:
@@ -26,7 +38,8 @@ def open_weights(path: str | os.PathLike) -> TensorSource:
     if match := _SHARD.fullmatch(path.name):
         count = int(match["count"])
         shards = [
-            path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.safetensors") for number in range(1, count + 1)
+            path.with_name(f"{match['stem']}-{number:05}-of-{match['count']}{match['ending']}")
+            for number in range(1, count + 1)
         ]
         _require(shards, path)
         return TensorSource(shards)
@@ -35,9 +48,9 @@ def open_weights(path: str | os.PathLike) -> TensorSource:
 
 def _in_folder(folder: Path) -> Path:
     indices = sorted(folder.glob(f"*{_INDEX}"))
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(file for file in folder.iterdir() if is_safetensors(file))
     # Every shard leads to its whole set.
-    found = indices or list({re.sub(r"-\d{5}-of-", "-of-", file.name): file for file in files}.values())
+    found = indices or list({shard_set(file.name) or file.name: file for file in files}.values())
     if len(found) == 1:
         return found[0]
     if found:

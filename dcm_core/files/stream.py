@@ -7,6 +7,8 @@ splits or concatenates tensors by rows passes as bytes through one small buffer.
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
 from .atomic import atomic_write
-from .format import TensorInfo, plan_header, read_header, tensor_size
+from .format import TensorInfo, plan_header, read_header, tensor_bytes, tensor_size
 
 # Small enough to stay in the processor's cache between reading and writing.
 _CHUNK = 1 << 20
@@ -46,18 +48,34 @@ class ByteRange(NamedTuple):
         return self.stop - self.start
 
 
+class TensorDigest:
+    """SHA-256 over named tensors in the order in which they are added: name, dtype, shape and bytes."""
+
+    def __init__(self, before: bytes = b"") -> None:
+        self._digest = hashlib.sha256(before)
+
+    def add(self, name: str, tensor: Tensor, memory: memoryview | None = None) -> None:
+        """``memory``: the tensor's bytes, where they are at hand."""
+        self._digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        self._digest.update(tensor_bytes(tensor) if memory is None else memory)
+
+    def text(self) -> str:
+        return self._digest.hexdigest()
+
+
 class TensorSource:
     """The tensors of one or several safetensors files, of which only the headers are kept in memory.
 
     Use as a context manager; the files stay open until it is left. ``infos`` and ``metadata`` are those of all
-    files together, in file order. Raises what ``read_header`` raises, and ExpertFileError for a tensor that
-    stands in two files.
+    files together, in file order, and ``headers`` the metadata of each. Raises what ``read_header`` raises, and
+    ExpertFileError for a tensor that stands in two files.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
         self.paths = [Path(path) for path in paths]
         self.infos: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
+        self.headers: list[dict[str, str]] = []
         self._where: dict[str, tuple[int, int, int]] = {}
         for number, path in enumerate(self.paths):
             header = read_header(path)
@@ -67,6 +85,7 @@ class TensorSource:
                 self.infos[name] = header.tensors[name]
                 self._where[name] = (number, start, stop)
             self.metadata |= header.metadata
+            self.headers.append(header.metadata)
         self._files: list[FileIO] = []
         self._closing = ExitStack()
 
@@ -87,15 +106,21 @@ class TensorSource:
         """File number and first byte: sorting by it makes reading sequential."""
         return self._where[name][:2]
 
-    def read(self, name: str) -> Tensor:
-        """One whole tensor, in memory of its own. Raises ExpertFileError for a dtype PyTorch does not have."""
+    def read(self, name: str, digest: TensorDigest | None = None) -> Tensor:
+        """One whole tensor, in memory of its own, added to ``digest`` if there is one.
+
+        Raises ExpertFileError for a dtype PyTorch does not have.
+        """
         info = self.infos[name]
         if info.dtype not in _TORCH:
             raise ExpertFileError(f"{name} has dtype {info.dtype}, which cannot be computed with")
         number, start, stop = self._where[name]
         memory = torch.empty(stop - start, dtype=torch.uint8)
         self._fill(number, start, memory.numpy().data)
-        return _as_tensor(memory, info)
+        tensor = _as_tensor(memory, info)
+        if digest is not None:
+            digest.add(name, tensor, memory.numpy().data)
+        return tensor
 
     def rows(self, name: str, start: int | None = None, stop: int | None = None) -> ByteRange:
         """Where the bytes of rows ``start`` to ``stop`` of a tensor are, for ``TensorWriter.put``."""

@@ -10,7 +10,7 @@ ComfyUI's samplers take it; what it measures depends on the backbone:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import ClassVar, Protocol, TypeVar
 
@@ -72,10 +72,7 @@ class FlowMatching:
     shift: float
     unit: ClassVar[str] = "sigma"
     kappa_unit: ClassVar[str] = "sigma"
-
-    @property
-    def highest(self) -> float:
-        return 1.0
+    highest: float = field(default=1.0, init=False, repr=False, compare=False)
 
     def sigma(self, u: float) -> float:
         return shift_sigma(u, self.shift)

@@ -19,6 +19,8 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
 
 from __future__ import annotations
 
+import inspect
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,11 +28,14 @@ from typing import Any
 import comfy.model_base
 import comfy.model_detection
 import comfy.model_management
+import comfy.sd
 import comfy.utils
 import comfy.weight_adapter
 import torch
 from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from torch import Tensor, nn
+
+from ...dcm_core.errors import shortened
 
 # --- a MODEL from outside -----------------------------------------------------------------------------------------
 
@@ -47,6 +52,11 @@ def network_of(model: ModelPatcher) -> nn.Module:
     """The network itself, also where torch.compile's node has put a compiled one in its place."""
     network = model.get_model_object("diffusion_model")
     return getattr(network, "_orig_mod", network)
+
+
+def uncompiled(name: str) -> str:
+    """A parameter's name as it is without compiled blocks in the network."""
+    return name.replace("_orig_mod.", "")
 
 
 def latent_format_of(model: ModelPatcher) -> Any:
@@ -67,10 +77,13 @@ def dtype_of_computation(base_model: Any) -> torch.dtype:
 def tensors_as_loaded(model: ModelPatcher, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """These weights of the network, by name, as they were before the patches that are on it just now.
 
-    Clones share one network. The host writes patches into its weights and keeps the former ones in ``backup``.
+    Clones share one network. The host writes patches into its weights and keeps the former ones in ``backup``, and of
+    Parameters that are replaced as objects (HunyuanVideo's ``.scale``) in ``object_patches_backup``.
     """
     backups = {name: model.backup.get(PREFIX + name) for name in tensors}
-    return {name: backups[name].weight if backups[name] else tensor for name, tensor in tensors.items()}
+    loaded = {name: backups[name].weight if backups[name] else tensor for name, tensor in tensors.items()}
+    objects = model.object_patches_backup
+    return {name: objects.get(PREFIX + name, tensor) for name, tensor in loaded.items()}
 
 
 # --- patches ------------------------------------------------------------------------------------------------------
@@ -96,6 +109,13 @@ def remove_weight_patches(model: ModelPatcher, patches: Iterable[tuple[str | tup
     model.patches_uuid = uuid.uuid4()  # weights are loaded anew only when this changes
 
 
+def patched_weights(model: ModelPatcher, but: Iterable[tuple[str | tuple, Any]] = ()) -> set[str]:
+    """The weights of the network that carry patches other than these, by name."""
+    ours = {id(patch) for _, patch in but}
+    patched = [name for name, entries in model.patches.items() if any(id(entry[1]) not in ours for entry in entries)]
+    return {name.removeprefix(PREFIX) for name in patched}
+
+
 def remove_object_patches(model: ModelPatcher, values: Mapping[str, Any]) -> None:
     """Undo ``add_object_patch`` on this MODEL (already a clone), but where another value has been set since."""
     for name, value in values.items():
@@ -111,6 +131,10 @@ def add_outermost_wrapper(model: ModelPatcher, kind: str, key: str, wrapper: Cal
 
 # --- loading ------------------------------------------------------------------------------------------------------
 
+_MISMATCH = re.compile(
+    r"size mismatch for (\S+): copying a param with shape torch\.Size\(\[(.*?)\]\) from checkpoint, the shape in "
+    r"current model is torch\.Size\(\[(.*?)\]\)"
+)
 # The choices of the stock loader for how weights are stored: as in the file, or in one byte each.
 WEIGHT_DTYPES = {
     "default": {},
@@ -124,6 +148,48 @@ def loader_options(weight_dtype: str, disable_dynamic: bool = False) -> dict[str
     """Keyword arguments of the loaders of ``comfy.sd``. ``disable_dynamic`` came with Dynamic VRAM, in 0.11.1."""
     options: dict[str, Any] = {"model_options": WEIGHT_DTYPES[weight_dtype]}
     return options | {"disable_dynamic": True} if disable_dynamic else options
+
+
+def load_state(
+    state: dict[str, Tensor], metadata: Mapping[str, str], options: Mapping[str, Any]
+) -> ModelPatcher | None:
+    """A MODEL of weights by ComfyUI's names, by the stock loader; None where it knows no such backbone.
+
+    ``metadata``: of the file's header, which newer versions ask how layers are quantised. Raises ValueError naming each
+    tensor of another shape than the network's.
+    """
+    stock = comfy.sd.load_diffusion_model_state_dict
+    asked = {"metadata": dict(metadata)} if "metadata" in inspect.signature(stock).parameters else {}
+    try:
+        return stock(state, **options, **asked)
+    except RuntimeError as error:
+        wrong = [f"{name} [{given}] for [{needed}]" for name, given, needed in _MISMATCH.findall(str(error))]
+        if not wrong:
+            raise
+        raise wrong_shapes(wrong) from error
+
+
+def wrong_shapes(wrong: list[str]) -> ValueError:
+    return ValueError(
+        f"{len(wrong)} tensors have another shape than the network that the others make: {shortened(wrong)}. The file "
+        "is damaged, or parts of two models were mixed: download it again."
+    )
+
+
+def unlike_the_network(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Layers of another shape, which newer versions take without a word if any layer of the file is quantised.
+
+    Weights that are packed, several numbers in each, have no such shape to compare.
+    """
+    found = []
+    for name, module in network.named_modules():
+        given = state.get(f"{name}.weight")
+        if given is None or given.ndim != 2 or not given.is_floating_point() or not hasattr(module, "in_features"):
+            continue
+        needed: Any = (module.out_features, module.in_features)
+        if tuple(given.shape) != needed:
+            found.append(f"{name}.weight {list(given.shape)} for {list(needed)}")
+    return found
 
 
 def set_maker(model: ModelPatcher, make: Callable[..., ModelPatcher], *arguments: Any) -> None:

@@ -14,11 +14,14 @@ from torch import nn
 
 from ...dcm_core.backbone.bundle import expert_from_bundle
 from ...dcm_core.backbone.file import BackboneFile, Read
+from ...dcm_core.backbone.other_models import what_it_looks_like
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.families.recipe import Recipe
+from ...dcm_core.files.shards import is_safetensors
 from ...dcm_core.files.stream import TensorSource
-from .host import loader_options, set_maker
-from .model import as_released, declare_semantic, family_of, require_host_class
+from .host import load_state, loader_options, set_maker, unlike_the_network, wrong_shapes
+from .model import as_released, declare_remarked, declare_semantic, family_of, remarks_on, require_host_class
+from .unread import check_read
 
 
 class Loaded(NamedTuple):
@@ -27,6 +30,7 @@ class Loaded(NamedTuple):
     model: ModelPatcher
     expert: Expert | None
     description: str
+    warnings: list[str]
 
 
 def load_backbone(path: str, weight_dtype: str = "default") -> Loaded:
@@ -35,23 +39,51 @@ def load_backbone(path: str, weight_dtype: str = "default") -> Loaded:
     Raises ValueError saying what the file looks like where it is no backbone that experts exist for, and
     FileNotFoundError and OSError as the system gives them.
     """
-    if not (os.path.isdir(path) or path.endswith((".safetensors", ".sft"))):
-        model = comfy.sd.load_diffusion_model(path, **loader_options(weight_dtype))
-        return Loaded(model, None, f"{family_of(model).name} backbone, {os.path.splitext(path)[1]} file")
+    try:
+        return _load(path, weight_dtype)
+    except ValueError as error:
+        if path in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _load(path: str, weight_dtype: str) -> Loaded:
+    if not (os.path.isdir(path) or is_safetensors(path)):
+        model = load_other(path, weight_dtype)
+        kind = f"{family_of(model).name} backbone, {os.path.splitext(path)[1]} file"
+        return Loaded(model, None, kind, remarked(model))
     file = BackboneFile.open(path, mapped)
     require_host_class(file.layout.family)
-    model = to_model(file, weight_dtype)
+    model, warnings = to_model(file, weight_dtype)
     set_maker(model, load_again, path, weight_dtype)
     model = as_released(model, family_of(model).schedule.grid)
     expert = expert_from_bundle(file) if file.layout.kind == "released" else None
     if expert or file.source.metadata.get("dcm.expert") == "semantic":
         declare_semantic(model)
-    return Loaded(model, expert, file.layout.describe())
+    return Loaded(model, expert, file.layout.describe(), [*remarked(model), *warnings])
+
+
+def load_other(path: str, weight_dtype: str) -> ModelPatcher:
+    """A file of another format, by the stock loader. Raises ValueError saying what it looks like otherwise."""
+    try:
+        return comfy.sd.load_diffusion_model(path, **loader_options(weight_dtype))
+    except RuntimeError as error:
+        if "Could not detect model type" not in str(error):
+            raise
+        names = comfy.utils.load_torch_file(path)
+        raise ValueError(f"{path} is no backbone that ComfyUI knows: {what_it_looks_like(names)}") from error
+
+
+def remarked(model: ModelPatcher) -> list[str]:
+    """What is to be said of this MODEL, by this node and none after it."""
+    remarks = remarks_on(model)
+    declare_remarked(model)
+    return remarks
 
 
 def load_again(path: str, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
     """The MODEL once more: newer hosts ask for each further GPU, and for one without Dynamic VRAM."""
-    return to_model(BackboneFile.open(path, mapped), weight_dtype, disable_dynamic)
+    return to_model(BackboneFile.open(path, mapped), weight_dtype, disable_dynamic)[0]
 
 
 def mapped(source: TensorSource) -> Read:
@@ -62,17 +94,13 @@ def mapped(source: TensorSource) -> Read:
     return state.__getitem__
 
 
-def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = False) -> ModelPatcher:
-    """A MODEL of the weights in this file, without a second copy of them in memory.
+def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = False) -> tuple[ModelPatcher, list[str]]:
+    """A MODEL of the weights in this file, without a second copy of them in memory, and warnings.
 
     Tensors that are only called otherwise are handed over as they are mapped from the file. Those that are made of
     several get untouched memory in the state dict, which costs nothing, and are written straight into the network.
-    Raises ValueError for a backbone that this ComfyUI does not know.
+    Raises ValueError for a backbone that this ComfyUI does not know, or does not read in full.
     """
-    options = loader_options(weight_dtype, disable_dynamic)
-    paths = file.source.paths
-    if file.layout.kind == "comfy" and len(paths) == 1:  # with all the host knows of quantised files
-        return comfy.sd.load_diffusion_model(str(paths[0]), **options)
     given, composed = {}, {}
     for name, recipe in file.recipes("comfy").items():
         if recipe.is_copy:
@@ -81,11 +109,16 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
             composed[name] = recipe
             like = file.read(recipe.parts[0].name)
             given[name] = torch.empty(recipe.info(file.infos).shape, dtype=like.dtype)
-    model = comfy.sd.load_diffusion_model_state_dict(given, **options)
+    # The loader takes tensors out of the dict that it is given.
+    model = load_state(dict(given), file.metadata, loader_options(weight_dtype, disable_dynamic))
     if model is None:
         raise ValueError(f"This ComfyUI knows no backbone of this kind ({file.layout.describe()}): update ComfyUI.")
-    compose(model.model.diffusion_model, composed, file.read)
-    return model
+    network = model.model.diffusion_model
+    if wrong := unlike_the_network(network, given):
+        raise wrong_shapes(wrong)
+    warnings = check_read(file.keymap, given, network.state_dict().keys())
+    compose(network, composed, file.read)
+    return model, warnings
 
 
 def compose(network: nn.Module, recipes: Mapping[str, Recipe], read: Read) -> None:

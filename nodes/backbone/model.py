@@ -9,11 +9,14 @@ from torch import Tensor
 
 from ...dcm_core.expert.fingerprint import logical_shapes, norm_tensors
 from ...dcm_core.families.family import Family
+from ...dcm_core.families.keymap import Shapes
 from ...dcm_core.families.presets import FAMILIES
+from ...dcm_core.families.relatives import Relative, find_relative, unknown_relative
 from ...dcm_core.schedule.grid import NoiseGrid
-from .host import backbone_class, latent_format_of, network_of, tensors_as_loaded
+from .host import backbone_class, latent_format_of, network_of, tensors_as_loaded, uncompiled
 
 _SEMANTIC = "dcm_semantic_backbone"
+_REMARKED = "dcm_relative_remarked"
 
 
 def family_of(model: ModelPatcher) -> Family:
@@ -23,7 +26,11 @@ def family_of(model: ModelPatcher) -> Family:
     for family in candidates:
         if family.host_latents == latents:
             return family
-    shapes = logical_shapes(network_of(model)) if len(candidates) > 1 else {}
+    shapes = shapes_of(model)
+    network = next((family for family in FAMILIES.values() if is_over_network(family, shapes)), None)
+    relative = network and relative_in(network, shapes)
+    if network and relative and relative.other_latents:
+        raise ValueError(f"This MODEL is refused: {relative.refusal(network.title)}")
     for family in candidates:
         if not family.host_latents and family.belongs(shapes):
             return family
@@ -31,6 +38,44 @@ def family_of(model: ModelPatcher) -> Family:
         f"This MODEL is of the class {type(model.model).__name__}, and DCM has experts for {', '.join(FAMILIES)} "
         "only. Load a backbone of one of these, or use DCM Shapes World."
     )
+
+
+def relative_of(model: ModelPatcher) -> Relative | None:
+    """What a MODEL is that runs with its family's noise levels, but is another model over the family's network.
+
+    Raises ValueError as ``family_of``.
+    """
+    return relative_in(family_of(model), shapes_of(model))
+
+
+def remarks_on(model: ModelPatcher) -> list[str]:
+    """The warning that belongs to a relative; none where a node before has given it."""
+    if model.get_attachment(_REMARKED):
+        return []
+    relative = relative_of(model)
+    return [relative.remark] if relative else []
+
+
+def declare_remarked(model: ModelPatcher) -> None:
+    """Leave on a MODEL that what is to be said of it has been said."""
+    model.set_attachments(_REMARKED, True)
+
+
+def shapes_of(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
+    """Shapes by parameter, under the names of the network as it is without torch.compile around its blocks."""
+    return {uncompiled(name): shape for name, shape in logical_shapes(network_of(model)).items()}
+
+
+def is_over_network(family: Family, shapes: Shapes) -> bool:
+    """Is this the network of the family's backbones, whatever the host's class is called?"""
+    return bool(family.relatives) and family.keymap.recognised_by.comfy in shapes
+
+
+def relative_in(family: Family, shapes: Shapes) -> Relative | None:
+    if not family.relatives:
+        return None
+    found = find_relative(family.relatives, shapes, shapes)
+    return found or unknown_relative(family.keymap, family.title, shapes)
 
 
 def is_host_class(model: ModelPatcher, family: Family) -> bool:

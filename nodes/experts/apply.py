@@ -33,7 +33,8 @@ class Applied:
     """What DCMApplyExperts put on a MODEL; it travels along as an attachment, through every stock node."""
 
     schedule: ExpertSchedule
-    guidance: float  # what the experts were trained under, in the terms of their family
+    guidance: float  # the CFG scale that their weights carry
+    embedded_guidance: float | None  # what their network was told in training, where it is told any
     detail: Expert
     detail_strength: float
     key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
@@ -80,6 +81,7 @@ def apply_experts(
     applied = Applied(
         schedule,
         detail.metadata.guidance,
+        detail.metadata.embedded_guidance,
         detail,
         detail_strength,
         patches=list(patches.items()),

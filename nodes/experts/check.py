@@ -7,11 +7,13 @@ from typing import TypeVar
 
 from comfy.model_patcher import ModelPatcher
 
+from ...dcm_core.errors import shortened
 from ...dcm_core.expert.check import check
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert
-from ..backbone.host import network_of
+from ..backbone.host import network_of, patched_weights
 from ..backbone.model import family_of, is_semantic, norms_of
+from .apply import applied_to
 
 Value = TypeVar("Value")
 
@@ -37,6 +39,7 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
     report.raise_if_wrong()
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
+    warnings += [*lost_patches(model, detail), *(lost_patches(model, semantic) if semantic else ())]
     if semantic is None:
         if not is_semantic(model):
             warnings.append("no semantic expert is connected: the MODEL itself takes the steps above the switch.")
@@ -52,6 +55,26 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
             f"{detail.metadata.schedule.kappa_text}); the detail expert's is used."
         )
     return warnings
+
+
+def lost_patches(model: ModelPatcher, expert: Expert) -> list[str]:
+    """A warning where the expert puts new weights in the place of some that patches of others (LoRAs) change."""
+    patched = foreign_patches(model)
+    replaced = {name: layer for name, layer in expert.layers.items() if layer.replaces}
+    lost = [name for name, layer in replaced.items() if any(f"{name}.{key}" in patched for key in layer.tensors)]
+    if not lost:
+        return []
+    kind = expert.metadata.expert
+    return [
+        f"the {kind} expert has new weights for {shortened(lost)}, so what LoRAs change there is lost while it acts: "
+        "use an export with differences (python -m dcm_core.convert export, without --exact)."
+    ]
+
+
+def foreign_patches(model: ModelPatcher) -> set[str]:
+    """The weights of the network that carry patches of others than the MODEL's experts: those of LoRAs."""
+    applied = applied_to(model)
+    return patched_weights(model, applied.patches if applied else ())
 
 
 def without_adapters(tensors: Mapping[str, Value]) -> dict[str, Value]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ...dcm_core.expert.arithmetic import with_difference
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.host_names import in_host_names
 from ...dcm_core.expert.layers import Expert, Layer
+from ...dcm_core.expert.merge import with_difference
 from ..backbone.host import PREFIX, WeightPatches, lora_adapter, network_of
 
 

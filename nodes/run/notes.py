@@ -7,6 +7,7 @@ from torch import Tensor
 from ...dcm_core.schedule.experts import ExpertSchedule
 from ..backbone.host import shift_of
 from ..experts.apply import applied_to, schedule_of
+from ..experts.check import lost_patches
 from ..ui.say import log
 from .plan import Run
 
@@ -37,6 +38,8 @@ def warnings_for(
         warnings = []
     else:
         warnings = starved(run, sigmas, given, is_stock)
+    if applied and applied.detail_strength and not applied.baked:
+        warnings += lost_patches(run.model, applied.detail)
     cfg = max(run.cfg, run.detail_cfg)
     if applied and applied.guidance > 1 and cfg > 1:
         warnings.append(

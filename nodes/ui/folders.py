@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 
 import folder_paths
 
+from ...dcm_core.files.shards import is_safetensors, shard_set
+
 FOLDER = "dcm"
-EXTENSIONS = {".safetensors"}
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
+EXTENSIONS = {".safetensors", ".sft"}  # the host asks for them in lower case, however a file's is written
 
 
 def register() -> None:
@@ -25,7 +25,7 @@ def register() -> None:
 
 def expert_names() -> list[str]:
     """Names to choose from, those in models/dcm first; a name in both folders is listed once."""
-    loras = [name for name in folder_paths.get_filename_list("loras") if os.path.splitext(name)[1] in EXTENSIONS]
+    loras = [name for name in folder_paths.get_filename_list("loras") if is_safetensors(name)]
     return list(dict.fromkeys([*folder_paths.get_filename_list(FOLDER), *loras]))
 
 
@@ -41,12 +41,20 @@ def expert_path(name: str) -> str:
 
 
 def backbone_names() -> list[str]:
-    """Files of models/diffusion_models; a network in several files is listed once, by its folder."""
-    names = []
-    for name in folder_paths.get_filename_list("diffusion_models"):
-        shard = _SHARD.search(name)
-        names.append((os.path.dirname(name) or name) if shard else name)
-    return list(dict.fromkeys(names))
+    """Files of models/diffusion_models; a network in several files is listed once.
+
+    It is called by its folder where nothing else is in it, and else by the first of its files.
+    """
+    files = folder_paths.get_filename_list("diffusion_models")
+    sets: dict[str, set[str]] = {}
+    for name in files:
+        sets.setdefault(os.path.dirname(name), set()).add(shard_set(name) or name)
+    names: dict[str, str] = {}  # by what all the files of a network have in common
+    for name in sorted(files):
+        folder, shards = os.path.dirname(name), shard_set(name)
+        alone = shards and folder and len(sets[folder]) == 1
+        names.setdefault(shards or name, folder if alone else name)
+    return list(names.values())
 
 
 def backbone_path(name: str) -> str:

@@ -77,7 +77,7 @@ def infos(state: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
 
 def opened(state: Mapping[str, Tensor]) -> BackboneFile:
     """A backbone file with these tensors, without the file."""
-    return BackboneFile(SimpleNamespace(infos=infos(state), metadata={}, read=state.__getitem__))
+    return BackboneFile(SimpleNamespace(infos=infos(state), metadata={}, paths=[], read=state.__getitem__))
 
 
 def with_header(infos: Mapping[str, TensorInfo]) -> BackboneFile:

@@ -13,6 +13,7 @@ from dcm_core.expert.tensor_names import to_tensors
 from dcm_core.families.presets import preset
 
 DIM, RANK = 8, 4
+UNTOLD = {"rank": None, "alpha": None}  # of experts whose pairs are of several ranks
 
 
 def metadata(**changes) -> ExpertMetadata:
@@ -44,7 +45,7 @@ def expert(seed: int = 0, dtype: torch.dtype = torch.float32, blocks: int = 2, *
         for part in ("self_attn.q", "self_attn.o")
     }
     layers["time_embedding.0"] = Difference(tensor(DIM, DIM), tensor(DIM))
-    layers["time_embedding.2"] = Difference(tensor(DIM, DIM))
+    layers["blocks.0.cross_attn.v"] = Difference(tensor(DIM, DIM))
     layers["head.head"] = Difference(bias=tensor(DIM))
     parameters = {f"blocks.{i}.modulation": tensor(1, 6, DIM) for i in range(blocks)}
     return Expert(metadata(**changes), layers, parameters)

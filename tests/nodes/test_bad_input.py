@@ -6,7 +6,7 @@ import pytest
 import torch
 from dcm_pack.dcm_core.errors import ExpertFileError
 from dcm_pack.dcm_core.expert.fingerprint import fingerprint, logical_shapes, norm_tensors
-from dcm_pack.dcm_core.expert.layers import Expert
+from dcm_pack.dcm_core.expert.layers import Difference, Expert, Replacement
 from harness import tiny
 from harness.worlds import dcm_node, empty_latent, world
 
@@ -59,6 +59,24 @@ def test_expert_for_a_wider_and_deeper_backbone(this):
         assert said in str(error.value)
 
 
+def test_expert_for_a_backbone_of_the_same_name_names_the_layers_that_differ(this):
+    backbone = "Wan 2.1 T2V of width 128 with 2 blocks"
+    metadata = replace(this.detail.metadata, backbone=backbone, base_fingerprint="wan:0:0")
+    with pytest.raises(ExpertFileError, match="alike, so they differ in others: the input layer"):
+        apply(this.model(), Expert(metadata, this.detail.layers))
+    narrow = replace(this.detail.layers["time_embedding.0"], weight=torch.zeros(64, 256), bias=torch.zeros(64))
+    with pytest.raises(ExpertFileError, match=r"They differ in time_embedding.0.weight \[64, 256\] for \[128, 256\]"):
+        apply(this.model(), Expert(metadata, this.detail.layers | {"time_embedding.0": narrow}))
+
+
+def test_a_replaced_layer_without_its_bias_is_refused_by_its_name(this):
+    weight = this.detail.layers["time_embedding.0"].weight
+    for layer in (Difference(weight), Replacement(weight)):
+        half = Expert(this.detail.metadata, this.detail.layers | {"time_embedding.0": layer})
+        with pytest.raises(ExpertFileError, match="without their bias.*time_embedding.0.bias"):
+            apply(this.model(), half)
+
+
 def test_expert_for_other_weights_of_the_same_shape_is_a_warning(this, caplog):
     detail = Expert(replace(this.detail.metadata, base_fingerprint="wan:0:0"), this.detail.layers)
     with pytest.raises(ExpertFileError, match="other layers"):
@@ -72,7 +90,9 @@ def test_expert_for_other_weights_of_the_same_shape_is_a_warning(this, caplog):
     assert "Warning" not in info
 
 
-def test_norms_are_compared_with_the_backbone_as_it_was_loaded(this):
+@pytest.mark.parametrize("family", ["wan", "hunyuan_video"])
+def test_norms_are_compared_with_the_backbone_as_it_was_loaded(family):
+    this = world(family)
     model = this.model()
     this.sampled(this.applied(model))  # leaves the shared network patched until the next load
     assert "Warning" not in apply(model, this.detail, this.semantic)[1]

@@ -10,7 +10,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from dcm_core.expert.layers import Layer, LowRank, layers_of
+from dcm_core.expert.layers import Layer, LowRank
+from dcm_core.expert.merge import layers_of
 
 from ..config import ConfigError
 

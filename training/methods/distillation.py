@@ -32,7 +32,7 @@ class DistillationOptions:
     ``huber_c``: where the pseudo-Huber loss turns from a parabola into the absolute value.
     ``per_interval``: compare velocities, not latents, so that the losses do not fade with the length of a span.
     ``target_ema``: decay of an averaged target network; none means the student itself, without gradient.
-    ``teacher``: its weights, in any layout; none means backbone.weights, or else this run's teacher stage.
+    ``teacher``: file or folder of its weights; none means backbone.weights, or else this run's teacher stage.
     """
 
     guidance: Weight = 6.0
@@ -109,10 +109,10 @@ class Distillation(Method):
 
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> nn.Module:
-    """The teacher's network with its weights. Raises ConfigError where there is no file of them."""
+    """The teacher's network with its weights. Raises ConfigError where there are none."""
     named = options.teacher or setup.config.backbone.weights
     path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())
-    remedy = "Set backbone.weights to its file, or run the teacher stage of this configuration first."
+    remedy = "Set backbone.weights to its file or folder, or run the teacher stage of this configuration first."
     return setup.backbone.load(setup.config.find(path, "teacher", remedy))
 
 

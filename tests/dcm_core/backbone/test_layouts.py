@@ -1,5 +1,8 @@
 """Every family in every layout: recognised, taken to the other layouts and back bit for bit, or refused in words."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
 from harness.diffusers_models import (
@@ -13,6 +16,8 @@ from harness.diffusers_models import (
     with_header,
 )
 
+from dcm_core.backbone.file import BackboneFile
+from dcm_core.backbone.layouts import QUANTISED
 from dcm_core.errors import LayoutError
 from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo, tensor_bytes
@@ -195,7 +200,13 @@ def test_parts_of_one_tensor_must_agree_in_dtype():
         (["encoder.conv1.weight", "decoder.conv1.weight", "decoder.middle.0.residual.0.gamma"], "a VAE"),
         (["decoder.conv_in.conv.weight", "encoder.conv_in.conv.weight"], "a VAE"),
         (["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"], "a T5 text encoder"),
-        (["blocks.0.attn.q.weight", "token_embedding.weight", "norm.weight"], "its tensors are"),
+        (["blocks.0.attn.q.weight", "token_embedding.weight", "norm.weight"], "a T5 text encoder.*Load CLIP"),
+        (["some.weight"], "its tensors are some.weight. Choose a file of models/diffusion_models"),
+        (["lycoris_blocks_0_self_attn_q.lokr_w1"], "a LoKr.*LoraLoaderModelOnly"),
+        (["vace_blocks.0.after_proj.weight", "vace_patch_embedding.weight"], "the VACE module.*Wan VACE file"),
+        (["method/ema/condition_embedder.time_proj.weight"], "a training checkpoint.*exported"),
+        (["a.condition_embedder.time_proj.weight", "method/a.condition_embedder.time_proj.weight"], "a training check"),
+        (["_fsdp_wrapped_module._flat_param"], "one part of an FSDP checkpoint"),
         (["model.layers.0.self_attn.q_proj.weight"], "a language model"),
         (["text_model.encoder.layers.0.self_attn.q_proj.weight"], "a CLIP model"),
         (["double_blocks.0.img_attn.qkv.weight", "img_in.weight"], "Flux"),
@@ -204,7 +215,7 @@ def test_parts_of_one_tensor_must_agree_in_dtype():
     ],
 )
 def test_other_files_are_named_with_a_remedy(names, says):
-    with pytest.raises(LayoutError, match=f"no Wan, HunyuanVideo or CogVideoX backbone: .*{says}"):
+    with pytest.raises(LayoutError, match=f"no CogVideoX, HunyuanVideo or Wan backbone: .*{says}"):
         with_header({name: TensorInfo("F32", (1, 1)) for name in names})
 
 
@@ -214,3 +225,78 @@ def test_an_all_in_one_checkpoint_is_for_load_checkpoint():
         file = {prefix + key: tensor for key, tensor in comfy.items()} | {"vae.decoder.conv1.weight": torch.ones(1)}
         with pytest.raises(LayoutError, match="all-in-one.*Load Checkpoint"):
             opened(file)
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "transformer.", "module.", "any.thing."])
+@pytest.mark.parametrize("name", ["wan t2v", "hunyuan_video t2v", "cogvideox t2v"])
+def test_any_prefix_and_the_names_of_wrappers_are_taken(name, prefix):
+    comfy = converted(random_state(name), "comfy")
+    assert same(converted({prefix + key: tensor for key, tensor in comfy.items()}, "comfy"), comfy)
+    wrapped = {
+        f"{prefix}_orig_mod.{key.replace('blocks.1.', 'blocks.1._fsdp_wrapped_module._orig_mod.')}": tensor
+        for key, tensor in comfy.items()
+    }
+    assert any("blocks.1._fsdp" in key for key in wrapped)
+    assert same(converted(wrapped, "comfy"), comfy)
+    state = random_state(name)
+    wrapped = {key.replace("attn", "_checkpoint_wrapped_module.attn", 1): tensor for key, tensor in state.items()}
+    assert same(converted(wrapped, "comfy"), comfy)
+
+
+def test_two_names_that_are_one_without_wrappers_are_refused():
+    comfy = converted(random_state("wan t2v"), "comfy")
+    with pytest.raises(LayoutError, match="one tensor twice"):
+        opened(comfy | {"_orig_mod.head.head.bias": comfy["head.head.bias"]})
+
+
+def test_tencents_own_names_are_comfyuis():
+    comfy = converted(random_state("hunyuan_video t2v"), "comfy")
+    theirs = {}
+    for key, tensor in comfy.items():
+        for piece, meant in (
+            ("txt_in.c_embedder.linear_1.", "txt_in.c_embedder.in_layer."),
+            ("txt_in.c_embedder.linear_2.", "txt_in.c_embedder.out_layer."),
+            ("_mod.linear.", "_mod.lin."),
+            ("_attn_qkv.", "_attn.qkv."),
+            ("_attn_proj.", "_attn.proj."),
+            ("_attn_q_norm.weight", "_attn.norm.query_norm.scale"),
+            ("_attn_k_norm.weight", "_attn.norm.key_norm.scale"),
+            (".q_norm.weight", ".norm.query_norm.scale"),
+            (".k_norm.weight", ".norm.key_norm.scale"),
+            ("mlp.fc1.", "mlp.0."),
+            ("mlp.fc2.", "mlp.2."),
+            (".modulation.linear.", ".modulation.lin."),
+            ("_in.mlp.0.", "_in.in_layer."),
+            ("_in.mlp.2.", "_in.out_layer."),
+        ):
+            key = key.replace(meant, piece)
+        theirs[key] = tensor
+    assert len(theirs.keys() - comfy.keys()) > 40
+    layout = opened(theirs).layout
+    assert layout.relative is None and layout.variant == opened(comfy).layout.variant
+    assert same(converted(theirs, "diffusers"), converted(comfy, "diffusers"))
+
+
+def test_a_tensor_that_is_missing_is_noticed_where_nothing_is_converted():
+    comfy = converted(random_state("wan t2v"), "comfy")
+    del comfy["blocks.2.ffn.0.bias"]
+    with pytest.raises(LayoutError, match=r"1 tensors are missing \(blocks.2.ffn.0.bias.*Download it again"):
+        opened(comfy).recipes("comfy")
+
+
+def test_how_layers_are_quantised_is_said_under_their_own_names():
+    comfy = converted(random_state("wan t2v"), "comfy")
+    source = SimpleNamespace(
+        infos=infos({f"module.{key}": tensor for key, tensor in comfy.items()}),
+        metadata={"a": "b"},
+        headers=[
+            {"a": "b", QUANTISED: '{"layers": {"module.head.head": {"format": "x"}}}'},
+            {QUANTISED: '{"layers": {"blocks.0.ffn.0": {"format": "y"}}}'},
+        ],
+    )
+    metadata = BackboneFile(source).metadata
+    layers = {"head.head": {"format": "x"}, "blocks.0.ffn.0": {"format": "y"}}
+    assert metadata["a"] == "b" and json.loads(metadata[QUANTISED]) == {"layers": layers}
+    source.headers[0][QUANTISED] = "[]"
+    with pytest.raises(LayoutError, match="cannot be read. Download"):
+        _ = BackboneFile(source).metadata

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness.diffusers_models import random_state, released
-from harness.experts import expert
+from harness.experts import expert, parts, write_as_is
 from safetensors.torch import load_file, save_file
 
 from dcm_core.convert.command import main
@@ -101,8 +101,92 @@ def test_inspect_sees_damage(tmp_path, capsys):
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    status, text, _ = run(capsys, "inspect", str(path))
-    assert status == 0 and "DAMAGED" in text
+    status, text, err = run(capsys, "inspect", str(path))
+    assert status == 1 and "DAMAGED" in text and f"error: {path}: the content is not what was written" in err
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_inspect_tells_of_an_expert_in_a_dtype_that_none_is_loaded_in(tmp_path, capsys, dtype):
+    path = tmp_path / "e.safetensors"
+    tensors, header = parts(expert())
+    write_as_is(path, {key: tensor.to(dtype) for key, tensor in tensors.items()}, header)
+    status, text, err = run(capsys, "inspect", str(path))
+    assert status == 1 and "NOT USABLE: has tensors that are no F32, F16, BF16" in text and err.startswith("error: ")
+    assert "blocks.1.self_attn.q" in text and "of rank 4" in text
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64], ids=str)
+def test_a_bundle_in_any_float_is_exported_and_put_together_again(files, capsys, dtype):
+    bundle = {name: tensor.to(dtype) for name, tensor in load_file("bundle.safetensors").items()}
+    save_file(bundle, "cast.safetensors")
+    for step in (
+        "inspect cast.safetensors",
+        "export cast.safetensors detail.safetensors --exact",
+        "to-comfy cast.safetensors semantic.safetensors",
+        "to-diffusers semantic.safetensors again.safetensors --expert detail.safetensors",
+    ):
+        status, _, err = run(capsys, *step.split())
+        assert status == 0, err
+    again = load_file("again.safetensors")
+    assert again.keys() == bundle.keys()
+    for name, tensor in bundle.items():
+        torch.testing.assert_close(again[name].float(), tensor.float(), rtol=0, atol=0)
+
+
+def drop(names):
+    return lambda bundle: [bundle.pop(name) for name in [*bundle] if names in name]
+
+
+def reshape(name, *shape):
+    return lambda bundle: bundle.update({name: torch.ones(shape)})
+
+
+def spoil(name):
+    return lambda bundle: bundle[name].view(-1)[:1].fill_(float("nan"))
+
+
+NOT_WHOLE = {
+    "a twin's bias": (drop("proj_out_lora.bias"), "lacks proj_out_lora.bias"),
+    "a twin": (drop("condition_embedder_lora.time_proj."), "lacks condition_embedder_lora.time_proj.bias"),
+    "a pair": (drop("blocks.1.attn2.to_q.lora_"), "lacks the low-rank pair of blocks.1.attn2.to_q"),
+    "all pairs": (drop(".lora1."), "has no low-rank pairs"),
+    "a twin's shape": (reshape("proj_out_lora.weight", 64, 9), "wrong shape: proj_out_lora.weight [64, 9] for [64, 8]"),
+    "a pair's shape": (reshape("blocks.0.attn1.to_k.lora_A.lora1.weight", 4, 9), "wrong shape: blocks.0.attn1.to_k"),
+    "a pair's form": (reshape("blocks.0.attn1.to_k.lora_A.lora1.weight", 4), "wrong shape: blocks.0.attn1.to_k"),
+    "a base's shape": (reshape("blocks.0.attn1.to_k.base_layer.weight", 8, 9), "wrong shape: blocks.0.attn1.to_k"),
+    "a base's twin's shape": (reshape("proj_out.weight", 64, 9), "wrong shape: proj_out_lora.weight [64, 8] for"),
+    "a pair's numbers": (spoil("blocks.0.attn1.to_k.lora_B.lora1.weight"), "NaN or Inf in blocks.0.attn1.to_k.lora_B"),
+    "a twin's numbers": (spoil("proj_out_lora.bias"), "NaN or Inf in head.head.bias"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_WHOLE)
+def test_a_bundle_whose_expert_is_not_whole_is_told_and_not_exported(files, capsys, what):
+    bundle = load_file("bundle.safetensors")
+    change, says = NOT_WHOLE[what]
+    change(bundle)
+    save_file(bundle, "bundle.safetensors")
+    status, text, err = run(capsys, "inspect", "bundle.safetensors")
+    assert status == 1 and says in text and says in err and "released" in text
+    status, _, err = run(capsys, "export", "bundle.safetensors", "x.safetensors")
+    assert status == 1 and says in err and "bundle.safetensors: " in err and err.count("\n") == 1
+    assert not Path("x.safetensors").exists()
+
+
+def test_a_name_that_the_console_has_no_letters_for_is_written_all_the_same(files):
+    Path("модель.safetensors").write_bytes(Path("base.safetensors").read_bytes())
+    environment = ENVIRONMENT | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "dcm_core.convert"]
+    for arguments in (["inspect", "модель.safetensors"], ["to-comfy", "модель.safetensors", "выход.safetensors"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, env=environment, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "\\u0432\\u044b\\u0445\\u043e\\u0434" in done.stderr and Path("выход.safetensors").exists()
+
+
+@pytest.mark.parametrize("ending", ["sft", "SafeTensors", "SFT"])
+def test_every_ending_that_is_listed_can_be_written(files, capsys, ending):
+    status, _, err = run(capsys, "to-comfy", "base.safetensors", f"x.{ending}")
+    assert status == 0 and Path(f"x.{ending}").exists(), err
 
 
 MISTAKES = {
@@ -183,7 +267,7 @@ def test_a_stopped_conversion_leaves_the_former_file_and_nothing_else(tmp_path, 
     infos = {name: TensorInfo("F32", tuple(tensor.shape)) for name, tensor in random_state("wan t2v").items()}
     with stream_tensors(tmp_path / "a.safetensors", infos, {}) as writer:
         for name, info in infos.items():
-            writer.put(name, tensor_bytes(torch.zeros(info.shape)))
+            writer.put(name, tensor_bytes(torch.ones(info.shape)))
     (tmp_path / "b.safetensors").write_bytes(b"former")
     code = """
 import sys, time

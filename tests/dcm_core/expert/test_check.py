@@ -1,15 +1,22 @@
 """Does an expert fit a backbone: the report names everything that does not."""
 
+import re
+
 import pytest
 import torch
-from harness.experts import DIM, RANK, expert, metadata
+from harness.diffusers_models import opened, released
+from harness.experts import DIM, RANK, expert, metadata, write_as_is
+from safetensors.torch import load_file
 
+from dcm_core.backbone.bundle import expert_from_bundle
 from dcm_core.errors import ExpertFileError
 from dcm_core.expert.check import check
+from dcm_core.expert.file import load_expert, save_expert
 from dcm_core.expert.fingerprint import fingerprint
-from dcm_core.expert.layers import Difference, Expert, LowRank
+from dcm_core.expert.layers import Difference, Expert, LowRank, Replacement
 from dcm_core.expert.merge import weight_differences
 from dcm_core.families.presets import find_family
+from dcm_core.files.stream import TensorSource
 
 
 def backbone(blocks: int = 2) -> dict[str, tuple[int, ...]]:
@@ -136,8 +143,38 @@ def test_a_file_that_promises_to_be_complete_is_held_to_it():
     assert check(Expert(metadata(**promising), layers), backbone(), norms(), "wan").ok
     del layers["blocks.1.cross_attn.v"], layers["text_embedding.2"]
     report = check(Expert(metadata(**promising), layers), backbone(), norms(), "wan")
-    assert report.missing == ["blocks.1.cross_attn.v.weight", "text_embedding.2.weight"]
+    lost = ["blocks.1.cross_attn.v.weight", "text_embedding.2.bias", "text_embedding.2.weight"]
+    assert report.missing == lost
     assert check(Expert(metadata(**promising | {"complete": False}), layers), backbone(), norms(), "wan").ok
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("kind", [Difference, Replacement])
+def test_a_replaced_layer_needs_the_bias_that_its_base_has(kind, complete):
+    one = fitting(complete=complete)
+    one.layers["text_embedding.0"] = kind(torch.ones(DIM, DIM))
+    report = check(one, backbone(), norms(), "wan")
+    assert report.biasless == ["text_embedding.0.bias"] and not report.ok
+    assert "replaced layers without their bias (export the expert again): text_embedding.0.bias" in report.describe()
+    without = {name: shape for name, shape in backbone().items() if name != "text_embedding.0.bias"}
+    assert not check(one, without, norms(), "wan").biasless
+
+
+@pytest.mark.parametrize("family", ["wan t2v", "hunyuan_video t2v"])
+@pytest.mark.parametrize("compact", [False, True], ids=["block", "compact"])
+def test_every_tensor_of_a_complete_expert_is_asked_for(family, compact, tmp_path):
+    """Whichever tensor a file has lost, in whatever form, it is refused when it is read or when it is laid over."""
+    bundle = opened(released(family))
+    save_expert(tmp_path / "whole.safetensors", expert_from_bundle(bundle), compact=compact)
+    tensors = load_file(tmp_path / "whole.safetensors")
+    header = TensorSource([tmp_path / "whole.safetensors"]).metadata
+    for lost in tensors:
+        rest = {key: tensor for key, tensor in tensors.items() if key != lost}
+        layers = {match[1] for key in rest if (match := re.match(r"(.*?)\.(lora_|diff|alpha|fused_)", key))}
+        write_as_is(tmp_path / "e.safetensors", rest, header | {"dcm.layers": str(len(layers))})
+        with pytest.raises(ExpertFileError):
+            one = load_expert(tmp_path / "e.safetensors")
+            check(one, bundle.shapes, bundle.norms, one.metadata.family).raise_if_wrong()
 
 
 def test_a_complete_semantic_difference_covers_every_parameter():

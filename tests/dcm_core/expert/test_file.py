@@ -57,7 +57,7 @@ def test_keys_are_the_ones_stock_lora_loaders_know(tmp_path):
             "diffusion_model.blocks.0.self_attn.o.alpha",
             "diffusion_model.time_embedding.0.diff",
             "diffusion_model.time_embedding.0.diff_b",
-            "diffusion_model.time_embedding.2.diff",
+            "diffusion_model.blocks.0.cross_attn.v.diff",
             "diffusion_model.head.head.diff_b",
             "diffusion_model.blocks.0.modulation.diff",
         }
@@ -74,7 +74,7 @@ def test_keys_are_the_ones_stock_lora_loaders_know(tmp_path):
 
 
 def test_the_other_spelling_of_a_pair_is_read_and_no_alpha_means_scale_one(tmp_path):
-    one = expert()
+    one = expert(alpha=None)
     tensors, header = parts(one)
     respelt = {
         key.replace(".lora_A.", ".lora_down.").replace(".lora_B.", ".lora_up."): value
@@ -132,8 +132,9 @@ def test_tensors_that_share_memory_or_stand_transposed_are_saved_right(tmp_path)
         "b": LowRank(whole[RANK:], torch.randn(DIM, RANK), 1.0),
         "c": Difference(whole),
     }
-    save_expert(tmp_path / "e.safetensors", Expert(metadata(), layers))
-    assert same_meaning(load_expert(tmp_path / "e.safetensors"), Expert(metadata(), layers))
+    one = Expert(metadata(alpha=1.0), layers)
+    save_expert(tmp_path / "e.safetensors", one)
+    assert same_meaning(load_expert(tmp_path / "e.safetensors"), one)
 
 
 def test_metadata_of_a_newer_minor_version_is_kept(tmp_path):
@@ -193,6 +194,7 @@ def test_a_difference_needs_something_of_a_sensible_shape():
         {"family": ""},
         {"guidance": math.nan},
         {"guidance": -1.0},
+        {"embedded_guidance": -1.0},
         {"rank": 0},
         {"alpha": math.inf},
     ],
@@ -231,3 +233,19 @@ def test_metadata_survives_the_header(schedule, kind, guidance, rank, alpha, tex
     header = one.to_header()
     assert all(isinstance(value, str) for value in header.values())
     assert ExpertMetadata.from_header(header) == one
+
+
+def test_the_guidance_that_weights_carry_and_the_one_their_network_was_told_are_two(tmp_path):
+    one = expert(family="hunyuan_video", guidance=1.0, embedded_guidance=6.0)
+    save_expert(tmp_path / "e.safetensors", one)
+    made = load_expert(tmp_path / "e.safetensors").metadata
+    assert (made.guidance, made.embedded_guidance) == (1.0, 6.0)
+
+
+@pytest.mark.parametrize(("family", "told"), [("hunyuan_video", 6.0), ("wan", None)])
+def test_files_of_format_1_0_keep_the_meaning_of_their_guidance(family, told, tmp_path):
+    tensors, header = parts(expert(family=family))
+    header = {key: value for key, value in header.items() if key != "dcm.embedded_guidance"} | {"dcm.format": "1.0"}
+    write_as_is(tmp_path / "e.safetensors", tensors, header)
+    made = load_expert(tmp_path / "e.safetensors").metadata
+    assert (made.guidance, made.embedded_guidance) == (6.0, told)

@@ -39,6 +39,48 @@ def test_an_ordinary_lora_is_sent_to_a_lora_loader(tmp_path):
     refused(tmp_path / "bare.safetensors", "LoRA loader")
 
 
+OTHERS = {
+    "LoKr": ("diffusion_model.blocks.0.ffn.0.lokr_w1", "LoKr.*LoraLoaderModelOnly"),
+    "LoHa": ("lora_unet_blocks_0_ffn_0.hada_w1_a", "LyCORIS.*LoraLoaderModelOnly"),
+    "LoRA": ("transformer.blocks.0.attn1.to_q.lora_A.weight", "ordinary LoRA.*LoraLoaderModelOnly"),
+    "kohya": ("lora_unet_blocks_0_ffn_0.lora_down.weight", "ordinary LoRA.*LoraLoaderModelOnly"),
+    "VACE module": ("vace_blocks.0.self_attn.q.weight", "VACE module.*whole VACE model"),
+    "VAE of Wan": ("decoder.middle.0.residual.0.gamma", "a VAE.*models/vae.*Load VAE"),
+    "VAE of diffusers": ("decoder.conv_in.weight", "a VAE.*models/vae.*Load VAE"),
+    "UMT5": ("encoder.block.0.layer.0.SelfAttention.q.weight", "text encoder.*models/text_encoders.*Load CLIP"),
+    "UMT5 by its .pth names": ("blocks.0.ffn.gate.0.weight", "text encoder.*models/text_encoders.*Load CLIP"),
+    "Llama": ("model.layers.0.self_attn.q_proj.weight", "text encoder.*models/text_encoders.*Load CLIP"),
+    "CLIP vision": ("vision_model.encoder.layers.0.mlp.fc1.weight", "models/clip_vision.*Load CLIP Vision"),
+    "CLIP vision by its .pth names": ("visual.transformer.0.attn.to_qkv.weight", "models/clip_vision"),
+    "checkpoint of a trainer": ("optimizer.state.0.exp_avg", "training checkpoint.*exported from it"),
+    "Wan": ("model.diffusion_model.time_projection.1.weight", "whole backbone.*DCM Load Backbone"),
+    "Wan in diffusers' layout": ("condition_embedder.time_proj.weight", "whole backbone.*DCM Load Backbone"),
+    "HunyuanVideo": ("txt_in.input_embedder.weight", "whole backbone.*DCM Load Backbone"),
+    "all in one": ("first_stage_model.decoder.conv_in.weight", "all-in-one.*Load Checkpoint"),
+    "Flux": ("double_blocks.0.img_attn.qkv.weight", "another family"),
+    "something": ("a.b.c", "no file that is known here: its tensors are a.b.c"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_file_in_the_wrong_place_is_told_by_what_it_is_and_where_it_belongs(tmp_path, kind):
+    name, says = OTHERS[kind]
+    save_file({name: torch.ones(2, 2)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    refused(tmp_path / "other.safetensors", says)
+
+
+def test_a_training_checkpoint_of_this_project_is_told(tmp_path):
+    metadata = {"state": "{}", "version": "2"}
+    save_file({"learners/student/blocks.0.lora_A.weight": torch.ones(2)}, tmp_path / "s.safetensors", metadata=metadata)
+    refused(tmp_path / "s.safetensors", "training checkpoint.*exported from it")
+
+
+def test_a_semantic_expert_as_a_whole_backbone_is_sent_to_its_loader(tmp_path):
+    _, header = parts(expert(expert="semantic"))
+    save_file({"time_projection.1.weight": torch.ones(2, 2)}, tmp_path / "s.safetensors", metadata=header)
+    refused(tmp_path / "s.safetensors", "semantic expert as a whole backbone.*DCM Load Backbone")
+
+
 @pytest.mark.parametrize("name", ["expert.pt", "expert.ckpt", "renamed.safetensors"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_a_pickle_is_refused_whatever_its_name(tmp_path, name, zipped):
@@ -69,7 +111,7 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path):
         ((40).to_bytes(8, "little") + b"[" * 40, "header is not readable"),
         ((100_000).to_bytes(8, "little") + b"[" * 100_000, "header is not readable"),
         ((2).to_bytes(8, "little") + b"[]", "not a table"),
-        ((2).to_bytes(8, "little") + b"{}", "LoRA loader"),
+        ((2).to_bytes(8, "little") + b"{}", "without a tensor"),
     ],
     ids=["empty", "tiny", "html", "lfs", "gguf", "noise", "ones", "json", "deep", "list", "nothing"],
 )
@@ -203,6 +245,30 @@ def test_a_key_that_is_wrong_is_named(tmp_path, change, words):
     tensors = {key: value for key, value in (tensors | change).items() if value is not None}
     write_as_is(path, tensors, header)
     refused(path, words)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ({"dcm.rank": "8"}, "blocks.0.self_attn.o has rank 4 and alpha 8, the header says rank 8 and alpha 8"),
+        ({"dcm.alpha": "4.0"}, "the header says rank 4 and alpha 4"),
+    ],
+)
+def test_a_header_that_contradicts_the_tensors_is_refused(tmp_path, header, words):
+    path = tmp_path / "e.safetensors"
+    tensors, said = parts(expert())
+    write_as_is(path, tensors, said | header)
+    refused(path, words)
+    with pytest.raises(ExpertFileError, match="contradicts"):
+        save_expert(path, expert(rank=3))
+
+
+@pytest.mark.parametrize("lost", [".alpha", "self_attn.q.alpha"])
+def test_a_lost_alpha_that_the_header_tells_of_is_refused(tmp_path, lost):
+    path = tmp_path / "e.safetensors"
+    tensors, header = parts(expert())
+    write_as_is(path, {key: tensor for key, tensor in tensors.items() if not key.endswith(lost)}, header)
+    refused(path, r"dcm.alpha is 8, but low-rank pairs have no .alpha: .*blocks.0.self_attn.q")
 
 
 def test_a_whole_layer_that_was_lost_is_named(tmp_path):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from harness.experts import metadata, same_meaning, write_as_is
+from harness.experts import UNTOLD, metadata, same_meaning, write_as_is
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,7 +109,7 @@ def test_a_pair_that_is_more_than_its_blocks_stays_whole(tmp_path):
     below = fused(3 * WIDTH + MLP).block
     below.up[-1, 0] = 1.0
     odd = LowRank(tensor(4, WIDTH), torch.zeros(3 * WIDTH, 4), 1.0)
-    one = Expert(metadata(family="hunyuan_video"), {QKV: full, SINGLE: below, f"{QKV[:13]}1{QKV[14:]}": odd})
+    one = Expert(metadata(family="hunyuan_video", **UNTOLD), {QKV: full, SINGLE: below, f"{QKV[:13]}1{QKV[14:]}": odd})
     save_expert(tmp_path / "e", one)
     back = load_expert(tmp_path / "e")
     assert all(type(layer) is LowRank for layer in back.layers.values()) and same_meaning(back, one)
@@ -117,7 +117,7 @@ def test_a_pair_that_is_more_than_its_blocks_stays_whole(tmp_path):
 
 @pytest.mark.parametrize("family", ["wan", "some_other"])
 def test_other_families_keep_block_diagonal_pairs(family, tmp_path):
-    one = Expert(metadata(family=family), {"blocks.0.self_attn.q": fused().block})
+    one = Expert(metadata(family=family, **UNTOLD), {"blocks.0.self_attn.q": fused().block})
     save_expert(tmp_path / "e", one)
     assert type(load_expert(tmp_path / "e").layers["blocks.0.self_attn.q"]) is LowRank
 

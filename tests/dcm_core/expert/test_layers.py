@@ -7,18 +7,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 from harness.diffusers_models import opened, random_state
-from harness.experts import metadata, same_meaning
+from harness.experts import UNTOLD, metadata, same_meaning
 from torch import Tensor, nn
 
 from dcm_core.backbone.bundle import bundle_tensors
 from dcm_core.convert.expert_stream import save_in_parts
 from dcm_core.convert.report import inspect
 from dcm_core.expert import sidecar, tensor_names
-from dcm_core.expert.arithmetic import frobenius, with_difference
 from dcm_core.expert.check import check
 from dcm_core.expert.file import load_expert, save_expert
-from dcm_core.expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement, layers_of
-from dcm_core.expert.merge import merged
+from dcm_core.expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement, frobenius
+from dcm_core.expert.merge import layers_of, merged, with_difference
 
 IN, OUT, RANK = 6, 24, 2
 BASE = {"weight": torch.randn(OUT, IN), "bias": torch.randn(OUT)}
@@ -155,7 +154,9 @@ def outer(monkeypatch):
     monkeypatch.setitem(sidecar._TERMS, Outer, OuterTerm)
     monkeypatch.setitem(tensor_names.FILE_FORMS, Outer, FORM)
     tensor_names._reading.cache_clear()
-    yield Expert(metadata(base_fingerprint=""), {"q": Outer(tensor(OUT), tensor(IN))}, {"table": tensor(1, 2)})
+    yield Expert(
+        metadata(base_fingerprint="", **UNTOLD), {"q": Outer(tensor(OUT), tensor(IN))}, {"table": tensor(1, 2)}
+    )
     tensor_names._reading.cache_clear()
 
 

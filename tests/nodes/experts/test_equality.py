@@ -174,7 +174,11 @@ def test_strengths_scale_each_expert():
 def test_the_embedded_guidance_is_the_experts_unless_a_node_sets_one():
     this = world("hunyuan_video")
     plain = this.sampled(this.applied())
-    detail = replace(this.detail, metadata=replace(this.detail.metadata, guidance=9.0))
+    carried = replace(this.detail, metadata=replace(this.detail.metadata, guidance=9.0))
+    assert torch.equal(this.sampled(replace(this, detail=carried).applied()), plain), (
+        "a CFG scale is told to no network"
+    )
+    detail = replace(this.detail, metadata=replace(this.detail.metadata, embedded_guidance=9.0))
     model, sigmas = replace(this, detail=detail).applied(), this.schedule.sigmas(4)
     result = this.sampled(model)
     assert relative(result, plain) > 1e-3

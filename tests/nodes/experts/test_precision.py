@@ -33,7 +33,6 @@ def test_half_precision_costs_experts_no_more_than_the_backbone(family, dtype):
     assert relative(result, this.sampled(this.applied())) < 2 * lost
     assert relative(result, this.sampled(this.applied(few, detail_strength=0.0))) > 0.2
     (side,) = model.get_additional_models()
-    assert not any(term.casts for term in side.model.terms), "copies that the host does not count"
     assert {parameter.dtype for parameter in side.model.terms.parameters()} == {dtype}
 
 

@@ -1,5 +1,8 @@
 """The detail expert's file is an ordinary LoRA too: stock loader and two stock samplers make the same video."""
 
+from dataclasses import replace
+
+import comfy.sd
 import folder_paths
 import pytest
 import torch
@@ -110,7 +113,7 @@ def test_pairs_of_q_k_and_v_for_the_stock_loader(loras):
             )
             layers[name] = FusedLowRank(down / columns**0.5, 0.3 * up, 8.0, rows)
     assert any(name.startswith("txt_in.") for name in layers) and any("single" in name for name in layers)
-    expert = Expert(this.detail.metadata, layers)
+    expert = Expert(replace(this.detail.metadata, alpha=8.0), layers)
     for compact in (False, True):
         save_expert(loras / f"{compact}.safetensors", expert, compact=compact)
     stock = nodes.LoraLoaderModelOnly().load_lora_model_only(this.model(), "False.safetensors", 1.0)[0]
@@ -121,3 +124,59 @@ def test_pairs_of_q_k_and_v_for_the_stock_loader(loras):
         assert all(isinstance(layer, FusedLowRank) for layer in read.layers.values())
         model = dcm_node("DCMApplyExperts").execute(this.model(), read)[0]
         assert_same(this.custom_sampled(model, sigmas), expected, this.custom_sampled(this.model(), sigmas), 1e-4)
+
+
+def lora_over(model, *names: str):
+    """The MODEL with a LoRA on these layers, as the stock loader makes it."""
+    lora = {}
+    for name in names:
+        rows, columns = model.model.diffusion_model.get_submodule(name).weight.shape
+        lora |= {
+            f"diffusion_model.{name}.lora_A.weight": torch.ones(2, columns),
+            f"diffusion_model.{name}.lora_B.weight": torch.ones(rows, 2),
+        }
+    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
+
+
+def replacing(expert, name: str):
+    from dcm_pack.dcm_core.expert.layers import Expert, Replacement
+
+    layer = expert.layers[name]
+    return Expert(expert.metadata, expert.layers | {name: Replacement(layer.weight, layer.bias)}, expert.parameters)
+
+
+def test_the_info_line_counts_the_weights_that_carry_patches():
+    this, apply = world("wan"), dcm_node("DCMApplyExperts").execute
+    model = lora_over(this.model(), "time_embedding.0", "blocks.0.ffn.0")
+    _, info = apply(model, this.detail, this.semantic)
+    assert info.endswith("; 2 weights carry LoRA patches")
+    model, info = apply(this.model(), this.detail, this.semantic)
+    assert "LoRA" not in info
+    assert "LoRA" not in apply(model, this.detail, this.semantic)[1], "the experts' own patches are no LoRA's"
+
+
+@pytest.mark.parametrize("kind", ["semantic", "detail"])
+def test_a_lora_on_a_layer_that_an_expert_replaces_is_said_with_the_layer(kind):
+    this, apply = world("wan"), dcm_node("DCMApplyExperts").execute
+    experts = {"detail": this.detail, "semantic": this.semantic}
+    experts[kind] = replacing(experts[kind], "time_embedding.0")
+    said = f"the {kind} expert has new weights for time_embedding.0, so what LoRAs change there is lost"
+    both = experts["detail"], experts["semantic"]
+    assert said in apply(lora_over(this.model(), "time_embedding.0"), *both)[1]
+    assert "lost" not in apply(lora_over(this.model(), "blocks.0.ffn.0"), *both)[1]
+
+
+def test_a_lora_that_comes_after_the_experts_is_said_by_the_run(caplog):
+    this = world("wan")
+    detail = replacing(this.detail, "time_embedding.0")
+    model = dcm_node("DCMApplyExperts").execute(this.model(), detail, this.semantic)[0]
+    texts = this.text(0), this.text(1)
+    run = dcm_node("DCMKSampler").execute
+    said = "the detail expert has new weights for time_embedding.0"
+    latent = {"samples": torch.zeros(1, 16, 3, 8, 8)}
+    assert said not in run(model, 0, 4, 1.0, *texts, latent)[1]
+    changed = lora_over(model, "time_embedding.0")
+    assert said in run(changed, 0, 4, 1.0, *texts, latent)[1]
+    caplog.clear()
+    this.custom_sampled(changed, this.schedule.sigmas(4))
+    assert said in caplog.text

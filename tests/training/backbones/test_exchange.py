@@ -3,7 +3,7 @@
 import pytest
 import torch
 from harness.diffusers_models import MODELS, random_state, released
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dcm_core.families.presets import find_family
 from training.config import BackboneConfig, ConfigError
@@ -75,3 +75,14 @@ def test_a_file_that_is_not_there_or_not_whole_is_named(backbone, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ConfigError, match="x.safetensors is not a whole safetensors file"):
         backbone.load(tmp_path / "x.safetensors")
+
+
+def test_a_teacher_may_be_a_folder(trained, trainer, tmp_path):
+    weights = load_file(trained / "teacher" / "teacher.safetensors")
+    state = KEYMAP.state_to_diffusers(weights)
+    for part in (1, 2):
+        own = {name: state[name] for name in sorted(state)[part - 1 :: 2]}
+        save_file(own, tmp_path / f"diffusion_pytorch_model-0000{part}-of-00002.safetensors")
+    teachers = [trainer("semantic", options).method.teacher for options in ({}, {"teacher": str(tmp_path)})]
+    (one, other) = (teacher.state_dict() for teacher in teachers)
+    assert all(one[name].equal(other[name]) for name in one)

@@ -1,0 +1,45 @@
+"""What the host left unread of a backbone's file: its loader says so in its log only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ...dcm_core.errors import shortened
+from ...dcm_core.families.keymap import KeyMap
+
+# Says that the others are there; what it says is in the network's class.
+_MARKER = "scaled_fp8"
+# For products in one byte: without them the host computes these in more.
+_OF_INPUTS = (".scale_input", ".input_scale")
+# A layer that the newer versions have read as quantised has this in the network's own state dict.
+_QUANTISED = ".comfy_quant"
+
+
+def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -> list[str]:
+    """What the network has not of the tensors that were given to it, or the other way round, as warnings.
+
+    Raises ValueError for scales: weights mean nothing without them.
+    """
+    unread = [name for name in given if not any(each in there for each in (name, *keymap.comfy_names(name)))]
+    scales, others = [], []
+    for name in unread:
+        layer, _, kind = name.rpartition(".")
+        if name == _MARKER or name.endswith(_OF_INPUTS) or f"{layer}{_QUANTISED}" in there:
+            continue
+        beside = kind != "bias" and f"{layer}.weight" in given
+        (scales if beside else others).append(name)
+    if scales:
+        raise ValueError(
+            f"its weights are quantised in a way that this ComfyUI does not know: it left {len(scales)} scales unread "
+            f"({shortened(scales, 3)}), without which they are noise. Update ComfyUI, or take the bf16 file."
+        )
+    warnings = []
+    if others:
+        warnings.append(
+            f"ComfyUI left {len(others)} tensors of the file unread: {shortened(others, 4)}. It may be of another "
+            "model than it seems, or for a newer ComfyUI."
+        )
+    known = [name for name in there if keymap.comfy_names(name)]
+    if absent := [name for name in known if not any(each in given for each in keymap.comfy_names(name))]:
+        warnings.append(f"the file lacks {len(absent)} tensors of its network: {shortened(absent, 4)}.")
+    return warnings
