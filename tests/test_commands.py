@@ -87,7 +87,7 @@ def test_the_trainer_from_another_folder(clone, tmp_path, flags):
 
 def test_the_trainer_from_the_clone(clone):
     command = (os.path.join("training", "distill.py"), "--help")
-    assert "--dry-run" in start(clone, clone, *command, packages={"dcm_core", "training"})
+    assert "--dry-run" in start(clone, clone, *command, packages={"training"})
 
 
 @pytest.mark.parametrize("flags", [[], ["-I"]], ids=["plain", "isolated"])

@@ -6,6 +6,9 @@ Nested state dicts are flattened to ``a/b/c`` tensor names; everything that is n
 from __future__ import annotations
 
 import json
+import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,46 @@ from torch import Tensor
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
-from .config import ConfigError
+from .values import ConfigError
 
-_VERSION = "2"  # of what a state holds and under which names; files without one are of version 1
+logger = logging.getLogger(__name__)
+_VERSION = "3"  # of what a state holds and under which names; files without one are of version 1
 _SEPARATOR = "/"
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a nested dict of tensors and plain values to ``path``.
+class Checkpoints:
+    """The newest checkpoint of a folder and the one before it, which steps in where the newest cannot be read."""
+
+    def __init__(self, folder: Path):
+        self.newest, self.former = folder / "checkpoint.safetensors", folder / "checkpoint.former.safetensors"
+
+    def exist(self) -> bool:
+        return self.newest.exists() or self.former.exists()
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the newest; what was the newest is the former then. Raises as ``save_state``."""
+        save_state(self.newest, state, self.former)
+
+    def load(self) -> dict[str, Any]:
+        """The newest state that can be read; a damaged newest is put aside. Raises as ``load_state``."""
+        try:
+            return load_state(self.newest)
+        except OSError as error:
+            if not self.former.exists():
+                raise OSError(f"{error}. There is none before it: train the stage anew with --restart.") from None
+            state = load_state(self.former)
+            logger.warning("%s. Going on from the one before it, %s.", error, self.former)
+            if self.newest.exists():
+                self.newest.replace(self.newest.with_name("checkpoint.damaged.safetensors"))
+            return state
+
+    def remove(self) -> None:
+        for path in (self.newest, self.former):
+            path.unlink(missing_ok=True)
+
+
+def save_state(path: Path, state: dict[str, Any], former: Path | None = None) -> None:
+    """Write a nested dict of tensors and plain values to ``path``; what was there goes on as ``former``, if given.
 
     The file is replaced only once the new one is complete on disk: a kill or a full disk leaves the old one.
     Raises OSError with the path and the remedy where the disk refuses.
@@ -31,6 +66,8 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     skeleton = json.dumps(_take_tensors(state, "", tensors))
     with atomic_write(path) as file:
         write_tensors(file, tensors, {"state": skeleton, "version": _VERSION})
+        if former is not None and path.exists():
+            _keep(path, former)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -48,8 +85,19 @@ def load_state(path: Path) -> dict[str, Any]:
         raise OSError(f"Could not read the checkpoint {path}: {error}") from error
     raise ConfigError(
         f"The checkpoint {path} is of version {version}, this trainer reads version {_VERSION}. Finish the stage with "
-        "the trainer that began it, or delete the file or choose another output to start again."
+        "the trainer that began it, choose another output, or train the stage anew with --restart."
     )
+
+
+def _keep(path: Path, former: Path) -> None:
+    """A second name for the file, in one step; a copy where the file system has no second names."""
+    temporary = former.with_name(f".{former.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        shutil.copyfile(path, temporary)
+    temporary.replace(former)
 
 
 def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if not __package__:
     # Run as a file: the modules of this folder are found as training.*, and never by their bare names.
@@ -17,34 +18,57 @@ if not __package__:
     else:  # an isolated Python leaves the folder out
         sys.path.insert(0, str(here.parent))
 
-from training.config import Config, ConfigError, load_config  # noqa: E402
-from training.trainer import build_trainer  # noqa: E402
+from training.installed import cannot_import  # noqa: E402
+
+if TYPE_CHECKING:
+    from training.config import Config
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file, such as training/configs/shapes.yaml")
     parser.add_argument("--dry-run", action="store_true", help="build everything, train one iteration, write nothing")
+    parser.add_argument("--restart", action="store_true", help="with stage=NAME: forget its checkpoint and train anew")
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        from training.config import load_config
+        from training.values import ConfigError
+    except ImportError as error:
+        sys.exit(f"error: {cannot_import(error)}")
     try:
         config = load_config(options.config, options.overrides)
+        if options.restart and not config.stage:
+            raise ConfigError(f"--restart needs stage=NAME; there are {', '.join(config.stages)}.")
         for stage in [config.stage] if config.stage else list(config.stages):
-            run(config.of_stage(stage), options.dry_run)
+            run(config.of_stage(stage), options.dry_run, options.restart)
+        if not options.dry_run:
+            print(whats_next(config))
+    except ImportError as error:
+        sys.exit(f"error: {cannot_import(error)}")
     except (ConfigError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues from the last checkpoint")
 
 
-def run(config: Config, dry_run: bool) -> None:
+def run(config: Config, dry_run: bool, restart: bool = False) -> None:
     """Train one stage, or show in one iteration that it can be trained."""
+    from training.trainer import build_trainer
+
     trainer = build_trainer(config)
     if dry_run:
         print(trainer.describe())
         print(" ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items()))
     else:
-        trainer.run()
+        trainer.run(restart)
+
+
+def whats_next(config: Config) -> str:
+    """A line for whoever has a stage behind them."""
+    stages = list(config.stages)
+    later = stages[stages.index(config.stage) + 1 :] if config.stage else []
+    return f"Next: the same command with stage={later[0]}." if later else "All stages of this configuration are done."
 
 
 if __name__ == "__main__":

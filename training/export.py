@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,24 @@ from .config import Config
 State = dict[str, Tensor]
 
 
+class GuidanceCarried(Protocol):
+    """What a method's options say of guidance.
+
+    ``guidance``: the scale of classifier-free guidance that the expert carries. ``embedded_guidance``: the one that
+    its network was told, if it is told one.
+    """
+
+    guidance: float
+    embedded_guidance: float | None
+
+
+class LowRankCarried(GuidanceCarried, Protocol):
+    """The same, and the size of the adapters."""
+
+    rank: int
+    alpha: float
+
+
 def export_dtype(config: Config) -> torch.dtype:
     """The dtype of exported files."""
     return getattr(torch, config.export_dtype)
@@ -32,15 +51,12 @@ def export_backbone(path: Path, config: Config, state: State) -> None:
     save_backbone(path, state, export_dtype(config), metadata)
 
 
-def export_semantic(path: Path, config: Config, base: State, state: State, *, guidance: float) -> None:
-    """A semantic expert as full difference of ``state`` to ``base``, both under ComfyUI's names.
-
-    ``guidance``: the scale that the expert carries.
-    """
+def export_semantic(path: Path, config: Config, base: State, state: State, options: GuidanceCarried) -> None:
+    """A semantic expert as full difference of ``state`` to ``base``, both under ComfyUI's names."""
     layers, parameters = layers_of({name: tensor.float() - base[name].float() for name, tensor in state.items()})
     family = config.backbone.family
     metadata = replace(
-        _metadata(config, "semantic", guidance, backbone_fingerprint(family, base)),
+        _metadata(config, "semantic", options, backbone_fingerprint(family, base)),
         fingerprint=backbone_fingerprint(family, state),
     )
     _save(path, config, Expert(metadata, layers, parameters))
@@ -50,19 +66,16 @@ def export_detail(
     path: Path,
     config: Config,
     layers: Mapping[str, Layer],
-    *,
-    guidance: float,
-    rank: int,
-    alpha: float,
+    options: LowRankCarried,
     base_fingerprint: str,
 ) -> None:
     """A detail expert as low-rank pairs and differences of replaced layers, by ComfyUI module name.
 
-    ``guidance``: the scale that the expert carries. ``base_fingerprint``: of the semantic expert, over which the
+    ``base_fingerprint``: of the semantic expert, over which the
     layers lie.
     """
-    metadata = _metadata(config, "detail", guidance, base_fingerprint)
-    _save(path, config, Expert(replace(metadata, rank=rank, alpha=alpha), dict(layers)))
+    metadata = _metadata(config, "detail", options, base_fingerprint)
+    _save(path, config, Expert(replace(metadata, rank=options.rank, alpha=options.alpha), dict(layers)))
 
 
 def backbone_fingerprint(family: str, state: State) -> str:
@@ -77,7 +90,7 @@ def trained_with(config: Config) -> str:
     return f"DCM for ComfyUI: stage {config.stage}, {how}, seed {config.seed}"
 
 
-def _metadata(config: Config, expert: str, guidance: float, base_fingerprint: str) -> ExpertMetadata:
+def _metadata(config: Config, expert: str, options: GuidanceCarried, base_fingerprint: str) -> ExpertMetadata:
     backbone = config.backbone
     name = backbone.title or backbone.family
     return ExpertMetadata(
@@ -85,7 +98,8 @@ def _metadata(config: Config, expert: str, guidance: float, base_fingerprint: st
         family=backbone.family,
         backbone=name,
         schedule=config.expert_schedule(),
-        guidance=guidance,
+        guidance=options.guidance,
+        embedded_guidance=options.embedded_guidance,
         base_fingerprint=base_fingerprint,
         trained_with=trained_with(config),
         title=f"DCM {expert} expert for {name}",

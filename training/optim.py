@@ -9,28 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import ConfigError, OptimizerConfig
+from .config import OptimizerConfig
+from .values import ConfigError
 
 
 class Learner:
-    """The trained parameters of one network with their optimizers: the student, or a discriminator."""
+    """The trained parameters of one network with their optimizers: the student, or a discriminator.
 
-    def __init__(self, network: nn.Module, config: OptimizerConfig):
-        self.config = config
+    ``settings``: where a configuration has the optimizer's settings.
+    """
+
+    def __init__(self, network: nn.Module, config: OptimizerConfig, settings: str = "optimizer"):
+        self.config, self.settings = config, settings
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(self.parameters, config)
 
     def minimise(self, loss: Tensor, iteration: int, iterations: int) -> float:
         """One optimizer step. Returns the gradient norm before clipping.
 
-        Raises FloatingPointError, with the weights as they were, where the gradient is not finite.
+        Raises FloatingPointError, with this learner's weights as they were, where the gradient is not finite.
         """
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip))
         if not math.isfinite(norm):
             raise FloatingPointError(
-                f"The gradient at iteration {iteration} is not finite (loss {float(loss.detach())}). The weights and "
-                "the last checkpoint are sound; lower optimizer.lr or optimizer.grad_clip and run the command again."
+                f"The gradient at iteration {iteration} is not finite (loss {float(loss.detach())}). Lower "
+                f"{self.settings}.lr or {self.settings}.grad_clip and train the stage anew with --restart."
             )
         rate = learning_rate(self.config, iteration, iterations)
         for optimizer in self.optimizers:

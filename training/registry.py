@@ -10,9 +10,10 @@ from pkgutil import iter_modules
 from typing import Any
 
 from .backbones.base import Backbone
-from .config import BackboneConfig, DataConfig, build, unknown
+from .config import BackboneConfig, DataConfig
 from .data.base import Data
 from .methods.base import Method, Setup
+from .values import ConfigError, build, unknown
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -42,5 +43,7 @@ def _brought(folder: str, constant: str, key: str, name: str) -> Any:
 
     brought = brings(name) if name in files else None
     if brought is None:
-        raise unknown(key, name, [file for file in files if brings(file) is not None])
+        known = unknown(key, name, [file for file in files if brings(file) is not None])
+        more = getattr(package, "TO_COME", "")
+        raise ConfigError(f"{known} {more}".rstrip())
     return brought

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,10 +15,19 @@ from .callbacks.export import Export
 from .callbacks.log import Log
 from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
-from .checkpoint import load_state, save_state
-from .config import Config, ConfigError, to_yaml, unknown
+from .callbacks.verdict import Verdict
+from .checkpoint import Checkpoints
+from .config import Config, to_yaml
 from .methods.base import Method, Setup
+from .record import check_unchanged
 from .registry import build_backbone, build_data, build_method
+from .values import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+_DEVICES = ("auto", "cpu", "cuda")
 
 
 class Trainer:
@@ -28,7 +39,7 @@ class Trainer:
     def __init__(self, config: Config, method: Method, callbacks: list[Callback]):
         self.config, self.stage, self.method, self.callbacks = config, config.selected(), method, callbacks
         self.folder = Path(config.output) / config.stage
-        self.checkpoint = self.folder / "checkpoint.safetensors"
+        self.checkpoints = Checkpoints(self.folder)
         self.iteration = 0
 
     def describe(self) -> str:
@@ -40,14 +51,20 @@ class Trainer:
             f"into {self.folder}"
         )
 
-    def run(self) -> None:
-        """Train to the configured number of iterations. Raises OSError, before training, for an unwritable output."""
+    def run(self, restart: bool = False) -> None:
+        """Train to the configured number of iterations, or anew from the first.
+
+        Raises OSError, before training, for an unwritable output, and ConfigError for a checkpoint of weights that
+        were trained with other settings.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if restart:
+            self.checkpoints.remove()
+        if self.checkpoints.exist():
+            self.load()
         with atomic_write(self.folder / "config.yaml") as file:
             file.write(to_yaml(self.config).encode())
-        if self.checkpoint.exists():
-            self.load()
-        print(self.describe() + (f", continued from iteration {self.iteration}" if self.iteration else ""))
+        print(self.describe() + self._begun())
         for callback in self.callbacks:
             callback.start(self)
         while self.iteration < self.stage.iterations:
@@ -60,55 +77,95 @@ class Trainer:
         for callback in self.callbacks:
             callback.finish(self)
 
+    def _begun(self) -> str:
+        if self.iteration == self.stage.iterations:
+            return (
+                f"\nFinished already, nothing is trained: more iterations go on from here, --restart "
+                f"stage={self.config.stage} begins anew."
+            )
+        return f", continued from iteration {self.iteration}" if self.iteration else ""
+
     def report(self, iteration: int, values: dict[str, float]) -> None:
         """Hand values to every callback that keeps them."""
         for callback in self.callbacks:
             callback.report(self, iteration, values)
 
+    def show(self, iteration: int, name: str, picture: Image) -> None:
+        """Hand a picture to every callback that keeps them."""
+        for callback in self.callbacks:
+            callback.show(self, iteration, name, picture)
+
     def save(self) -> None:
         """Write the checkpoint; the former one survives until the new one is complete."""
         state = {
             "iteration": self.iteration,
+            "iterations": self.stage.iterations,
+            "trained_with": self.method.trained_with(),
             "method": self.method.state(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks},
         }
-        save_state(self.checkpoint, state)
+        self.checkpoints.save(state)
 
     def load(self) -> None:
         """Continue from the checkpoint.
 
         Raises ConfigError where it belongs to another configuration or version, OSError where it cannot be read.
         """
-        state = load_state(self.checkpoint)
+        state, path = self.checkpoints.load(), self.checkpoints.newest
+        stage, done = self.config.stage, state["iteration"]
+        check_unchanged(state["trained_with"], self.method.trained_with(), path, stage)
+        if done > self.stage.iterations:
+            raise ConfigError(
+                f"stages.{stage}.iterations is {self.stage.iterations}, and the weights in {path} have {done} behind "
+                f"them: ask for as many or more, choose another output, or train anew with --restart stage={stage}."
+            )
         try:
             self.method.load(state["method"])
             for callback in self.callbacks:
                 callback.load(state["callbacks"].get(type(callback).__name__, {}))
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"{self.checkpoint} was written with another configuration ({error}). "
-                "Use the configuration saved beside it, another output, or delete it to start again."
+                f"{path} does not fit this stage's networks ({error}). "
+                f"Choose another output, or train the stage anew with --restart stage={stage}."
             ) from None
-        self.iteration = state["iteration"]
+        if state["iterations"] != self.stage.iterations and self.stage.optimizer.schedule == "cosine":
+            logger.warning(
+                "The learning rate's cosine spanned %d iterations so far, from here on it is that over %d.",
+                state["iterations"], self.stage.iterations,
+            )  # fmt: skip
+        self.iteration = done
 
 
 def build_trainer(config: Config) -> Trainer:
     """Everything that the selected stage of a configuration needs. Raises ConfigError."""
-    device, data = _device(config.device), build_data(config.stage_data(), config.seed)
+    device, data = usable_device(config.device), build_data(config.stage_data(), config.seed)
     try:
         data.text(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
-    method = build_method(Setup(config, build_backbone(config.backbone), data, device))
+    backbone, points = build_backbone(config.backbone), config.expert_schedule().grid.points
+    if (steps := config.validation.steps) > points:
+        raise ConfigError(f"validation.steps={steps} must be at most the {points} points of the grid.")
+    method = build_method(Setup(config, backbone, data, device))
     if config.compile is not None:
         method.compile(config.compile)
-    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export()])
+    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])
 
 
-def _device(name: str) -> torch.device:
+def usable_device(name: str) -> torch.device:
+    """The device of that name. Raises ConfigError for one that is not here or that the trainer does not know."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if there else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
-        raise unknown("device", name, ("auto", "cpu", "cuda")) from None
+        raise unknown("device", name, _DEVICES) from None
+    if device.type not in _DEVICES:
+        raise unknown("device", name, _DEVICES)
+    if device.type == "cuda" and (device.index or 0) >= there:
+        raise ConfigError(
+            f"device={name!r}: PyTorch {torch.__version__} finds {there or 'no'} CUDA GPU{'s' * (there > 1)} here. "
+            "Use device=cpu, or install a driver and a CUDA build of PyTorch."
+        )
+    return device

@@ -43,6 +43,12 @@ def tiny_config(folder, stage: str, options: dict | None = None, **settings) -> 
     )
 
 
+@pytest.fixture
+def tiny():
+    """Makes such a configuration: ``tiny(folder, stage, options, **settings)``."""
+    return tiny_config
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A folder with a teacher and a semantic expert, one iteration old each."""

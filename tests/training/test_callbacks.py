@@ -1,10 +1,15 @@
 import json
+from dataclasses import replace
 
 import imageio_ffmpeg
 import pytest
 import torch
 from PIL import Image
 
+from dcm_core.shapes import autoencoder
+from dcm_core.shapes.captions import parse_caption
+from dcm_core.shapes.render import render_clips
+from training.callbacks.log import shortened
 from training.config import ConfigError
 
 PROMPTS = ["a red striped circle moving left fast", "a blue plain square moving up slowly"]
@@ -43,6 +48,7 @@ def test_collapse_is_an_alarm(trainer, caplog):
     caplog.clear()
     fine = trainer("teacher", validation=VALIDATION, folder=run.folder.parent / "fine")
     fine.method.sample = lambda noise, text, steps: fine.method.data.batch(5).latents[: len(noise)]
+    fine.method.data.verdict = lambda sample: ""  # there are fewer clips in a batch than it asks for
     fine.run()
     assert "collapsed" not in caplog.text
 
@@ -63,6 +69,8 @@ def test_reported_values_reach_the_log_and_tensorboard(trainer):
     events.Reload()
     assert [event.step for event in events.Scalars("consistency")] == [2, 4]
     assert events.Scalars("consistency")[0].value == pytest.approx(lines[0]["consistency"])
+    strips = events.Images("validation/strips")
+    assert [strip.step for strip in strips] == [2, 4] and strips[0].width > 6 * 96
 
 
 def test_without_tensorboard_the_run_goes_on(trainer, monkeypatch):
@@ -80,3 +88,62 @@ def test_averaged_weights_are_exported_and_the_training_goes_on_with_its_own(tra
     for name, p in exported.named_parameters():
         torch.testing.assert_close(p, average[name])
     assert any(not torch.equal(p, average[name]) for name, p in run.method.trainable.items())
+
+
+def test_a_resumed_run_keeps_the_curve_at_its_checkpoint(trainer):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    trainer("teacher", iterations=2, log_every=1).run()
+    run = trainer("teacher", iterations=3, log_every=1)
+    run.run()
+    events = event_accumulator.EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("flow")] == [1, 2, 3]
+
+
+def test_losses_fit_80_columns(trainer, capsys):
+    run = trainer("detail", iterations=3, log_every=1)
+    run.run()
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
+    assert max(map(len, lines)) <= 80
+    last = lines[-1]
+    assert [name for name in ("cons ", "adve ", "matc ", "disc ") if name not in last] == []
+    worst = dict.fromkeys(("consistency", "adversarial", "matching", "discriminator", "grad_norm"), 1.23e-5)
+    assert len(f"detail 4500/4500 01:30:00, {shortened(worst)} ") <= 80
+
+
+def test_validation_figures_are_explained_once_and_told_each_time(trainer, capsys):
+    trainer("semantic", validation={**VALIDATION, "every": 1}).run()
+    output = capsys.readouterr().out
+    assert output.count("Validation: contrast is how much") == 1
+    assert "iteration 1: contrast" in output and "iteration 2: contrast" in output
+
+
+def test_a_run_on_shapes_ends_with_what_its_clips_show(trainer, capsys):
+    run = trainer("teacher", iterations=1)
+    asked = []
+
+    def sample(noise, text, steps):
+        clips = [parse_caption(each) for each in asked]
+        clips[0] = replace(clips[0], colour="red" if clips[0].colour != "red" else "blue")
+        return autoencoder.encode(render_clips(clips, torch.Generator().manual_seed(0)))
+
+    text = run.method.data.text
+    run.method.sample = sample
+    run.method.data.text = lambda captions: asked.extend(captions) or text(captions)
+    run.run()
+    assert (
+        "Of 8 clips, so many show what was asked for: colour 7, texture 8, shape 8, direction 8, speed 8."
+        in capsys.readouterr().out
+    )
+
+
+def test_clips_that_cannot_be_sampled_do_not_lose_the_file(trainer, capsys):
+    run = trainer("teacher", iterations=1)
+
+    def diverged(noise, text, steps):
+        raise FloatingPointError("step 1 of 2: NaN")
+
+    run.method.sample = diverged
+    run.run()
+    assert (run.folder / "teacher.safetensors").is_file()
+    assert "No clip could be sampled: step 1 of 2: NaN" in capsys.readouterr().out

@@ -41,6 +41,21 @@ def test_overrides_reach_every_depth_and_keep_their_type(file):
         ("seed", "is no override; write it as key.subkey=value"),
         ("seed.low=1", "'seed'|seed must be"),
         ("data=3", "data must be a mapping"),
+        ("seed=[1", "'seed=.1' has a value that is not valid YAML"),
+        ("stages.teacher.iterations=-3", "stages.teacher.iterations=-3 must be at least 1"),
+        ("stages.teacher.iterations=0", "stages.teacher.iterations=0 must be at least 1"),
+        ("checkpoint_every=0", "checkpoint_every=0 must be at least 1"),
+        ("log_every=0", "log_every=0 must be at least 1"),
+        ("stages.teacher.optimizer.lr=-1", "stages.teacher.optimizer.lr=-1.0 must be above 0"),
+        ("stages.teacher.optimizer.lr=.nan", "stages.teacher.optimizer.lr=nan must be above 0"),
+        ("stages.teacher.optimizer.betas=[0.9, 1]", "betas=1.0 must be at least 0 and below 1"),
+        ("stages.teacher.optimizer.betas=[0.9]", "betas must be a list of 2"),
+        ("stages.teacher.optimizer.warmup=-1", "warmup=-1 must be at least 0"),
+        ("stages.teacher.ema_decay=5", "stages.teacher.ema_decay=5.0 must be at least 0 and below 1"),
+        ("data.text_dropout=2", "data.text_dropout=2.0 must be at least 0 and at most 1"),
+        ("validation.every=-1", "validation.every=-1 must be at least 0"),
+        ("validation.steps=0", "validation.steps=0 must be at least 1"),
+        ("seed=-1", "seed=-1 must be at least 0"),
     ],
 )
 def test_wrong_keys_and_values_are_named(file, override, message):
@@ -68,6 +83,14 @@ def test_wrong_keys_and_values_are_named(file, override, message):
         ("backbone.family=want", "family 'want'"),
         ("data.name=shape", "data.name='shape' is unknown; use shapes."),
         ("data.batch_size=0", "must be at least 1"),
+        ("validation.steps=51", "validation.steps=51 must be at most the 50 points of the grid"),
+        ("data.name=videos", "data.name='videos' is unknown; use shapes. Real videos are to come."),
+        (
+            "backbone.name=hunyuan_video",
+            "backbone.name='hunyuan_video' is unknown; use shapes or wan. Adapters of more backbones are to come.",
+        ),
+        ("backbone.family=hunyuan_video", "HunyuanVideo.* has another network than backbone.name=wan"),
+        ("stages.teacher.options.shift=0", "stages.teacher.options.shift=0.0 must be above 0"),
         ("data.options.only={colour: [purple]}", "leaves a data set of zero clips"),
         ("data.options.only={color: [red]}", "data.options.only='color' is unknown; use colour"),
         ("export_dtype=fp16", "export_dtype='fp16' is unknown; use float32, float16 or bfloat16"),
@@ -110,6 +133,14 @@ def test_shipped_configurations_are_valid_and_survive_a_round_trip(path):
     assert {"semantic", "detail"} <= set(config.stages)
 
 
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_find_their_weights_from_any_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(path)
+    if config.backbone.weights:
+        assert config.find(config.backbone.weights, "teacher", "").is_file()
+
+
 def test_the_resolved_configuration_lies_beside_the_weights(trainer, tmp_path):
     run = trainer("teacher")
     run.run()
@@ -126,6 +157,10 @@ def failure(*arguments) -> str:
 def test_command_line_errors_are_one_line(file):
     assert failure("--config", str(file), "sed=1") == "error: Unknown key 'sed'. Did you mean 'seed'?"
     assert "There is no configuration file" in failure("--config", "nowhere.yaml")
+    assert f"{file.parent} is a folder; name the YAML file in it" in failure("--config", str(file.parent))
+    (file.parent / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "is not valid YAML" in failure("--config", str(file.parent / "bytes.yaml"))
+    assert failure("--config", str(file), "--restart") == "error: --restart needs stage=NAME; there are teacher."
 
 
 def test_an_unwritable_output_is_noticed_before_training(tmp_path, file, monkeypatch):
@@ -141,6 +176,63 @@ def test_dry_run_trains_one_iteration_and_writes_nothing(file, tmp_path, capsys)
     output = capsys.readouterr().out
     assert "stage teacher: teacher" in output and "flow" in output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_flags_and_settings_come_in_any_order(file, capsys):
+    main(["stage=teacher", "--dry-run", "seed=1", "--config", str(file), "backbone.family=shapes", *TINY])
+    assert "stage teacher: teacher" in capsys.readouterr().out
+
+
+def test_a_run_ends_with_what_to_do_next(tiny, trained, tmp_path, capsys):
+    stages = {name: {"method": name, "iterations": 1} for name in ("semantic", "detail")}
+    stages["detail"]["options"] = {"rank": 2, "discriminator": {"width": 8}}
+    config = tmp_path / "config.yaml"
+    settings = yaml.safe_load(to_yaml(tiny(tmp_path / "run", "semantic"))) | {"stages": stages, "stage": ""}
+    settings["backbone"]["weights"] = str(trained / "teacher" / "teacher.safetensors")
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
+    main(["--config", str(config), "stage=semantic"])
+    output = capsys.readouterr().out
+    file = tmp_path / "run" / "semantic" / "semantic.safetensors"
+    assert f"Wrote {file}: 1 iterations. Put it into ComfyUI/models/dcm and open it with DCM Load Expert." in output
+    assert output.endswith("Next: the same command with stage=detail.\n")
+    main(["--config", str(config)])
+    output = capsys.readouterr().out
+    assert "Finished already" in output and output.endswith("All stages of this configuration are done.\n")
+
+
+def test_relative_weights_are_looked_for_beside_the_configuration_then_in_the_working_folder(
+    tiny, trained, tmp_path, monkeypatch
+):
+    beside, working = tmp_path / "beside", tmp_path / "working"
+    for folder in (beside, working):
+        folder.mkdir()
+    monkeypatch.chdir(working)
+    config = beside / "config.yaml"
+    config.write_text(to_yaml(tiny(tmp_path / "run", "semantic")).replace("folder: ''\n", ""))
+    overrides = ["backbone.weights=teacher.safetensors"]
+    with pytest.raises(ConfigError) as missing:
+        build_trainer(load_config(config, overrides))
+    assert f"no teacher at {beside}/teacher.safetensors or {working}/teacher.safetensors" in str(missing.value)
+    for folder in (working, beside):
+        (folder / "teacher.safetensors").write_bytes((trained / "teacher" / "teacher.safetensors").read_bytes())
+        assert (
+            load_config(config, overrides).find("teacher.safetensors", "", "").samefile(folder / "teacher.safetensors")
+        )
+    build_trainer(load_config(config, overrides)).run()
+    saved = load_config(tmp_path / "run" / "semantic" / "config.yaml")
+    assert build_trainer(saved).iteration == 0
+
+
+def test_a_diverging_discriminator_says_that_the_student_has_stepped(trainer):
+    method = trainer("detail").method
+    first = next(iter(method.learners["discriminator"].parameters.values()))
+    first.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(FloatingPointError) as stopped:
+        method.step(0)
+    message = str(stopped.value)
+    assert message.startswith("discriminator: The gradient at iteration 0 is not finite")
+    assert "stages.detail.options.discriminator.lr" in message
+    assert message.endswith("The last checkpoint is sound; the student took its step of this iteration before.")
 
 
 def test_a_diverging_run_stops_with_sound_weights(trainer):

@@ -113,7 +113,7 @@ def test_kill_9_in_mid_training_and_resume_is_bit_equal(tmp_path):
 def test_disk_full_while_saving_keeps_the_old_checkpoint(trainer, monkeypatch):
     run = trainer("teacher", iterations=2, checkpoint_every=1)
     run.run()
-    before = run.checkpoint.read_bytes()
+    before = run.checkpoints.newest.read_bytes()
     run.method.step(2)
 
     def full(file, tensors, metadata):
@@ -123,7 +123,7 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(trainer, monkeypatch):
     monkeypatch.setattr("training.checkpoint.write_tensors", full)
     with pytest.raises(OSError, match="disk is full.*former file is unchanged"):
         run.save()
-    assert run.checkpoint.read_bytes() == before
+    assert run.checkpoints.newest.read_bytes() == before
     assert not list(run.folder.glob(".*tmp"))
 
 
@@ -145,8 +145,8 @@ def test_state_keeps_every_kind_of_value(tmp_path):
 def test_a_damaged_checkpoint_is_named(trainer):
     run = trainer("teacher")
     run.run()
-    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-100])
-    with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors"):
+    run.checkpoints.newest.write_bytes(run.checkpoints.newest.read_bytes()[:-100])
+    with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors.*none before it"):
         trainer("teacher").run()
 
 
@@ -155,18 +155,67 @@ def test_a_checkpoint_of_another_version_is_refused(trainer):
     run = trainer("teacher")
     run.run()
     state = json.dumps({"__dict__": [["iteration", 1], ["method", {"__dict__": []}]]})
-    save_file({"unused": torch.zeros(1)}, run.checkpoint, {"state": state})
-    with pytest.raises(ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 2"):
+    save_file({"unused": torch.zeros(1)}, run.checkpoints.newest, {"state": state})
+    with pytest.raises(ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 3"):
         trainer("teacher").run()
 
 
 def test_a_checkpoint_without_the_average_that_is_asked_for_is_refused(trainer):
     trainer("teacher").run()
-    with pytest.raises(ConfigError, match="written with another configuration"):
+    with pytest.raises(ConfigError, match="stages.teacher.ema_decay was not set and is 0.9 now"):
         trainer("teacher", iterations=3, ema_decay=0.9).run()
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(trainer):
     trainer("detail").run()
-    with pytest.raises(ConfigError, match="written with another configuration"):
+    with pytest.raises(ConfigError, match="stages.detail.options.rank was 4 and is 3 now"):
         trainer("detail", {"rank": 3}).run()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_the_checkpoint_before_a_damaged_one_is_used_and_named(trainer, tmp_path, caplog, capsys, damage):
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    trainer("teacher", iterations=3, checkpoint_every=1, folder=whole).run()
+    first = trainer("teacher", iterations=2, checkpoint_every=1, folder=damaged)
+    first.run()
+    newest = first.checkpoints.newest
+    if damage == "cut":
+        newest.write_bytes(newest.read_bytes()[:-100])
+    else:
+        newest.unlink()
+    second = trainer("teacher", iterations=3, checkpoint_every=1, folder=damaged)
+    second.run()
+    assert "Could not read the checkpoint" in caplog.text and "checkpoint.former.safetensors" in caplog.text
+    assert "continued from iteration 1" in capsys.readouterr().out
+    assert_bit_equal(whole, damaged, "teacher")
+    assert load_state(second.checkpoints.former)["iteration"] == 2  # and never the damaged one
+    assert (newest.with_name("checkpoint.damaged.safetensors")).exists() == (damage == "cut")
+
+
+def test_where_files_have_no_second_name_the_former_checkpoint_is_a_copy(trainer, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    run = trainer("teacher", iterations=2, checkpoint_every=1)
+    run.run()
+    assert [load_state(path)["iteration"] for path in (run.checkpoints.former, run.checkpoints.newest)] == [1, 2]
+
+
+def test_a_resumed_run_logs_every_iteration_once(trainer):
+    settings = {"iterations": 4, "checkpoint_every": 2, "log_every": 1}
+    first = trainer("teacher", **settings)
+    step = first.method.step
+
+    def killed_in_the_fourth(iteration):
+        if iteration == 3:
+            raise KeyboardInterrupt
+        return step(iteration)
+
+    first.method.step = killed_in_the_fourth
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    log = first.folder / "log.jsonl"
+    log.write_text(log.read_text() + '{"iteration": 4, "fl')  # cut off by a kill
+    trainer("teacher", **settings).run()
+    assert [json.loads(line)["iteration"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]

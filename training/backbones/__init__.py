@@ -2,3 +2,5 @@
 
 Adding one is adding a file here that names its class ``BACKBONE``.
 """
+
+TO_COME = "Adapters of more backbones are to come."

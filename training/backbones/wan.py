@@ -12,9 +12,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from dcm_core.expert.layers import Expert, Layer
+from dcm_core.families import wan
 from dcm_core.families.presets import find_family
 
 from ..config import BackboneConfig
+from ..values import ConfigError
 from . import exchange
 from .adapter import adapter_layers, add_adapter
 from .features import Features, recorded
@@ -42,6 +44,9 @@ class WanBackbone:
 
     def __init__(self, config: BackboneConfig):
         self.config, self.family, self.keymap = config, config.family, find_family(config.family).keymap
+        if self.keymap is not wan.KEYMAP:
+            title = find_family(config.family).title
+            raise ConfigError(f"backbone.family: {title} has another network than backbone.name={config.name}.")
 
     def build(self, seed: int) -> nn.Module:
         """A network with random weights that depend on the seed alone."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import Config, StageConfig
 from ..methods.base import Method
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Run(Protocol):
@@ -25,6 +28,10 @@ class Run(Protocol):
         """Hand values to every callback that keeps them."""
         ...
 
+    def show(self, iteration: int, name: str, picture: Image) -> None:
+        """Hand a picture to every callback that keeps them."""
+        ...
+
 
 class Callback:
     """Override what you need. State that must survive a resume is what ``state`` returns."""
@@ -37,6 +44,9 @@ class Callback:
 
     def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
         """Values to be kept, after so many iterations: means of the losses, results of a validation."""
+
+    def show(self, run: Run, iteration: int, name: str, picture: Image) -> None:
+        """A picture to be looked at, after so many iterations."""
 
     def finish(self, run: Run) -> None:
         """After the last iteration and its checkpoint."""

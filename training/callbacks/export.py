@@ -12,4 +12,4 @@ class Export(Callback):
         path = run.folder / f"{run.config.stage}.safetensors"
         with run.method.averaged():
             run.method.export(path)
-        print(f"Wrote {path}")
+        print(f"Wrote {path}: {run.iteration} iterations. {run.method.usage}".rstrip())

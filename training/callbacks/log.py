@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from dcm_core.files.atomic import atomic_write
 
 from .base import Callback, Run
 
@@ -19,11 +23,15 @@ class Log(Callback):
         self.count = 0
 
     def start(self, run: Run) -> None:
+        _forget(run.folder / "log.jsonl", run.iteration)
         self.bar = tqdm(
             total=run.stage.iterations,
             initial=run.iteration,
             desc=run.config.stage,
             mininterval=1,
+            ncols=80,
+            bar_format="{desc} {n_fmt}/{total_fmt} {remaining}{postfix} {bar}",
+            disable=run.iteration == run.stage.iterations,
         )
 
     def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
@@ -33,7 +41,7 @@ class Log(Callback):
         self.count += 1
         if (iteration + 1) % self.every == 0:
             means = {name: total / self.count for name, total in self.sums.items()}
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()})
+            self.bar.set_postfix_str(shortened(means))
             run.report(iteration + 1, means)
             self.sums, self.count = {}, 0
 
@@ -49,3 +57,26 @@ class Log(Callback):
 
     def load(self, state: dict[str, Any]) -> None:
         self.sums, self.count = state.get("sums", {}), state.get("count", 0)
+
+
+def shortened(losses: dict[str, float]) -> str:
+    """The losses for a line of 80 columns: the first letters of their names, two digits; log.jsonl has the rest."""
+    return " ".join(f"{name[:4]} {value:.2g}" for name, value in losses.items() if not name.startswith("grad_norm"))
+
+
+def _forget(path: Path, iteration: int) -> None:
+    """Drop what was logged after ``iteration``, and a line that was cut off: it will be written again."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _iteration(line) <= iteration]
+    if kept != lines:
+        with atomic_write(path) as file:
+            file.write("".join(kept).encode())
+
+
+def _iteration(line: str) -> float:
+    try:
+        return json.loads(line)["iteration"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -1,10 +1,14 @@
-"""The reported values as TensorBoard curves, where tensorboard is installed."""
+"""The reported values as TensorBoard curves, and the validation's strips, where tensorboard is installed."""
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from .base import Callback, Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -20,12 +24,18 @@ class TensorBoard(Callback):
             logger.info("tensorboard is not installed: no curves, the values stand in log.jsonl.")
             return
         # what an interrupted run wrote beyond its last checkpoint will be written again
-        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.iteration)
+        self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.iteration + 1)
 
     def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             if self.writer is not None:
                 self.writer.add_scalar(name, value, iteration)
+
+    def show(self, run: Run, iteration: int, name: str, picture: Image) -> None:
+        if self.writer is not None:
+            import numpy as np
+
+            self.writer.add_image(name, np.asarray(picture), iteration, dataformats="HWC")
 
     def finish(self, run: Run) -> None:
         if self.writer is not None:

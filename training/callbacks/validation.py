@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 
 import torch
+from tqdm import tqdm
 
 from .base import Callback, Run
 
 logger = logging.getLogger(__name__)
 _STRIP_FRAMES, _SHORT_SIDE = 6, 96
 _COLLAPSED = 0.1  # share of the data's contrast or motion below which a clip shows nothing
+_EXPLANATION = (
+    "Validation: contrast is how much the sampled clips vary over a frame, motion how much from one latent frame "
+    f"to the next, both relative to the data's: 1 is like the data, below {_COLLAPSED:g} nothing is left."
+)
 
 
 class Validation(Callback):
@@ -18,6 +23,10 @@ class Validation(Callback):
 
     They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept.
     """
+
+    def start(self, run: Run) -> None:
+        if run.config.validation.every and run.iteration < run.stage.iterations:
+            tqdm.write(_EXPLANATION)
 
     def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
         every = run.config.validation.every
@@ -36,10 +45,11 @@ class Validation(Callback):
         real = method.data.batch(0).latents.to(latents)
         contrast, motion = _spread(latents) / _spread(real), _motion(latents) / _motion(real)
         run.report(iteration, {"validation/contrast": contrast, "validation/motion": motion})
+        tqdm.write(f"iteration {iteration}: contrast {contrast:.2f}, motion {motion:.2f}")
         if min(contrast, motion) < _COLLAPSED:
             logger.warning(
                 "Iteration %d: the validation clips have %.0f%% of the data's contrast and %.0f%% of its motion: "
-                "training has collapsed. Go back to an earlier checkpoint with a lower learning rate.",
+                "training has collapsed. Train the stage anew with a lower learning rate (--restart).",
                 iteration, 100 * contrast, 100 * motion,
             )  # fmt: skip
         self._write(run, iteration, method.data.decode(latents))
@@ -57,7 +67,9 @@ class Validation(Callback):
         for number, clip in enumerate(clips):
             save_mp4(folder / f"{number:02d}.mp4", to_pixels(clip, scale), config.frames_per_second)
         rows = [(prompt, [strip(clip, frames, scale)]) for prompt, clip in zip(config.prompts, clips, strict=True)]
-        save_png(folder / "strips.png", sheet(f"{run.config.stage}, iteration {iteration}", [""], rows))
+        picture = sheet(f"{run.config.stage}, iteration {iteration}", [""], rows)
+        save_png(folder / "strips.png", picture)
+        run.show(iteration, "validation/strips", picture)
 
 
 def _spread(latents: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -25,4 +26,11 @@ class Data(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1."""
+        ...
+
+    def verdict(self, sample: Callable[[list[str]], Tensor]) -> str:
+        """What clips of a trained stage show, in whole lines; nothing where the data cannot tell.
+
+        ``sample``: latents [B, C, T, H, W] of these captions.
+        """
         ...

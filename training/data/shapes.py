@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from dcm_core.shapes import autoencoder
 from dcm_core.shapes.captions import ALL_ATTRIBUTES, ATTRIBUTES, Attributes, encode_text
 from dcm_core.shapes.network import LATENT_SHAPE
+from dcm_core.shapes.readout import read_clips
 from dcm_core.shapes.render import render_clips
 
 from ..config import ConfigError, DataConfig, build, unknown
@@ -17,6 +19,7 @@ from ..draws import random_generator
 from .batch import Batch
 
 _STREAM = 0x5A  # keeps these draws apart from the methods' noise of the same iteration
+_JUDGED = 8  # clips
 
 
 @dataclass(kw_only=True)
@@ -56,6 +59,18 @@ class ShapesData:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1."""
         return autoencoder.decode(latents)
+
+    def verdict(self, sample: Callable[[list[str]], Tensor]) -> str:
+        """How many of a few clips show what was asked for, attribute by attribute."""
+        order = torch.randperm(len(self.choices), generator=torch.Generator().manual_seed(0)).tolist()
+        asked = [self.choices[i] for i in order[:_JUDGED]]
+        readings = read_clips(self.decode(sample([each.caption() for each in asked])).cpu())
+        right = {
+            name: sum(getattr(r.attributes, name) == getattr(a, name) for r, a in zip(readings, asked, strict=True))
+            for name in ATTRIBUTES
+        }
+        counts = ", ".join(f"{name} {count}" for name, count in right.items())
+        return f"Of {len(asked)} clips, so many show what was asked for: {counts}.\n"
 
 
 def _choices(only: dict[str, list[str]]) -> list[Attributes]:

@@ -22,8 +22,11 @@ from ..data.base import Data
 from ..data.batch import Batch
 from ..draws import random_generator
 from ..optim import Learner
+from ..record import Record, record
 
 LossMap = dict[str, Tensor]
+AS_BACKBONE = "Put it into ComfyUI/models/diffusion_models and open it with DCM Load Backbone."
+AS_EXPERT = "Put it into ComfyUI/models/dcm and open it with DCM Load Expert."
 _STREAM = 0xA5  # keeps a method's noise apart from the data's draws of the same iteration
 
 
@@ -51,13 +54,15 @@ class Method(ABC):
     """
 
     Options: ClassVar[type]  # the dataclass of the method's own options
+    usage: ClassVar[str] = ""  # where the exported file goes, in a sentence
 
     def __init__(self, setup: Setup, options: Any, student: nn.Module):
         """``student``: the network to train, with requires_grad set on what is trained."""
         self.config, self.stage, self.options = setup.config, setup.stage, options
+        self.settings = f"stages.{self.config.stage}"
         self.backbone, self.data, self.device = setup.backbone, setup.data, setup.device
         self.student = student.to(self.device)
-        self.learners = {"student": Learner(self.student, self.stage.optimizer)}
+        self.learners = {"student": Learner(self.student, self.stage.optimizer, f"{self.settings}.optimizer")}
         self.averages: dict[str, MovingAverage] = {}
         if self.stage.ema_decay is not None:
             self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
@@ -66,6 +71,10 @@ class Method(ABC):
     @abstractmethod
     def build(cls, setup: Setup, options: Any) -> Method:
         """The method with its networks. Raises ConfigError where they cannot be built."""
+
+    def trained_with(self) -> Record:
+        """Every setting that the weights depend on, by its full name."""
+        return record(self.config, self.options, {}, {})
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -88,9 +97,16 @@ class Method(ABC):
         generator = random_generator(self.config.seed ^ _STREAM << 16, iteration, self.device)
         batch = self.data.batch(iteration).to(self.device)
         metrics: dict[str, float] = {}
+        stepped: list[str] = []
         for name, losses in self.turns(batch, generator, iteration):
             loss = reduce(torch.add, losses.values())
-            norm = self.learners[name].minimise(loss, iteration, self.stage.iterations)
+            try:
+                norm = self.learners[name].minimise(loss, iteration, self.stage.iterations)
+            except FloatingPointError as error:
+                took = [f"the {done} took its step of this iteration before" for done in stepped]
+                kept = "The last checkpoint is sound" + "".join(f"; {each}" for each in took)
+                raise FloatingPointError(f"{name}: {error} {kept}.") from None
+            stepped.append(name)
             metrics |= {each: float(value.detach()) for each, value in losses.items()}
             metrics["grad_norm" if name == "student" else f"grad_norm_{name}"] = norm
         for average in self.averages.values():

@@ -11,35 +11,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from dcm_core.errors import ExpertFileError
 from dcm_core.expert.file import load_expert
+from dcm_core.expert.layers import Expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
 from dcm_core.sampling import VelocityModel, euler, with_experts
 
 from ..average import copied, exchanged
 from ..backbones.features import Features
-from ..config import ConfigError, OptimizerConfig
+from ..config import OptimizerConfig
 from ..data.batch import Batch
 from ..discriminator import Discriminator
 from ..draws import draw_indices, drawn_like
 from ..export import export_detail
 from ..noise import noised, renoised
 from ..optim import Learner
-from .base import LossMap, Setup
-from .distillation import Distillation, DistillationOptions, load_teacher
+from ..record import weights_digest
+from ..values import ConfigError, Count, Decay, Positive, Weight, Whole
+from .base import AS_EXPERT, LossMap, Setup
+from .distillation import Distillation, DistillationOptions, boundary, check_guidance, load_teacher
 
 
 @dataclass(kw_only=True)
 class DiscriminatorOptions(OptimizerConfig):
     """The discriminator's optimizer, and its width (channels of the hidden 1x1 convolutions)."""
 
-    lr: float = 1e-5
-    betas: tuple[float, float] = (0.0, 0.999)
-    width: int = 1024
+    lr: Positive = 1e-5
+    betas: tuple[Decay, Decay] = (0.0, 0.999)
+    width: Count = 1024
 
 
 @dataclass(kw_only=True)
@@ -54,14 +58,14 @@ class DetailOptions(DistillationOptions):
     ``feature_stride``: the teacher's features are taken after blocks 0, stride, 2 stride, ...
     """
 
-    rank: int = 128
-    alpha: float = 256.0
+    rank: Count = 128
+    alpha: Positive = 256.0
     semantic: str | None = None
-    adversarial: float = 0.5
-    matching: float = 1.0
-    adversarial_start: int = 0
+    adversarial: Weight = 0.5
+    matching: Weight = 1.0
+    adversarial_start: Whole = 0
     real: Literal["target", "data"] = "target"
-    feature_stride: int = 2
+    feature_stride: Count = 2
     discriminator: DiscriminatorOptions = field(default_factory=DiscriminatorOptions)
 
 
@@ -73,6 +77,7 @@ class Detail(Distillation):
 
     Options = DetailOptions
     options: DetailOptions
+    usage = AS_EXPERT
 
     def __init__(
         self,
@@ -82,26 +87,36 @@ class Detail(Distillation):
         teacher: nn.Module,
         discriminator: Discriminator,
         semantic_fingerprint: str,
+        semantic_weights: str,
     ):
+        """``semantic_weights``: digest of the network below the adapter."""
         super().__init__(setup, options, student, teacher)
+        self.sources["semantic"] = {"weights": semantic_weights}
         self.discriminator = discriminator.to(self.device)
-        self.learners["discriminator"] = Learner(self.discriminator, options.discriminator)
+        self.learners["discriminator"] = Learner(
+            self.discriminator, options.discriminator, f"{self.settings}.options.discriminator"
+        )
         self.semantic_fingerprint = semantic_fingerprint
         # With what is trained at its start, the student is the semantic expert, bit for bit.
         self.start = copied(self.trainable)
 
     @classmethod
     def build(cls, setup: Setup, options: DetailOptions) -> Detail:
+        check_guidance(setup, options)
         teacher = load_teacher(setup, options)
-        semantic = load_expert(_semantic_file(setup, options))
+        semantic = _load_semantic(setup, options)
         student = copy.deepcopy(teacher)
         setup.backbone.apply(student, semantic)
+        weights = weights_digest(student.state_dict())
         setup.backbone.add_adapter(student, options.rank, options.alpha, setup.config.seed)
         channels, layers = setup.backbone.feature_shape(teacher, options.feature_stride)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.config.seed)
             discriminator = Discriminator(channels, layers, options.discriminator.width)
-        return cls(setup, options, student, teacher, discriminator, semantic.metadata.fingerprint)
+        return cls(setup, options, student, teacher, discriminator, semantic.metadata.fingerprint, weights)
+
+    def boundary(self) -> dict[str, Any]:
+        return boundary(self.schedule)
 
     def spans(self) -> list[range]:
         return [self.schedule.training_range("detail")]
@@ -153,9 +168,7 @@ class Detail(Distillation):
             path,
             self.config,
             self.backbone.adapter_layers(self.student, self.start),
-            guidance=self.options.guidance,
-            rank=self.options.rank,
-            alpha=self.options.alpha,
+            options=self.options,
             base_fingerprint=self.semantic_fingerprint,
         )
 
@@ -163,13 +176,13 @@ class Detail(Distillation):
         return self.backbone.features(self.teacher, x, sigma, text, self.options.feature_stride)
 
 
-def _semantic_file(setup: Setup, options: DetailOptions) -> Path:
-    path = Path(options.semantic or Path(setup.config.output) / "semantic" / "semantic.safetensors")
-    if not path.is_file():
-        raise ConfigError(
-            f"There is no semantic expert at {path}. Run stage=semantic first, or name its file in options.semantic."
-        )
-    return path
+def _load_semantic(setup: Setup, options: DetailOptions) -> Expert:
+    path = options.semantic or str(Path(setup.config.output, "semantic", "semantic.safetensors").absolute())
+    remedy = "Run stage=semantic first, or name its file in options.semantic."
+    try:
+        return load_expert(setup.config.find(path, "semantic expert", remedy))
+    except ExpertFileError as error:
+        raise ConfigError(f"stages.{setup.config.stage}.options.semantic: {error}") from None
 
 
 @contextmanager

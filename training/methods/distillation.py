@@ -6,17 +6,21 @@ import copy
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
+from dcm_core.schedule.experts import ExpertSchedule
 
 from ..average import MovingAverage
-from ..config import ConfigError
 from ..data.batch import Batch
 from ..draws import draw_indices, drawn_like
 from ..noise import noised
+from ..record import Record, record, weights_digest
+from ..values import ConfigError, Decay, Positive, Weight
 from .base import Method, Setup
 from .consistency import Jumps, consistency
 
@@ -24,16 +28,18 @@ from .consistency import Jumps, consistency
 @dataclass(kw_only=True)
 class DistillationOptions:
     """``guidance``: scale of the teacher's guidance, ``v_uncond + guidance * (v_cond - v_uncond)``; 1 is none.
+    ``embedded_guidance``: the scale that the networks are told, for a family whose networks are told one.
     ``huber_c``: where the pseudo-Huber loss turns from a parabola into the absolute value.
     ``per_interval``: compare velocities, not latents, so that the losses do not fade with the length of a span.
     ``target_ema``: decay of an averaged target network; none means the student itself, without gradient.
     ``teacher``: file or folder of its weights; none means backbone.weights, or else this run's teacher stage.
     """
 
-    guidance: float = 6.0
-    huber_c: float = 0.001
+    guidance: Weight = 6.0
+    embedded_guidance: Weight | None = None
+    huber_c: Positive = 0.001
     per_interval: bool = False
-    target_ema: float | None = None
+    target_ema: Decay | None = None
     teacher: str | None = None
 
 
@@ -46,6 +52,7 @@ class Distillation(Method):
     def __init__(self, setup: Setup, options: DistillationOptions, student: nn.Module, teacher: nn.Module):
         super().__init__(setup, options, student)
         self.schedule = setup.config.expert_schedule()
+        self.sources = {"teacher": {"weights": weights_digest(teacher.state_dict())}}
         self.teacher = teacher.to(self.device).requires_grad_(False)
         self.target = self.student
         if options.target_ema is not None:
@@ -57,8 +64,18 @@ class Distillation(Method):
     @classmethod
     def build(cls, setup: Setup, options: DistillationOptions) -> Distillation:
         """The student starts as the teacher."""
+        check_guidance(setup, options)
         teacher = load_teacher(setup, options)
         return cls(setup, options, student=copy.deepcopy(teacher), teacher=teacher)
+
+    def trained_with(self) -> Record:
+        grid = self.schedule.grid
+        schedule = {"shift": grid.shift, "points": grid.points} | self.boundary()
+        return record(self.config, self.options, self.sources, schedule)
+
+    def boundary(self) -> dict[str, Any]:
+        """What of the boundary between the experts the training depends on: nothing for a single network."""
+        return {}
 
     def compile(self, backend: str) -> None:
         for network in {self.student, self.teacher, self.target}:
@@ -94,10 +111,21 @@ class Distillation(Method):
 def load_teacher(setup: Setup, options: DistillationOptions) -> nn.Module:
     """The teacher's network with its weights. Raises ConfigError where there are none."""
     named = options.teacher or setup.config.backbone.weights
-    path = Path(named) if named else Path(setup.config.output) / "teacher" / "teacher.safetensors"
-    if not path.exists():
-        raise ConfigError(
-            f"There is no teacher at {path}. Set backbone.weights to its file or folder, "
-            "or run the teacher stage of this configuration first."
-        )
-    return setup.backbone.load(path)
+    path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())
+    remedy = "Set backbone.weights to its file or folder, or run the teacher stage of this configuration first."
+    return setup.backbone.load(setup.config.find(path, "teacher", remedy))
+
+
+def check_guidance(setup: Setup, options: DistillationOptions) -> None:
+    """Raises ConfigError for an embedded guidance where networks are told none, and for none where they are."""
+    family = find_family(setup.config.backbone.family)
+    name = f"stages.{setup.config.stage}.options.embedded_guidance"
+    if family.embedded_guidance and options.embedded_guidance is None:
+        raise ConfigError(f"{name} is missing: say which guidance {family.title} networks are told, for example 6.")
+    if options.embedded_guidance is not None and not family.embedded_guidance:
+        raise ConfigError(f"{name}={options.embedded_guidance:g}: {family.title} networks are told none; leave it out.")
+
+
+def boundary(schedule: ExpertSchedule) -> dict[str, Any]:
+    """The boundary between two experts, as the settings of a schedule have it."""
+    return {"kappa_index": schedule.kappa_index, "rule": schedule.switch.rule}

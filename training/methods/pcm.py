@@ -12,10 +12,10 @@ from torch import Tensor
 from dcm_core.losses import pseudo_huber
 from dcm_core.sampling import euler
 
-from ..config import ConfigError
 from ..data.batch import Batch
 from ..export import export_backbone
-from .base import LossMap
+from ..values import ConfigError, Count
+from .base import AS_BACKBONE, LossMap
 from .distillation import Distillation, DistillationOptions
 
 
@@ -23,7 +23,7 @@ from .distillation import Distillation, DistillationOptions
 class PCMOptions(DistillationOptions):
     """``phases``: the grid is cut into this many spans of equal numbers of points."""
 
-    phases: int = 4
+    phases: Count = 4
 
 
 class PCM(Distillation):
@@ -31,6 +31,7 @@ class PCM(Distillation):
 
     Options = PCMOptions
     options: PCMOptions
+    usage = AS_BACKBONE
 
     def spans(self) -> list[range]:
         return phases(self.schedule.grid.points, self.options.phases)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,9 @@ from dcm_core.sampling import euler
 
 from ..data.batch import Batch
 from ..export import export_semantic
-from .base import LossMap, Setup
-from .distillation import Distillation, DistillationOptions
+from ..values import Count, Weight
+from .base import AS_EXPERT, LossMap, Setup
+from .distillation import Distillation, DistillationOptions, boundary
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +27,8 @@ logger = logging.getLogger(__name__)
 class SemanticOptions(DistillationOptions):
     """``tc_weight``, ``tc_lag``: weight of the temporal coherence loss, and its gap in latent frames."""
 
-    tc_weight: float = 1.0
-    tc_lag: int = 3
+    tc_weight: Weight = 1.0
+    tc_lag: Count = 3
 
 
 class Semantic(Distillation):
@@ -34,6 +36,7 @@ class Semantic(Distillation):
 
     Options = SemanticOptions
     options: SemanticOptions
+    usage = AS_EXPERT
 
     def __init__(self, setup: Setup, options: SemanticOptions, student: nn.Module, teacher: nn.Module):
         super().__init__(setup, options, student, teacher)
@@ -43,6 +46,9 @@ class Semantic(Distillation):
                 "The clips have %d latent frames, so the temporal coherence loss (tc_lag=%d) is always 0. "
                 "Use longer clips or a smaller tc_lag.", frames, options.tc_lag,
             )  # fmt: skip
+
+    def boundary(self) -> dict[str, Any]:
+        return boundary(self.schedule)
 
     def spans(self) -> list[range]:
         return [self.schedule.training_range("semantic")]
@@ -70,7 +76,7 @@ class Semantic(Distillation):
 
     def export(self, path: Path) -> None:
         before, after = (self.backbone.comfy_state(each) for each in (self.teacher, self.student))
-        export_semantic(path, self.config, before, after, guidance=self.options.guidance)
+        export_semantic(path, self.config, before, after, options=self.options)
 
 
 METHOD = Semantic

@@ -16,7 +16,8 @@ from ..data.batch import Batch
 from ..draws import drawn_like, stratified
 from ..export import export_backbone
 from ..noise import noised
-from .base import LossMap, Method, Setup
+from ..values import Positive, Weight
+from .base import AS_BACKBONE, LossMap, Method, Setup
 
 
 @dataclass(kw_only=True)
@@ -25,8 +26,8 @@ class TeacherOptions:
     ``guidance``: scale of classifier-free guidance in validation clips; training knows none.
     """
 
-    shift: float = 3.0
-    guidance: float = 3.0
+    shift: Positive = 3.0
+    guidance: Weight = 3.0
 
 
 class Teacher(Method):
@@ -34,6 +35,7 @@ class Teacher(Method):
 
     Options = TeacherOptions
     options: TeacherOptions
+    usage = AS_BACKBONE
 
     @classmethod
     def build(cls, setup: Setup, options: TeacherOptions) -> Teacher:

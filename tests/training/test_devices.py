@@ -1,0 +1,92 @@
+"""Everything a run on a GPU does, to the exported file, where tensors of two devices cannot meet."""
+
+import pytest
+import torch
+from harness.two_devices import CPU, GPU, two_devices
+
+from dcm_core.files.format import read_header
+from training.config import ConfigError
+from training.trainer import usable_device
+
+STAGES = ["teacher", "semantic", "detail", "lcm", "pcm"]
+PROMPTS = ["a red striped circle moving left fast", "a blue plain square moving up slowly"]
+EVERYTHING = {"device": "cuda", "ema_decay": 0.9, "validation": {"every": 1, "prompts": PROMPTS, "steps": 2}}
+
+
+@pytest.fixture
+def gpu(trained, monkeypatch):
+    with two_devices(monkeypatch) as mode:
+        yield mode
+
+
+def options(stage: str) -> dict:
+    return {} if stage == "teacher" else {"target_ema": 0.9} | ({"real": "data"} if stage == "detail" else {})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gpu_run_reaches_the_exported_file_also_after_a_resume(trainer, gpu, stage):
+    first = trainer(stage, options(stage), iterations=1, **EVERYTHING)
+    assert {p.device for p in first.method.student.parameters()} == {GPU}
+    first.run()
+    second = trainer(stage, options(stage), iterations=2, **EVERYTHING)
+    second.run()
+    assert second.iteration == 2 and read_header(second.folder / f"{stage}.safetensors").tensors
+    assert {value.device for value in second.method.averages["student"].values.values()} == {GPU}
+
+
+def test_what_is_kept_on_the_wrong_device_is_noticed_when_the_detail_stage_exports(trainer, gpu, monkeypatch):
+    monkeypatch.setattr("training.methods.detail.copied", lambda kept: {n: p.detach().cpu() for n, p in kept.items()})
+    with pytest.raises(RuntimeError, match="at least two devices"):
+        trainer("detail", iterations=1, device="cuda").run()
+
+
+def test_a_teacher_that_stayed_behind_is_noticed_when_the_semantic_stage_trains(trainer, gpu):
+    run = trainer("semantic", iterations=1, device="cuda")
+    run.method.teacher.to("cpu")
+    with pytest.raises(RuntimeError, match="at least two devices"):
+        run.run()
+
+
+def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu):
+    here, there = torch.ones(3), torch.ones(3).to("cuda")
+    assert (here.device, there.device, there[1:].device, (2 * there).device) == (CPU, GPU, GPU, GPU)
+    layer = torch.nn.Linear(3, 2).to("cuda")
+    generator = torch.Generator("cuda").manual_seed(1)
+    index = torch.tensor([0])
+    refused = [
+        lambda: here + there,
+        lambda: layer(here),
+        lambda: here.lerp_(there, 0.5),
+        lambda: here[index.to("cuda")],
+        lambda: torch.randn(3, generator=generator),
+    ]
+    for each in refused:
+        with pytest.raises(RuntimeError, match="device"):
+            each()
+    with pytest.raises(TypeError, match="numpy"):
+        there.numpy()
+    layer(there).sum().backward()
+    allowed = [
+        layer.weight.grad,
+        there + torch.tensor(2.0),
+        there[index],
+        torch.randn(3, generator=generator, device="cuda"),
+        there.new_full((2,), 1.0),
+        here.to(there),
+        torch.zeros(3).to("cuda").copy_(here),
+    ]
+    assert {each.device for each in allowed} == {GPU}
+    assert {each.device for each in (there.cpu(), here.copy_(there), torch.zeros(3))} == {CPU}
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_named_with_what_to_do(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device='{name}': PyTorch .* finds no CUDA GPU here. Use device=cpu"):
+        usable_device(name)
+
+
+@pytest.mark.parametrize("name", ["mps", "xpu", "meta", "gpu"])
+def test_a_device_that_the_trainer_does_not_know_is_refused(name):
+    with pytest.raises(ConfigError, match=f"device='{name}' is unknown; use auto, cpu or cuda"):
+        usable_device(name)

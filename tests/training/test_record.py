@@ -1,0 +1,115 @@
+"""Weights keep the settings they were trained with: a run that says otherwise never relabels them."""
+
+import shutil
+
+import pytest
+import torch
+
+from dcm_core.expert.file import inspect_expert
+from training.config import ConfigError
+from training.record import weights_digest
+
+KAPPA = {"schedule": {"shift": 3.0, "points": 50, "kappa_index": 30}}
+SHIFT = {"schedule": {"shift": 5.0, "points": 50, "kappa_index": 29}}
+
+
+@pytest.mark.parametrize(
+    "options, settings, named",
+    [
+        ({"guidance": 5.0}, {}, "stages.semantic.options.guidance was 6.0 and is 5.0 now"),
+        ({"huber_c": 0.1}, {}, "stages.semantic.options.huber_c was 0.001 and is 0.1 now"),
+        ({"target_ema": 0.9}, {}, "stages.semantic.options.target_ema was not set and is 0.9 now"),
+        ({}, {"seed": 3}, "seed was 0 and is 3 now"),
+        ({}, {"ema_decay": 0.9}, "stages.semantic.ema_decay was not set and is 0.9 now"),
+        ({}, {"optimizer": {"lr": 1e-4}}, "stages.semantic.optimizer.lr was 0.001 and is 0.0001 now"),
+        ({}, {"data": {"batch_size": 2}}, "data.batch_size was 4 and is 2 now"),
+        ({}, {"data": {"options": {"only": {"shape": ["circle"]}}}}, "data.options.only.shape was not set"),
+        ({}, KAPPA, "schedule.kappa_index was 29 and is 30 now"),
+        ({}, SHIFT, "schedule.shift was 3.0 and is 5.0 now"),
+    ],
+)
+@pytest.mark.parametrize("done", ["finished", "partly finished"])
+def test_a_change_that_matters_is_refused_by_name_and_no_file_is_relabelled(trainer, options, settings, named, done):
+    first = trainer("semantic", iterations=1)
+    first.run()
+    files = ["checkpoint.safetensors", "semantic.safetensors", "config.yaml"]
+    before = [(first.folder / name).read_bytes() for name in files]
+    again = trainer("semantic", options, iterations=1 if done == "finished" else 2, **settings)
+    with pytest.raises(ConfigError) as refused:
+        again.run()
+    message = str(refused.value)
+    assert named in message and "--restart stage=semantic" in message and "checkpoint.safetensors" in message
+    assert before == [(first.folder / name).read_bytes() for name in files]
+
+
+def test_what_does_not_matter_may_change(trainer, trained, tmp_path):
+    first = trainer("semantic", iterations=1)
+    first.run()
+    moved = tmp_path / "moved.safetensors"
+    shutil.copyfile(trained / "teacher" / "teacher.safetensors", moved)
+    others = {"export_dtype": "bfloat16", "log_every": 1, "checkpoint_every": 7}
+    again = trainer("semantic", {"teacher": str(moved)}, iterations=1, **others)
+    again.run()
+    exported = inspect_expert(again.folder / "semantic.safetensors")
+    assert {info.dtype for info in exported.tensors.values()} == {"BF16"}
+
+
+def test_more_iterations_go_on_and_the_file_says_how_many_there_were(trainer, capsys):
+    trainer("semantic", iterations=1).run()
+    longer = trainer("semantic", iterations=3)
+    longer.run()
+    assert "continued from iteration 1" in capsys.readouterr().out
+    assert ", 3 iterations of 4," in inspect_expert(longer.folder / "semantic.safetensors").metadata.trained_with
+
+
+def test_a_longer_cosine_is_told(trainer, caplog):
+    cosine = {"optimizer": {"lr": 1e-3, "schedule": "cosine"}}
+    trainer("semantic", iterations=1, **cosine).run()
+    trainer("semantic", iterations=1, **cosine).run()
+    assert "cosine" not in caplog.text
+    trainer("semantic", iterations=2, **cosine).run()
+    assert "cosine spanned 1 iterations so far, from here on it is that over 2" in caplog.text
+
+
+def test_fewer_iterations_than_there_were_are_refused(trainer):
+    trainer("semantic", iterations=2).run()
+    with pytest.raises(ConfigError, match="iterations is 1, and the weights in .* have 2 behind them"):
+        trainer("semantic", iterations=1).run()
+
+
+def test_a_finished_run_says_so_and_trains_nothing(trainer, capsys, monkeypatch):
+    trainer("semantic", iterations=1).run()
+    capsys.readouterr()
+    monkeypatch.setattr("training.methods.base.Method.step", lambda *_: pytest.fail("it trained"))
+    trainer("semantic", iterations=1).run()
+    assert "Finished already, nothing is trained" in capsys.readouterr().out
+
+
+def test_a_semantic_expert_that_was_trained_longer_since_is_noticed_by_the_detail_stage(trainer, tmp_path):
+    folder = tmp_path / "run"
+    semantic = {"semantic": str(folder / "semantic" / "semantic.safetensors")}
+    trainer("semantic", iterations=1, folder=folder).run()
+    trainer("detail", semantic, iterations=1, folder=folder).run()
+    trainer("detail", semantic, iterations=2, folder=folder).run()
+    trainer("semantic", iterations=2, folder=folder).run()
+    with pytest.raises(ConfigError, match=r"stages.detail.options.semantic.weights was \w+ and is \w+ now"):
+        trainer("detail", semantic, iterations=2, folder=folder).run()
+
+
+def test_a_restart_trains_the_stage_anew(trainer):
+    first = trainer("semantic", iterations=2, log_every=1)
+    first.run()
+    anew = trainer("semantic", {"guidance": 5.0}, iterations=1, log_every=1)
+    anew.run(restart=True)
+    metadata = inspect_expert(anew.folder / "semantic.safetensors").metadata
+    assert metadata.guidance == 5.0 and ", 1 iterations of 4," in metadata.trained_with
+    assert len((anew.folder / "log.jsonl").read_text().splitlines()) == 1
+
+
+def test_the_digest_of_weights_sees_one_step_of_training(trainer):
+    method = trainer("semantic").method
+    before = weights_digest(method.student.state_dict())
+    assert before == weights_digest(method.teacher.state_dict())
+    method.step(0)
+    assert weights_digest(method.student.state_dict()) != before
+    assert weights_digest({"a": torch.zeros(1)}) != weights_digest({"b": torch.zeros(1)})

@@ -1,0 +1,78 @@
+"""What weights were trained with: it travels in their checkpoint, and a run that says otherwise is refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import Config
+from .values import ConfigError, plain
+
+Record = dict[str, Any]  # by the full name of a setting
+_SAMPLED = 4096  # values of a tensor that its digest reads
+
+
+def record(config: Config, options: Any, sources: Mapping[str, Any], schedule: Mapping[str, Any]) -> Record:
+    """Every setting of the selected stage that its weights depend on, with defaults and presets resolved.
+
+    ``options``: the method's. ``sources``: of the options that name files, by name, what was found in them.
+    ``schedule``: what the method takes of the schedule.
+    """
+    stage, backbone = config.selected(), config.backbone
+    settings = {
+        "seed": config.seed,
+        "backbone": {"name": backbone.name, "family": backbone.family, "architecture": backbone.architecture},
+        "schedule": dict(schedule),
+        "data": asdict(config.stage_data()),
+        "stages": {
+            config.stage: {
+                "method": stage.method,
+                "ema_decay": stage.ema_decay,
+                "optimizer": asdict(stage.optimizer),
+                "options": asdict(options) | dict(sources),
+            }
+        },
+    }
+    return dict(_flat("", plain(settings)))
+
+
+def check_unchanged(kept: Record, now: Record, checkpoint: Path, stage: str) -> None:
+    """Raises ConfigError naming every setting that is not what the weights of a checkpoint were trained with."""
+    changed = [
+        f"{name} was {_shown(kept.get(name))} and is {_shown(now.get(name))} now"
+        for name in [*now, *(name for name in kept if name not in now)]
+        if kept.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{', '.join(changed)}. The weights in {checkpoint} were trained with the former: put it back, choose "
+            f"another output, or train the stage anew with --restart stage={stage}."
+        )
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Tells weights apart: over evenly spread values of every tensor, so that a large network takes a moment only."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        flat = tensor.detach().reshape(-1)
+        digest.update(f"{name}{list(tensor.shape)}".encode())
+        digest.update(flat[:: 1 + len(flat) // _SAMPLED].to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _flat(where: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{where}.{key}" if where else str(key), item)
+    else:
+        yield where, value
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value)
