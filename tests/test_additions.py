@@ -49,11 +49,12 @@ def run_as_released(model, grid):
 """
 
 ADAPTER = """
-from .wan import WanBackbone
+from dcm_core.families.presets import find_family
 
 
-class TidalBackbone(WanBackbone):
-    pass
+class TidalBackbone:
+    def __init__(self, config):
+        self.family, self.keymap = config.family, find_family(config.family).keymap
 
 
 BACKBONE = TidalBackbone
