@@ -100,3 +100,19 @@ def test_the_converter_from_another_folder(clone, tmp_path, flags):
 @pytest.mark.parametrize("command", [("-m", "dcm_core.convert"), (os.path.join("dcm_core", "convert"),)])
 def test_the_converter_from_the_clone(clone, command):
     assert "inspect" in start(clone, clone, *command, "--help", packages={"dcm_core"})
+
+
+def test_a_dry_run_goes_through_all_stages_that_have_what_they_build_on(clone, tmp_path):
+    shutil.copy(ROOT / "training" / "configs" / "shapes_quick.yaml", tmp_path / "quick.yaml")
+    weights = f"backbone.weights={ROOT / 'dcm_core' / 'shapes' / 'weights' / 'teacher.safetensors'}"
+    command = [sys.executable, str(clone / "training" / "distill.py"), "--config", str(tmp_path / "quick.yaml")]
+    done = subprocess.run(
+        [*command, "--dry-run", weights, "data.batch_size=1", f"output={tmp_path}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stage semantic: semantic, 2.03 M trained parameters" in done.stdout
+    assert "stage detail: not tried, since it builds on a stage before it. There is no semantic expert" in done.stdout
+    assert not (tmp_path / "semantic").exists()

@@ -23,6 +23,7 @@ from .values import (
     Count,
     Decay,
     Finite,
+    MissingWeights,
     Positive,
     Share,
     Weight,
@@ -172,7 +173,7 @@ class Config:
         for place in places:
             if place.exists():
                 return place
-        raise ConfigError(f"There is no {what} at {' or '.join(str(p.absolute()) for p in places)}. {remedy}")
+        raise MissingWeights(f"There is no {what} at {' or '.join(str(p.absolute()) for p in places)}. {remedy}")
 
     def expert_schedule(self) -> ExpertSchedule:
         """The grid and kappa of this run. Raises ConfigError."""

@@ -33,15 +33,21 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     try:
         from training.config import load_config
-        from training.values import ConfigError
+        from training.values import ConfigError, MissingWeights
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     try:
         config = load_config(options.config, options.overrides)
         if options.restart and not config.stage:
             raise ConfigError(f"--restart needs stage=NAME; there are {', '.join(config.stages)}.")
-        for stage in [config.stage] if config.stage else list(config.stages):
-            run(config.of_stage(stage), options.dry_run, options.restart)
+        stages = [config.stage] if config.stage else list(config.stages)
+        for stage in stages:
+            try:
+                run(config.of_stage(stage), options.dry_run, options.restart)
+            except MissingWeights as error:
+                if not options.dry_run or stage == stages[0]:
+                    raise
+                print(f"stage {stage}: not tried, since it builds on a stage before it. {error}")
         if not options.dry_run:
             print(whats_next(config))
     except ImportError as error:

@@ -20,6 +20,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message says which key and what to write instead."""
 
 
+class MissingWeights(ConfigError):
+    """Weights that are not there, perhaps because the stage that makes them has not run yet."""
+
+
 def unknown(key: str, value: object, choices: Iterable[str]) -> ConfigError:
     """The error of a setting whose value is none of the choices."""
     names = list(choices)

@@ -135,12 +135,9 @@ class BackboneFile:
 
     def require_written(self) -> None:
         """Raises LayoutError for weight matrices of nothing but zeros, which no trained backbone has."""
-        matrices = [
-            there
-            for name, there in self.names.base.items()
-            if name.endswith(".weight") and len(self.infos[there].shape) > 1 and self.keymap.knows(name)
-        ]
-        if empty := all_zero(self.source, sorted(matrices, key=self.source.position)):
+        base = self.names.base
+        matrices = [name for name in base if name.endswith(".weight") and len(self.infos[base[name]].shape) > 1]
+        if empty := all_zero(self.source, [base[name] for name in self.keymap.known(matrices)]):
             raise LayoutError(
                 f"{len(empty)} weights hold nothing but zeros ({shortened(empty, 4)}): the file was never written to "
                 "its end, as after a download that stopped. Download it again."

@@ -124,7 +124,7 @@ def biasless(expert: Expert, shapes: Shapes) -> list[str]:
     lost = [
         f"{name}.bias"
         for name, layer in expert.layers.items()
-        if layer.tensors.keys() == {"weight"} and (layer.replaces or name in replaced)
+        if not layer.pairs and layer.shapes.keys() == {"weight"} and (layer.replaces or name in replaced)
     ]
     return [name for name in lost if name in shapes and name not in expert.parameters]
 

@@ -78,8 +78,7 @@ def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> 
     ``tensors`` are asked for one after the other, so they may be read from a file on the way.
     """
     digest = begin_content_digest(header)
-    for name in sorted(tensors):
-        digest.add(name, tensors[name])
+    digest.add_all(tensors)
     return digest.text()
 
 
@@ -87,6 +86,5 @@ def _norm_digest(norms: Mapping[str, Tensor]) -> str:
     # HunyuanVideo's norms are named .scale in some host versions and .weight in others.
     renamed = {name.removesuffix(".scale").removesuffix(".weight"): tensor for name, tensor in norms.items()}
     digest = TensorDigest()
-    for name, tensor in sorted(renamed.items()):
-        digest.add(name, tensor.detach().to("cpu", torch.bfloat16))
+    digest.add_all({name: tensor.detach().to("cpu", torch.bfloat16) for name, tensor in renamed.items()})
     return digest.text()

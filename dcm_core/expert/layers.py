@@ -27,7 +27,7 @@ from ..errors import ExpertFileError
 from .metadata import ExpertMetadata
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class Layer:
     """What an expert does to one layer: low-rank ``pairs``, or whole ``tensors``, over some of its weights.
 
@@ -42,7 +42,7 @@ class Layer:
         """Logical shapes of the backbone tensors this changes, by tensor name inside the layer."""
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
-    @property
+    @cached_property
     def pairs(self) -> list[tuple[int, LowRank]]:
         """Low-rank pairs over the weight, each with the first of the rows that it changes; no two change one row."""
         return []
@@ -88,7 +88,7 @@ class Layer:
         return math.hypot(*[pair.norm() for _, pair in self.pairs], *map(frobenius, self.tensors.values()))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class LowRank(Layer):
     """A low-rank pair: ``down`` [rank, in], ``up`` [out, rank]; their product is scaled by ``alpha / rank``."""
 
@@ -119,7 +119,7 @@ class LowRank(Layer):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.up.shape[0], self.down.shape[1])}
 
-    @property
+    @cached_property
     def pairs(self) -> list[tuple[int, LowRank]]:
         return [(0, self)]
 
@@ -130,7 +130,7 @@ class LowRank(Layer):
         return _norm_of_product(self.down, self.up, self.scale)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class FusedLowRank(Layer):
     """Low-rank pairs of the projections that one fused layer begins with, for example q, k and v of a qkv layer.
 
@@ -173,7 +173,7 @@ class FusedLowRank(Layer):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {"weight": (self.rows, self.down.shape[1])}
 
-    @property
+    @cached_property
     def pairs(self) -> list[tuple[int, LowRank]]:
         width, parts = self.down.shape[1], self.parts
         halves = zip(self.down.chunk(parts), self.up.chunk(parts), strict=True)
@@ -205,7 +205,7 @@ class FusedLowRank(Layer):
         return fused if torch.equal(fused.block.up, pair.up) else None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class Difference(Layer):
     """The difference of a layer: ``weight`` [out, in] and ``bias`` [out], at least one of them."""
 
@@ -225,7 +225,7 @@ class Difference(Layer):
         return _present(weight=self.weight, bias=self.bias)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class Replacement(Layer):
     """The exact new ``weight`` [out, in] of a layer, and its ``bias`` [out] if it has one.
 
@@ -272,6 +272,11 @@ class Expert:
         """The same expert with the function applied to each of its tensors."""
         layers = {name: layer.map(function) for name, layer in self.layers.items()}
         return Expert(self.metadata, layers, {name: function(t) for name, t in self.parameters.items()})
+
+
+def pairs_of(layers: Mapping[str, Layer]) -> dict[str, list[LowRank]]:
+    """The low-rank pairs of each layer that has some."""
+    return {name: [pair for _, pair in layer.pairs] for name, layer in layers.items() if layer.pairs}
 
 
 def frobenius(tensor: Tensor) -> float:

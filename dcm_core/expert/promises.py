@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from ..errors import ExpertFileError, shortened
-from .layers import Layer
+from .layers import Layer, pairs_of
 from .metadata import ExpertMetadata
 
 _SAME = 1e-6  # a file holds alpha in float32
@@ -24,15 +24,13 @@ def refuse_contradictions(metadata: ExpertMetadata, layers: Mapping[str, Layer])
 def contradictions(metadata: ExpertMetadata, layers: Mapping[str, Layer]) -> list[str]:
     """What of the layers' low-rank pairs is not as the header says, one piece of a sentence each."""
     wrong = []
-    for name, layer in layers.items():
-        if not (pairs := layer.pairs):
-            continue
-        _, pair = pairs[0]
+    for name, (pair, *others) in pairs_of(layers).items():
+        rank, alpha, count = len(pair.down), pair.alpha, 1 + len(others)
         # Pairs of fused layers may be meant each, or as the one pair that other loaders take them for.
-        meant = [(pair.rank, pair.alpha), (pair.rank * len(pairs), pair.alpha * len(pairs))]
-        if not any(_is(rank, metadata.rank) and _is(alpha, metadata.alpha) for rank, alpha in meant):
+        meant = [(rank, alpha), (rank * count, alpha * count)]
+        if not any(_is(r, metadata.rank) and _is(a, metadata.alpha) for r, a in meant):
             told = [f"{what} {value:g}" for what, value in _said(metadata)]
-            wrong.append(f"{name} has rank {pair.rank} and alpha {pair.alpha:g}, the header says {' and '.join(told)}")
+            wrong.append(f"{name} has rank {rank} and alpha {alpha:g}, the header says {' and '.join(told)}")
     return wrong
 
 

@@ -194,10 +194,16 @@ class KeyMap:
         row, number = self._row(name, self._by_comfy)
         return tuple(each.replace("{i}", number) for each in (row.comfy, row.also) if each) if row else ()
 
-    def knows(self, name: str) -> bool:
-        """Is this a parameter of the table in either naming, or what a quantised copy has beside a weight of it?"""
-        names = name, f"{name.rpartition('.')[0]}.weight"
-        return any(self._row(each, table)[0] for table in (self._by_comfy, self._by_diffusers) for each in names)
+    def known(self, names: Iterable[str]) -> list[str]:
+        """Those that are parameters of the table in either naming, or that a quantised copy has beside one."""
+        tables = self._by_comfy, self._by_diffusers
+        spellings = {name: (name, f"{name.rpartition('.')[0]}.weight") for name in names}
+        return [name for name in spellings if any(self._row(s, t)[0] for t in tables for s in spellings[name])]
+
+    def lacking(self, names: Iterable[str], there: Collection[str]) -> list[str]:
+        """Those of the ComfyUI names that ``there`` has under none of their spellings."""
+        absent = [name for name in names if name not in there]
+        return [name for name in absent if not any(other in there for other in self.comfy_names(name))]
 
     def spelled(self, name: str) -> str:
         """A ComfyUI parameter's name as this table has it."""
@@ -222,8 +228,7 @@ class KeyMap:
         """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
         groups = tuple(group for group, begins in self._optional if not any(map(begins.match, names)))
         expected = _over_blocks([row.comfy for row in self.rows if not row.comfy.startswith(groups)], names)
-        lost = [name for name in expected if name not in names]
-        return [name for name in lost if not any(other in names for other in self.comfy_names(name))]
+        return self.lacking(expected, names)
 
     def _find(self, name: str, table: dict[str, Row], side: str) -> tuple[Row, str]:
         row, number = self._row(name, table)

@@ -75,3 +75,9 @@ class Recipe:
             for part, source in zip(self.parts, sources, strict=True)
         ]
         return TensorInfo(dtype, (sum(rows), *row))
+
+
+def copies_and_compositions(recipes: Mapping[str, Recipe]) -> tuple[dict[str, str], dict[str, Recipe]]:
+    """(what each tensor that is a copy is a copy of, the recipes of the others)."""
+    copies = {name: recipe.parts[0].name for name, recipe in recipes.items() if recipe.is_copy}
+    return copies, {name: recipe for name, recipe in recipes.items() if name not in copies}

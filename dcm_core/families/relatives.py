@@ -84,7 +84,7 @@ def find_relative(
 def unknown_relative(keymap: KeyMap, title: str, names: Iterable[str]) -> Relative | None:
     """One without a name, for a network that has whole parts which the family's has not."""
     names = list(names)
-    parts = dict.fromkeys(map(_part, filter(keymap.knows, names)))
+    parts = dict.fromkeys(map(_part, keymap.known(names)))
     strange = [part for part in dict.fromkeys(map(_part, names)) if part not in parts]
     if not strange:
         return None

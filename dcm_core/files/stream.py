@@ -59,6 +59,11 @@ class TensorDigest:
         self._digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         self._digest.update(tensor_bytes(tensor) if memory is None else memory)
 
+    def add_all(self, tensors: Mapping[str, Tensor]) -> None:
+        """In the order of their names."""
+        for name in sorted(tensors):
+            self.add(name, tensors[name])
+
     def text(self) -> str:
         return self._digest.hexdigest()
 
@@ -132,12 +137,10 @@ class TensorSource:
             first, end = first + low * row, first + high * row
         return ByteRange(self._files[number], first, end)
 
-    def peek(self, name: str, start: int, size: int) -> bytes:
-        """Some bytes of a tensor, from its byte ``start`` on: ``size`` of them, or what there is."""
-        number, first, stop = self._where[name]
-        memory = bytearray(max(0, min(size, stop - first - start)))
-        self._fill(number, first + start, memoryview(memory))
-        return bytes(memory)
+    def ranges(self, names: Iterable[str]) -> dict[str, ByteRange]:
+        """The bytes of these tensors, in file order."""
+        ordered = sorted(names, key=self._where.__getitem__)
+        return {name: ByteRange(self._files[self._where[name][0]], *self._where[name][1:]) for name in ordered}
 
     def _fill(self, number: int, position: int, memory: memoryview) -> None:
         file = self._files[number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import FileIO
 
 from .stream import TensorSource
 
@@ -15,12 +16,17 @@ def all_zero(source: TensorSource, names: Iterable[str]) -> list[str]:
 
     The first, middle and last 4 KB are looked at, and the whole of a tensor only where all of them are zero.
     """
-    return [name for name in names if _is_zero(source, name)]
+    return [name for name, (file, start, stop) in source.ranges(names).items() if _is_zero(file, start, stop)]
 
 
-def _is_zero(source: TensorSource, name: str) -> bool:
-    size = source.rows(name).size
-    samples = sorted({0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)})
-    if any(source.peek(name, start, _SAMPLE).strip(b"\0") for start in samples):
+def _is_zero(file: FileIO, start: int, stop: int) -> bool:
+    middle, end = (start + stop - _SAMPLE) // 2, stop - _SAMPLE
+    samples = sorted({max(start, first) for first in (start, middle, end)})
+    if any(_read(file, first, min(first + _SAMPLE, stop)).strip(b"\0") for first in samples):
         return False
-    return not any(source.peek(name, start, _CHUNK).strip(b"\0") for start in range(0, size, _CHUNK))
+    return not any(_read(file, first, min(first + _CHUNK, stop)).strip(b"\0") for first in range(start, stop, _CHUNK))
+
+
+def _read(file: FileIO, start: int, stop: int) -> bytes:
+    file.seek(start)
+    return file.read(stop - start)

@@ -10,6 +10,7 @@ ComfyUI's samplers take it; what it measures depends on the backbone:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import ClassVar, Protocol, TypeVar
@@ -64,9 +65,13 @@ class Curve(Protocol):
         """A noise level in ``unit``."""
         ...
 
+    def labels(self, sigmas: Iterable[float], digits: int) -> list[str]:
+        """Several of them."""
+        return [self.label(sigma, digits) for sigma in sigmas]
+
 
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(Curve):
     """``sigma(u) = shift * u / (1 + (shift - 1) * u)``, timestep = 1000 sigma (Wan, HunyuanVideo)."""
 
     shift: float
@@ -91,7 +96,7 @@ class FlowMatching:
 
 
 @dataclass(frozen=True)
-class ZeroTerminalSNR:
+class ZeroTerminalSNR(Curve):
     """CogVideoX's 1000 DDPM noise levels, at which the network predicts ``v = sqrt(a) noise - sqrt(1 - a) x0``.
 
     ``shift`` divides the signal-to-noise ratio (3.0 for the 2B, 1.0 for the 5B models). The ratio is then rescaled to

@@ -197,7 +197,7 @@ class ExpertSchedule:
         published = self.lists.get(steps) if first == self.grid.points - 1 else None
         if published is not None:
             listed = torch.tensor([*published, 0.0], dtype=torch.float32)
-            if semantic_steps in (None, self.split(listed)[0]):
+            if semantic_steps in (None, self._shares(listed)[0]):
                 return listed
         gate = int(self.is_detail(self.grid.sigmas).sum()) - 1
         semantic, detail = plan_steps(
@@ -207,7 +207,9 @@ class ExpertSchedule:
 
     def split(self, sigmas: Tensor | Sequence[float]) -> tuple[int, int]:
         """Steps of the semantic and of the detail expert in any list of N + 1 sigmas."""
-        sigmas = self.check(sigmas)
+        return self._shares(self.check(sigmas))
+
+    def _shares(self, sigmas: Tensor) -> tuple[int, int]:
         detail = int(self.is_detail(sigmas[:-1]).sum())
         return len(sigmas) - 1 - detail, detail
 
@@ -217,8 +219,8 @@ class ExpertSchedule:
         With one name for ``names``, whose are all steps: ``no experts: 4 steps 1.000 0.992 0.982 0.912``.
         """
         sigmas = self.check(sigmas)
-        semantic, _ = counts = self.split(sigmas)
-        starts = [self.grid.curve.label(sigma, 3) for sigma in sigmas[:-1].tolist()]
+        semantic, _ = counts = self._shares(sigmas)
+        starts = self.grid.curve.labels(sigmas[:-1].tolist(), 3)
         if isinstance(names, str):
             return _part(f"{names}:", starts)
         high, low = names.short

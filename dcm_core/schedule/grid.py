@@ -1,7 +1,7 @@
 """The solver grid of a backbone: the noise levels the experts are trained on (DCM, arXiv 2506.03123).
 
 A grid of N points is uniform in the solver's time ``u``, at ``1 / N .. 1``. How much noise a ``u`` stands for is
-the curve's affair (noise_curves.py): flow matching, or the zero-terminal-SNR DDPM of CogVideoX. Every sigma here
+the curve's affair (curves.py): flow matching, or the zero-terminal-SNR DDPM of CogVideoX. Every sigma here
 and in the schedules is one that ComfyUI's samplers take for that backbone, so for v-prediction
 ``sqrt((1 - a) / a)``, which is not in 0..1.
 """
@@ -16,9 +16,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from .curves import CURVES, TIMESTEPS, Curve, shift_sigma, unshift_sigma
-
-__all__ = ["NoiseGrid", "real_number", "shift_sigma", "unshift_sigma", "whole_number"]
+from .curves import CURVES, TIMESTEPS, Curve
 
 # The lowest of the backbone's 1000 timesteps. In training the detail expert lands on sigma(0.001) and not
 # on 0: no network was ever asked for a velocity at sigma 0.

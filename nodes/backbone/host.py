@@ -23,7 +23,7 @@ import inspect
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import comfy.model_base
 import comfy.model_detection
@@ -42,10 +42,17 @@ from ...dcm_core.errors import shortened
 # Before the names of the network's weights, in patches and in object patches.
 PREFIX = "diffusion_model."
 
+Value = TypeVar("Value")
+
 
 def backbone_class(name: str) -> type | None:
     """The class of ``comfy.model_base`` of that name; None in a version without it."""
     return getattr(comfy.model_base, name, None)
+
+
+def classes_of(model: ModelPatcher) -> set[str]:
+    """The names of the classes that a MODEL's ``comfy.model_base.BaseModel`` is an instance of."""
+    return {each.__name__ for each in type(model.model).__mro__ if backbone_class(each.__name__) is each}
 
 
 def network_of(model: ModelPatcher) -> nn.Module:
@@ -54,9 +61,9 @@ def network_of(model: ModelPatcher) -> nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
-def uncompiled(name: str) -> str:
-    """A parameter's name as it is without compiled blocks in the network."""
-    return name.replace("_orig_mod.", "")
+def uncompiled(named: Mapping[str, Value]) -> dict[str, Value]:
+    """By parameter names as they are without compiled blocks in the network."""
+    return {name.replace("_orig_mod.", ""): value for name, value in named.items()}
 
 
 def latent_format_of(model: ModelPatcher) -> Any:

@@ -10,13 +10,13 @@ import comfy.sd
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import nn
+from torch import Tensor, nn
 
 from ...dcm_core.backbone.bundle import expert_from_bundle
 from ...dcm_core.backbone.file import BackboneFile, Read
 from ...dcm_core.backbone.other_models import what_it_looks_like
 from ...dcm_core.expert.layers import Expert
-from ...dcm_core.families.recipe import Recipe
+from ...dcm_core.families.recipe import Recipe, copies_and_compositions
 from ...dcm_core.files.shards import is_safetensors
 from ...dcm_core.files.stream import TensorSource
 from .host import load_state, loader_options, set_maker, unlike_the_network, wrong_shapes
@@ -101,14 +101,13 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     several get untouched memory in the state dict, which costs nothing, and are written straight into the network.
     Raises ValueError for a backbone that this ComfyUI does not know, or does not read in full.
     """
-    given, composed = {}, {}
-    for name, recipe in file.recipes("comfy").items():
-        if recipe.is_copy:
-            given[name] = file.read(recipe.parts[0].name)
-        else:
-            composed[name] = recipe
-            like = file.read(recipe.parts[0].name)
-            given[name] = torch.empty(recipe.info(file.infos).shape, dtype=like.dtype)
+    recipes = file.recipes("comfy")
+    copies, composed = copies_and_compositions(recipes)
+    read: dict[str, Tensor] = {name: file.read(there) for name, there in copies.items()}
+    for name, recipe in composed.items():
+        like = file.read(recipe.parts[0].name)
+        read[name] = torch.empty(recipe.info(file.infos).shape, dtype=like.dtype)
+    given = {name: read[name] for name in recipes}
     # The loader takes tensors out of the dict that it is given.
     model = load_state(dict(given), file.metadata, loader_options(weight_dtype, disable_dynamic))
     if model is None:

@@ -13,7 +13,7 @@ from ...dcm_core.families.keymap import Shapes
 from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.families.relatives import Relative, find_relative, unknown_relative
 from ...dcm_core.schedule.grid import NoiseGrid
-from .host import backbone_class, latent_format_of, network_of, tensors_as_loaded, uncompiled
+from .host import backbone_class, classes_of, latent_format_of, network_of, tensors_as_loaded, uncompiled
 
 _SEMANTIC = "dcm_semantic_backbone"
 _REMARKED = "dcm_relative_remarked"
@@ -22,7 +22,8 @@ _REMARKED = "dcm_relative_remarked"
 def family_of(model: ModelPatcher) -> Family:
     """The backbone family of a MODEL. Raises ValueError for one that no expert exists for."""
     latents = type(latent_format_of(model)).__name__
-    candidates = [family for family in FAMILIES.values() if is_host_class(model, family)]
+    classes = classes_of(model)
+    candidates = [family for family in FAMILIES.values() if family.host_class in classes]
     for family in candidates:
         if family.host_latents == latents:
             return family
@@ -63,7 +64,7 @@ def declare_remarked(model: ModelPatcher) -> None:
 
 def shapes_of(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
     """Shapes by parameter, under the names of the network as it is without torch.compile around its blocks."""
-    return {uncompiled(name): shape for name, shape in logical_shapes(network_of(model)).items()}
+    return uncompiled(logical_shapes(network_of(model)))
 
 
 def is_over_network(family: Family, shapes: Shapes) -> bool:
@@ -76,12 +77,6 @@ def relative_in(family: Family, shapes: Shapes) -> Relative | None:
         return None
     found = find_relative(family.relatives, shapes, shapes)
     return found or unknown_relative(family.keymap, family.title, shapes)
-
-
-def is_host_class(model: ModelPatcher, family: Family) -> bool:
-    """Is this MODEL of the class that the family's backbones have in the host?"""
-    found = host_class(family)
-    return found is not None and isinstance(model.model, found)
 
 
 def host_class(family: Family) -> type | None:

@@ -20,7 +20,7 @@ def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -
 
     Raises ValueError for scales: weights mean nothing without them.
     """
-    unread = [name for name in given if not any(each in there for each in (name, *keymap.comfy_names(name)))]
+    unread = keymap.lacking(given, there)
     scales, others = [], []
     for name in unread:
         layer, _, kind = name.rpartition(".")
@@ -39,7 +39,6 @@ def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -
             f"ComfyUI left {len(others)} tensors of the file unread: {shortened(others, 4)}. It may be of another "
             "model than it seems, or for a newer ComfyUI."
         )
-    known = [name for name in there if keymap.comfy_names(name)]
-    if absent := [name for name in known if not any(each in given for each in keymap.comfy_names(name))]:
+    if absent := [name for name in keymap.lacking(there, given) if keymap.comfy_names(name)]:
         warnings.append(f"the file lacks {len(absent)} tensors of its network: {shortened(absent, 4)}.")
     return warnings

@@ -1,5 +1,7 @@
 """Released bundles: the expert in them is the one that ran, and bundle -> ComfyUI -> bundle loses no bit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from harness.diffusers_models import detail_state, family_of, infos, opened, random_state, released
@@ -120,9 +122,9 @@ def test_image_to_video_copies_its_image_embedding_too():
 def test_a_scale_of_its_own_goes_into_the_pair():
     bundle = released("hunyuan_video t2v")
     expert = expert_of(bundle, exact=True)
-    for layer in expert.layers.values():
+    for name, layer in expert.layers.items():
         if isinstance(layer, LowRank | FusedLowRank):
-            layer.alpha = float(layer.rank)  # half as strong
+            expert.layers[name] = replace(layer, alpha=float(layer.rank))  # half as strong
     back = bundle_of(backbone(bundle), expert)
     for name in bundle:
         factor = 0.5 if ".lora_B." in name else 1.0

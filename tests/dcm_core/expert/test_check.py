@@ -1,6 +1,7 @@
 """Does an expert fit a backbone: the report names everything that does not."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,7 +127,7 @@ def test_a_detail_expert_is_compared_with_what_the_semantic_expert_makes():
 def test_differences_of_zero_are_warned_about():
     one = fitting()
     one.layers["blocks.0.self_attn.q"].up.zero_()
-    one.layers["blocks.0.self_attn.o"].alpha = 0.0
+    one.layers["blocks.0.self_attn.o"] = replace(one.layers["blocks.0.self_attn.o"], alpha=0.0)
     one.parameters["blocks.1.modulation"].zero_()
     (warning,) = check(one, backbone(), norms(), "wan").warnings
     assert "without effect" in warning

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_every_tensor_of_a_layer_is_mapped_and_nothing_else(title):
     layer = LAYERS[title]
     half = layer.map(lambda value: value.half())
     assert type(half) is type(layer) and half.shapes == layer.shapes
-    for name, value in vars(layer).items():
+    for name, value in ((each.name, getattr(layer, each.name)) for each in fields(layer)):
         same = getattr(half, name)
         assert same.dtype == torch.float16 if isinstance(value, Tensor) else same == value
     bias_only = Difference(bias=tensor(OUT)).map(torch.zeros_like)
@@ -119,7 +119,7 @@ def test_a_difference_is_added_in_float32_and_never_rounded_to_one_byte(dtype, r
 # --- a new kind: what follows stands for its class in layers, its term in sidecar and its keys in tensor_names ------
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, frozen=True)
 class Outer(Layer):
     """The product of a column [out] and a row [in], added to the weight."""
 
