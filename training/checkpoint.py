@@ -17,11 +17,12 @@ from torch import Tensor
 
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
+from dcm_core.files.stream import TensorDigest
 
 from .values import ConfigError
 
 logger = logging.getLogger(__name__)
-_VERSION = "3"  # of what a state holds and under which names; files without one are of version 1
+_VERSION = "4"  # of what a state holds and under which names; files without one are of version 1
 _SEPARATOR = "/"
 
 
@@ -64,8 +65,10 @@ def save_state(path: Path, state: dict[str, Any], former: Path | None = None) ->
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_take_tensors(state, "", tensors))
+    header = {"state": skeleton, "version": _VERSION}
+    header["digest"] = _digest(header, tensors)
     with atomic_write(path) as file:
-        write_tensors(file, tensors, {"state": skeleton, "version": _VERSION})
+        write_tensors(file, tensors, header)
         if former is not None and path.exists():
             _keep(path, former)
 
@@ -80,13 +83,23 @@ def load_state(path: Path) -> dict[str, Any]:
             header = file.metadata()
             version = header.get("version", "1")
             if version == _VERSION:
-                return _give_tensors(json.loads(header["state"]), file.get_tensor)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                told = header.pop("digest", "")
+                if told != _digest(header, tensors):
+                    raise ValueError("its content is not what was written")
+                return _give_tensors(json.loads(header["state"]), tensors.__getitem__)
     except Exception as error:
         raise OSError(f"Could not read the checkpoint {path}: {error}") from error
     raise ConfigError(
         f"The checkpoint {path} is of version {version}, this trainer reads version {_VERSION}. Finish the stage with "
         "the trainer that began it, choose another output, or train the stage anew with --restart."
     )
+
+
+def _digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    digest = TensorDigest(json.dumps(sorted(header.items())).encode())
+    digest.add_all(tensors)
+    return digest.text()
 
 
 def _keep(path: Path, former: Path) -> None:

@@ -137,7 +137,10 @@ class BackboneFile:
         """Raises LayoutError for weight matrices of nothing but zeros, which no trained backbone has."""
         base = self.names.base
         matrices = [name for name in base if name.endswith(".weight") and len(self.infos[base[name]].shape) > 1]
-        if empty := all_zero(self.source, [base[name] for name in self.keymap.known(matrices)]):
+        # Of a bundle the detail expert's too, but for the halves of pairs that are zero before training.
+        own = [there for there in (*self.names.twins.values(), *self.names.down.values()) if there.endswith(".weight")]
+        own = [there for there in own if len(self.infos[there].shape) > 1]
+        if empty := all_zero(self.source, [*(base[name] for name in self.keymap.known(matrices)), *own]):
             raise LayoutError(
                 f"{len(empty)} weights hold nothing but zeros ({shortened(empty, 4)}): the file was never written to "
                 "its end, as after a download that stopped. Download it again."

@@ -38,7 +38,7 @@ def convert_backbone(
     ``dtype`` (``fp32``, ``bf16``, ``fp16``) casts the weights; without it they keep every bit. ``metadata`` is added
     to what the source says. Raises ValueError for a backbone that cannot be converted, and OSError with the remedy.
     """
-    metadata = backbone.source.metadata | dict(metadata or {})
+    metadata = backbone.metadata | dict(metadata or {})
     write_recipes(path, backbone, backbone.recipes(to), {}, metadata, dtype)
 
 

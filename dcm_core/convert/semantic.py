@@ -60,7 +60,7 @@ def export_change(
     ours, theirs = semantic.recipes("comfy"), base.recipes("comfy")
 
     def difference(name: str) -> Tensor:
-        return semantic.build(ours[name]).float().sub_(base.build(theirs[name]))
+        return semantic.build(ours[name]).float().sub_(base.build(theirs[name]).float())
 
     planned = _planned(metadata, semantic.shapes, rank, DTYPES[dtype][1])
     losses: dict[str, Loss] = {}

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +33,20 @@ def logical_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        if isinstance(module, nn.Linear):
-            shapes[f"{prefix}weight"] = (module.out_features, module.in_features)
+        if rows_and_columns := _sizes_of_linear(module):
+            shapes[f"{prefix}weight"] = rows_and_columns
             if getattr(module, "bias", None) is not None:
-                shapes[f"{prefix}bias"] = (module.out_features,)
+                shapes[f"{prefix}bias"] = rows_and_columns[:1]
             continue
         for key, parameter in module.named_parameters(recurse=False):
             shapes[f"{prefix}{key}"] = tuple(getattr(parameter, "tensor_shape", parameter.shape))
     return shapes
+
+
+def _sizes_of_linear(module: Any) -> tuple[int, int] | None:
+    """(out, in) features; a host's quantised Linear may be no ``nn.Linear``."""
+    is_linear = isinstance(module, nn.Linear) or (hasattr(module, "in_features") and "weight" in module._parameters)
+    return (module.out_features, module.in_features) if is_linear else None
 
 
 def norm_names(shapes: Shapes) -> list[str]:

@@ -41,6 +41,8 @@ from ...dcm_core.errors import shortened
 
 # Before the names of the network's weights, in patches and in object patches.
 PREFIX = "diffusion_model."
+# What HunyuanVideo is told where the CONDITIONING says nothing.
+EMBEDDED_GUIDANCE = 6.0
 
 Value = TypeVar("Value")
 

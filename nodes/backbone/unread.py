@@ -16,9 +16,10 @@ _QUANTISED = ".comfy_quant"
 
 
 def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -> list[str]:
-    """What the network has not of the tensors that were given to it, or the other way round, as warnings.
+    """What the network has not of the tensors that were given to it, as warnings.
 
-    Raises ValueError for scales: weights mean nothing without them.
+    Raises ValueError for scales, without which weights mean nothing, and for tensors that the network has and was not
+    given.
     """
     unread = keymap.lacking(given, there)
     scales, others = [], []
@@ -26,12 +27,18 @@ def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -
         layer, _, kind = name.rpartition(".")
         if name == _MARKER or name.endswith(_OF_INPUTS) or f"{layer}{_QUANTISED}" in there:
             continue
-        beside = kind != "bias" and f"{layer}.weight" in given
+        beside = kind not in ("weight", "bias") and f"{layer}.weight" in given
         (scales if beside else others).append(name)
     if scales:
         raise ValueError(
             f"its weights are quantised in a way that this ComfyUI does not know: it left {len(scales)} scales unread "
             f"({shortened(scales, 3)}), without which they are noise. Update ComfyUI, or take the bf16 file."
+        )
+    # The host fills them with whatever lies in memory.
+    if absent := [name for name in keymap.lacking(there, given) if keymap.comfy_names(name)]:
+        raise ValueError(
+            f"the file lacks {len(absent)} tensors of its network ({shortened(absent, 4)}), without which it makes "
+            "noise. Download it again."
         )
     warnings = []
     if others:
@@ -39,6 +46,4 @@ def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -
             f"ComfyUI left {len(others)} tensors of the file unread: {shortened(others, 4)}. It may be of another "
             "model than it seems, or for a newer ComfyUI."
         )
-    if absent := [name for name in keymap.lacking(there, given) if keymap.comfy_names(name)]:
-        warnings.append(f"the file lacks {len(absent)} tensors of its network: {shortened(absent, 4)}.")
     return warnings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ..backbone.host import add_outermost_wrapper_of_run
+from ..backbone.host import EMBEDDED_GUIDANCE, add_outermost_wrapper_of_run
 from ..experts.apply import applied_to
 from ..ui.say import log, to_log
 from .expert_guider import ExpertGuider
@@ -39,6 +39,7 @@ def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         except ValueError:
             pass  # noise levels that rise, for example: whoever made them knows why
         note_shared_network(guider)
+        note_embedded_guidance(guider, applied.embedded_guidance)
         watch_calls(guider, sigmas)
     _under_way.append(applied.key if applied else "")
     try:
@@ -67,6 +68,21 @@ def note_shared_network(guider) -> None:
                 "DCM: both MODELs of this guider are one loaded network, which ComfyUI patches for the first: its "
                 "experts and LoRAs act in the second too. Load the file with another loader for that."
             )
+
+
+def note_embedded_guidance(guider, trained: float | None) -> None:
+    """Warns of CONDITIONING by which the network is told another guidance than its experts were trained under."""
+    if trained is None:
+        return
+    told = {float(cond.get("guidance", EMBEDDED_GUIDANCE)) for cond in guider.conds.get("positive", [])}
+    if other := sorted(told - {float(trained)}):
+        log.warning(
+            "DCM: the experts were trained under an embedded guidance of %g, but the network is told %s here: put "
+            "FluxGuidance with %g behind the prompts, or use DCM KSampler or DCM Guider, which set it.",
+            trained,
+            " and ".join(f"{each:g}" for each in other),
+            trained,
+        )
 
 
 def watch_calls(guider, sigmas) -> None:

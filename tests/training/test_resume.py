@@ -150,13 +150,24 @@ def test_a_damaged_checkpoint_is_named(trainer):
         trainer("teacher").run()
 
 
+def test_a_checkpoint_with_a_changed_byte_is_damaged_and_the_one_before_it_steps_in(trainer, caplog):
+    run = trainer("teacher")
+    run.run()
+    run.save()
+    content = bytearray(run.checkpoints.newest.read_bytes())
+    content[-5] ^= 1
+    run.checkpoints.newest.write_bytes(content)
+    assert run.checkpoints.load()["iteration"] == run.iteration
+    assert "its content is not what was written" in caplog.text and "Going on from the one before it" in caplog.text
+
+
 def test_a_checkpoint_of_another_version_is_refused(trainer):
     """As versions before the first number wrote it: no version in the header."""
     run = trainer("teacher")
     run.run()
     state = json.dumps({"__dict__": [["iteration", 1], ["method", {"__dict__": []}]]})
     save_file({"unused": torch.zeros(1)}, run.checkpoints.newest, {"state": state})
-    with pytest.raises(ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 3"):
+    with pytest.raises(ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 4"):
         trainer("teacher").run()
 
 

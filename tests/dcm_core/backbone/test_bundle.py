@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from harness.diffusers_models import detail_state, family_of, infos, opened, random_state, released
+from safetensors.torch import save_file
 
 from dcm_core.backbone.bundle import bundle_recipes, bundle_tensors, expert_from_bundle
+from dcm_core.backbone.file import BackboneFile
 from dcm_core.errors import LayoutError
 from dcm_core.expert.check import check
 from dcm_core.expert.file import load_expert, save_expert
@@ -223,3 +225,12 @@ def test_what_a_bundle_cannot_hold_is_refused():
         bundle_of(comfy, expert)
     with pytest.raises(LayoutError, match="no released bundle"):
         expert_of(random_state("wan t2v"))
+
+
+@pytest.mark.parametrize("part", ["proj_out_lora.weight", "blocks.0.attn1.to_q.lora_A.lora1.weight"])
+def test_a_bundle_whose_expert_was_never_written_is_refused(tmp_path, part):
+    bundle = released("wan t2v")
+    bundle[part] = torch.zeros_like(bundle[part])
+    save_file(bundle, tmp_path / "bundle.safetensors")
+    with pytest.raises(LayoutError, match=f"nothing but zeros \\({part}\\)"):
+        BackboneFile.open(tmp_path / "bundle.safetensors")

@@ -97,3 +97,17 @@ def test_the_digest_sees_every_bit_and_ignores_labels():
     assert content_digest(header, tensors | {"b": tensors["b"].view(torch.float16)}) != whole
     renamed = {"c" if key == "a" else key: value for key, value in tensors.items()}
     assert content_digest(header, renamed) != whole
+
+
+def test_scales_of_a_layer_that_is_quantised_by_the_host_are_no_shapes():
+    """ComfyUI's own quantised Linear is no ``nn.Linear``, and has the scale of its input as a Parameter."""
+
+    class Quantised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_features, self.out_features = 6, 4
+            self.weight = nn.Parameter(torch.zeros(4, 6, dtype=torch.float8_e4m3fn), requires_grad=False)
+            self.bias = nn.Parameter(torch.zeros(4))
+            self.input_scale = nn.Parameter(torch.ones(()))
+
+    assert logical_shapes(nn.ModuleDict({"q": Quantised()})) == {"q.weight": (4, 6), "q.bias": (4,)}

@@ -122,6 +122,13 @@ def test_shards_with_the_marker_are_loaded_as_one_file_is(models, said):
     assert not [line for line in said() if "unread" in line]
 
 
+@pytest.mark.parametrize("name", ["cam_encoder.weight", "blocks.0.cam_encoder.weight"])
+def test_a_weight_that_the_host_does_not_know_is_no_scale(models, said, name):
+    save_file(state() | {name: torch.ones(4, 4)}, models / "a.safetensors")
+    load("a.safetensors")
+    assert any(f"left 1 tensors of the file unread: {name}" in line for line in said())
+
+
 def test_other_tensors_left_unread_are_said(models, said):
     save_file(state() | {"blocks.0.self_attn.gate": torch.ones(1)}, models / "a.safetensors")
     load("a.safetensors")
