@@ -1,6 +1,7 @@
 """Conversions as a library: what comes out is the same weights, read one tensor at a time."""
 
 import contextlib
+import json
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from dcm_core.errors import ExpertFileError, LayoutError
 from dcm_core.expert.file import load_expert
 from dcm_core.expert.layers import LowRank
 from dcm_core.expert.merge import merged
-from dcm_core.families.presets import preset
+from dcm_core.families.presets import find_family, preset
 from dcm_core.files.format import read_header, tensor_bytes
 from dcm_core.files.stream import TensorSource
 
@@ -246,3 +247,20 @@ def test_a_semantic_expert_says_how_it_was_run(tmp_path):
         said[name] = load_expert(tmp_path / "x.safetensors").metadata
     assert said["bundle"].schedule == preset("wan", "official")
     assert said["cog"].schedule == preset("cogvideox")
+
+
+def test_a_header_of_quantised_layers_follows_the_names_and_all_shards(tmp_path):
+    """Of shards each header speaks of its own layers; under a prefix, by the prefixed name."""
+    state = {
+        f"module.{name}": tensor
+        for name, tensor in find_family("wan").keymap.state_to_comfy(random_state("wan t2v")).items()
+    }
+    layers = [name.removesuffix(".weight") for name in state if name.endswith("attn.q.weight")]
+    for number, layer in enumerate(layers[:2], 1):
+        own = {name: state[name] for name in sorted(state)[number - 1 :: 2]}
+        said = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "float8_e4m3fn"}}})}
+        save_file(own, tmp_path / f"x-0000{number}-of-00002.safetensors", said)
+    with BackboneFile.open(tmp_path) as backbone:
+        convert_backbone(backbone, tmp_path / "out.safetensors", "comfy")
+    told = json.loads(read_header(tmp_path / "out.safetensors").metadata["_quantization_metadata"])["layers"]
+    assert list(told) == [layer.removeprefix("module.") for layer in layers[:2]]
