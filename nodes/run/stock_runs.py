@@ -74,8 +74,10 @@ def note_embedded_guidance(guider, trained: float | None) -> None:
     """Warns of CONDITIONING by which the network is told another guidance than its experts were trained under."""
     if trained is None:
         return
-    told = {float(cond.get("guidance", EMBEDDED_GUIDANCE)) for cond in guider.conds.get("positive", [])}
-    if other := sorted(told - {float(trained)}):
+    conds = getattr(guider, "conds", {}).get("positive", [])
+    told = {cond.get("guidance", EMBEDDED_GUIDANCE) for cond in conds}
+    # None, by FluxDisableGuidance, tells the network nothing.
+    if other := sorted(float(each) for each in told - {None} if each != trained):
         log.warning(
             "DCM: the experts were trained under an embedded guidance of %g, but the network is told %s here: put "
             "FluxGuidance with %g behind the prompts, or use DCM KSampler or DCM Guider, which set it.",
