@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +30,6 @@ def write_video(
     *,
     codec: str = "libx264",
     pixels: str = "yuv420p",
-    rotation: int | None = None,
     transfer: int | None = None,
     times: Sequence[int] | None = None,
     options: dict[str, str] | None = None,
@@ -40,8 +40,6 @@ def write_video(
         stream = container.add_stream(codec, rate=rate, options=stream_options or {})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixels
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
         if transfer is not None:
             context = stream.codec_context
             context.color_trc, context.color_primaries, context.colorspace, context.color_range = transfer, 9, 9, 1
@@ -55,6 +53,17 @@ def write_video(
                 frame.pts, frame.time_base = times[number], Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    return path
+
+
+def turn(path: Path, quarters: int) -> Path:
+    """Say in an mp4 that it is to be shown turned clockwise, as a phone does that was held upright."""
+    across, down = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters % 4]  # where the picture's x axis points to
+    matrix = struct.pack(">9i", across << 16, down << 16, 0, -down << 16, across << 16, 0, 0, 0, 1 << 30)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2: version 0 of the track header box
+    content[place : place + len(matrix)] = matrix
+    path.write_bytes(content)
     return path
 
 

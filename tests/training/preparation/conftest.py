@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from harness.clips import moving, truncate, write_animation, write_sound, write_video
+from harness.clips import moving, truncate, turn, write_animation, write_sound, write_video
 from harness.fake_encoder import FakeEncoder
 from PIL import Image
 
@@ -23,7 +23,7 @@ def collection(tmp_path):
         return folder / name
 
     write_video(captioned("plain.mp4"), moving(20, seed=1))
-    write_video(captioned("phone.mp4"), moving(9, seed=2), rotation=90)
+    turn(write_video(captioned("phone.mp4"), moving(9, seed=2)), 1)
     write_video(captioned("ten.mp4"), moving(9, seed=3), codec="libx265", pixels="yuv420p10le")
     write_video(captioned("fast.mkv", "this is plain.mp4"), moving(40, seed=4), 30)
     write_animation(captioned("a.webp"), moving(9, seed=5))

@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from harness.clips import moving, truncate, write_animation, write_sound, write_video
+from harness.clips import moving, truncate, turn, write_animation, write_sound, write_video
 from PIL import Image
 
 from training.preparation.decode import frames, look
@@ -35,11 +35,11 @@ def test_a_video_of_any_container(tmp_path, name, codec):
     assert source.seconds == pytest.approx(2.5, abs=0.01)
 
 
-@pytest.mark.parametrize("turned", [90, 180, -90])
-def test_a_rotated_video_is_upright(tmp_path, turned):
-    path = write_video(tmp_path / "phone.mp4", moving(), rotation=turned)
-    assert close(decoded(path)[1], np.rot90(moving(), turned // 90, axes=(1, 2)))
-    width, height = (64, 48) if turned == 180 else (48, 64)
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_rotated_video_is_upright(tmp_path, quarters):
+    path = turn(write_video(tmp_path / "phone.mp4", moving()), quarters)
+    assert close(decoded(path)[1], np.rot90(moving(), -quarters, axes=(1, 2)))
+    width, height = (64, 48) if quarters == 2 else (48, 64)
     assert (look(path).width, look(path).height) == (width, height)
 
 
@@ -129,6 +129,15 @@ def test_a_truncated_file_is_named(tmp_path, name, share):
     with pytest.raises(Unfit) as unfit:
         decoded(truncate(whole, share))
     assert unfit.value.reason in ("truncated", "unreadable") and "\n" not in str(unfit.value)
+
+
+def test_a_file_that_is_cut_between_two_frames_is_named(tmp_path):
+    path = write_video(tmp_path / "a.mp4", moving(20), options={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        places = sorted(packet.pos for packet in container.demux() if packet.size)
+    path.write_bytes(path.read_bytes()[: places[12]])
+    with pytest.raises(Unfit, match="12 of its 20 frames are there"):
+        look(path)
 
 
 def test_sound_alone_is_no_picture(tmp_path):
