@@ -20,7 +20,7 @@ from .encoder import Encoder
 from .filters import Dropped, Unfit, check_pixels
 from .manifest import read_collection
 from .scan import ClipRules, Scanned, plan, scan
-from .sheet import chosen, save_sheet
+from .sheet import ContactSheet
 from .summary import Summary
 from .work import ordered
 from .write import ShardWriter, ready_folder, require_room
@@ -64,6 +64,7 @@ class _Preparation:
     writer: ShardWriter
     texts: dict[str, str] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
+    sheet: ContactSheet = field(default_factory=lambda: ContactSheet([]))
 
     def run(self) -> Summary:
         settings = self.settings
@@ -75,14 +76,13 @@ class _Preparation:
         require_room(settings.output, self._room(clips))
         if not settings.dry_run:
             clips = self._embedded(clips)
+        self.sheet = ContactSheet(clips)
         clips = list(self._encoded(clips))
         if not settings.dry_run:
             self._index(clips).save(settings.output)
         summary = Summary(files, clips, self.dropped, len({clip.entry.caption for clip in clips}))
         summary.save(settings.output)
-        shown = chosen(clips)
-        made = zip(shown, ordered(make, shown, settings.workers), strict=True)
-        save_sheet(settings.output / "contact_sheet.png", made, f"{len(shown)} of {len(clips)} clips")
+        self._finish_sheet(clips)
         return summary
 
     def _scan(self, entries: list) -> Iterator[Scanned]:
@@ -142,10 +142,21 @@ class _Preparation:
             if isinstance(pixels, Dropped):
                 self.dropped.append(pixels)
                 continue
-            if pixels is not None and not settings.dry_run:
-                self.writer.add(clip.name(self.encoder.fingerprint), {"latents": self._latents(clip, pixels)})
+            if pixels is not None:
+                self.sheet.take(clip, pixels)
+                if not settings.dry_run:
+                    self.writer.add(clip.name(self.encoder.fingerprint), {"latents": self._latents(clip, pixels)})
             yield clip
         self.writer.flush()
+
+    def _finish_sheet(self, clips: list[Clip]) -> None:
+        """Clips of former runs are decoded once more to be shown."""
+        lacking = self.sheet.lacks(set(clips))
+        decode = partial(decoded, black=False, static=False)
+        for clip, pixels in zip(lacking, ordered(decode, lacking, self.settings.workers), strict=True):
+            if not isinstance(pixels, Dropped):
+                self.sheet.take(clip, pixels)
+        self.sheet.save(self.settings.output / "contact_sheet.png", len(clips))
 
     def _latents(self, clip: Clip, pixels: np.ndarray) -> Tensor:
         """One clip at a time: what shares a batch must not change a bit of it."""

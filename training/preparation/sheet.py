@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +11,33 @@ from PIL import Image, ImageOps
 from ..pictures import PAPER, save_png, sheet
 from .clips import Clip
 
-SHOWN = 24
+_SHOWN = 24
 _CELL = (240, 160)
 _LETTERS = 110
 
 
-def chosen(clips: Sequence[Clip]) -> list[Clip]:
-    """Those that the sheet shows, evenly from all."""
-    step = max(1.0, len(clips) / SHOWN)
-    return [clips[int(i * step)] for i in range(min(SHOWN, len(clips)))]
+class ContactSheet:
+    """``wanted``: the clips that it shows, evenly from all."""
 
+    def __init__(self, clips: Sequence[Clip]):
+        step = max(1.0, len(clips) / _SHOWN)
+        self.wanted = [clips[int(i * step)] for i in range(min(_SHOWN, len(clips)))]
+        self._cells: dict[Clip, list[np.ndarray]] = {}
 
-def save_sheet(path: Path, clips: Iterable[tuple[Clip, np.ndarray]], title: str) -> None:
-    """Raises OSError with the remedy. No clips make no sheet."""
-    rows = [(_label(clip), [_cell(pixels[i]) for i in _three(len(pixels))]) for clip, pixels in clips]
-    if rows:
-        save_png(path, sheet(title, ["first frame", "middle", "last"], rows))
+    def take(self, clip: Clip, pixels: np.ndarray) -> None:
+        """Keep small pictures of a clip, if it is wanted."""
+        if clip in self.wanted:
+            self._cells[clip] = [_cell(pixels[i]) for i in _three(len(pixels))]
+
+    def lacks(self, clips: Collection[Clip]) -> list[Clip]:
+        """Those of the clips that are wanted and were not taken."""
+        return [clip for clip in self.wanted if clip in clips and clip not in self._cells]
+
+    def save(self, path: Path, total: int) -> None:
+        """Raises OSError with the remedy. No clips make no sheet."""
+        rows = [(_label(clip), self._cells[clip]) for clip in self.wanted if clip in self._cells]
+        if rows:
+            save_png(path, sheet(f"{len(rows)} of {total} clips", ["first frame", "middle", "last"], rows))
 
 
 def _three(frames: int) -> tuple[int, int, int]:
