@@ -43,5 +43,9 @@ class ShapesEncoder:
         """All eight word places of each caption. Raises ValueError for an unknown word."""
         return [{"text": row} for row in encode_text(captions)]
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, 16, T, H, W] to frames [B, 3, 4T, 2H, 2W] in -1..1."""
+        return autoencoder.decode(latents)
+
 
 ENCODER = ShapesEncoder

@@ -34,3 +34,7 @@ class Encoder(Protocol):
         Raises ValueError for a caption that it cannot encode.
         """
         ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents [B, C, t, h, w] to frames [B, 3, T, H, W] in -1..1, to look at while training."""
+        ...

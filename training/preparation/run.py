@@ -18,7 +18,7 @@ from ..values import ConfigError
 from .clips import Clip, make, named
 from .encoder import Encoder
 from .filters import Dropped, Unfit, check_pixels
-from .manifest import read_collection
+from .manifest import Entry, read_collection
 from .scan import ClipRules, Scanned, plan, scan
 from .sheet import ContactSheet
 from .summary import Summary
@@ -52,6 +52,8 @@ def prepare(settings: Settings, encoder: Encoder) -> Summary:
 
     A dry run decodes and filters, and encodes nothing. Raises ConfigError, and OSError with the remedy.
     """
+    if settings.data.resolve() == settings.output.resolve():
+        raise ConfigError("--output is the folder of the videos themselves: name another, which may be inside it.")
     ready_folder(settings.output)
     writer = ShardWriter(settings.output, encoder.fingerprint, settings.shard_bytes)
     return _Preparation(settings, encoder, writer).run()
@@ -64,7 +66,6 @@ class _Preparation:
     writer: ShardWriter
     texts: dict[str, str] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
-    sheet: ContactSheet = field(default_factory=lambda: ContactSheet([]))
 
     def run(self) -> Summary:
         settings = self.settings
@@ -76,16 +77,16 @@ class _Preparation:
         require_room(settings.output, self._room(clips))
         if not settings.dry_run:
             clips = self._embedded(clips)
-        self.sheet = ContactSheet(clips)
-        clips = list(self._encoded(clips))
+        sheet = ContactSheet(clips)
+        clips = list(self._encoded(clips, sheet))
         if not settings.dry_run:
             self._index(clips).save(settings.output)
         summary = Summary(files, clips, self.dropped, len({clip.entry.caption for clip in clips}))
         summary.save(settings.output)
-        self._finish_sheet(clips)
+        self._finish(sheet, clips)
         return summary
 
-    def _scan(self, entries: list) -> Iterator[Scanned]:
+    def _scan(self, entries: list[Entry]) -> Iterator[Scanned]:
         found = ordered(scan, entries, self.settings.workers)
         for each in tqdm(found, "looking at files", len(entries), ncols=80, disable=None):
             if isinstance(each, Dropped):
@@ -132,7 +133,7 @@ class _Preparation:
         self.texts[caption] = item
         return ""
 
-    def _encoded(self, clips: list[Clip]) -> Iterator[Clip]:
+    def _encoded(self, clips: list[Clip], sheet: ContactSheet) -> Iterator[Clip]:
         """Decode and encode what is not there yet; the clips that are there in the end, in their order."""
         settings = self.settings
         decode = partial(decoded, black=settings.black, static=settings.static)
@@ -143,20 +144,20 @@ class _Preparation:
                 self.dropped.append(pixels)
                 continue
             if pixels is not None:
-                self.sheet.take(clip, pixels)
+                sheet.take(clip, pixels)
                 if not settings.dry_run:
                     self.writer.add(clip.name(self.encoder.fingerprint), {"latents": self._latents(clip, pixels)})
             yield clip
         self.writer.flush()
 
-    def _finish_sheet(self, clips: list[Clip]) -> None:
+    def _finish(self, sheet: ContactSheet, clips: list[Clip]) -> None:
         """Clips of former runs are decoded once more to be shown."""
-        lacking = self.sheet.lacks(set(clips))
+        lacking = sheet.lacks(set(clips))
         decode = partial(decoded, black=False, static=False)
         for clip, pixels in zip(lacking, ordered(decode, lacking, self.settings.workers), strict=True):
             if not isinstance(pixels, Dropped):
-                self.sheet.take(clip, pixels)
-        self.sheet.save(self.settings.output / "contact_sheet.png", len(clips))
+                sheet.take(clip, pixels)
+        sheet.save(self.settings.output / "contact_sheet.png", len(clips))
 
     def _latents(self, clip: Clip, pixels: np.ndarray) -> Tensor:
         """One clip at a time: what shares a batch must not change a bit of it."""

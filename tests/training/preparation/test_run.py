@@ -176,6 +176,13 @@ def test_a_read_only_output_is_said_before_anything_is_read(collection, run, tmp
         run(collection)
 
 
+def test_a_cache_beside_the_videos_themselves_is_refused_and_one_inside_is_not(collection, run):
+    with pytest.raises(ConfigError, match="--output is the folder of the videos themselves: name another"):
+        run(collection, output=collection)
+    first = run(collection, output=collection / "cache")
+    assert len(run(collection, output=collection / "cache").clips) == len(first.clips) == 8
+
+
 def test_a_cache_of_other_encoders_is_not_mixed_with(collection, run):
     run(collection)
     with pytest.raises(ConfigError, match="was made with another autoencoder or other text encoders: choose another"):
