@@ -15,6 +15,7 @@ FLOORS = {
     "dcm_core": (
         {"__init__", "errors", "losses"},
         {"files", "schedule", "shapes"},
+        {"process"},
         {"families", "sampling"},
         {"expert"},
         {"backbone"},

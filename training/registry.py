@@ -21,9 +21,9 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     return _brought("backbones", "BACKBONE", "backbone.name", config.name)(config)
 
 
-def build_data(config: DataConfig, seed: int) -> Data:
+def build_data(config: DataConfig) -> Data:
     """The data set that a configuration names. Raises ConfigError."""
-    return _brought("data", "DATA", "data.name", config.name)(config, seed)
+    return _brought("data", "DATA", "data.name", config.name)(config)
 
 
 def build_method(setup: Setup) -> Method:

@@ -16,11 +16,11 @@ from .callbacks.log import Log
 from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
-from .checkpoint import Checkpoints
 from .config import Config, to_yaml
 from .methods.base import Method, Setup
-from .record import check_unchanged
 from .registry import build_backbone, build_data, build_method
+from .run.checkpoint import Checkpoints
+from .run.record import check_unchanged
 from .values import ConfigError, unknown
 
 if TYPE_CHECKING:
@@ -138,9 +138,9 @@ class Trainer:
 
 def build_trainer(config: Config) -> Trainer:
     """Everything that the selected stage of a configuration needs. Raises ConfigError."""
-    device, data = usable_device(config.device), build_data(config.stage_data(), config.seed)
+    device, data = usable_device(config.device), build_data(config.stage_data())
     try:
-        data.text(config.validation.prompts)  # what would be wrong at the first validation is noticed now
+        data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
     backbone, points = build_backbone(config.backbone), config.expert_schedule().grid.points

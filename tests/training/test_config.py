@@ -6,7 +6,7 @@ import yaml
 
 from training.config import Config, ConfigError, OptimizerConfig, build, load_config, to_yaml
 from training.distill import main
-from training.optim import build_optimizers
+from training.run.optim import build_optimizers
 from training.trainer import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -238,7 +238,7 @@ def test_a_diverging_discriminator_says_that_the_student_has_stepped(trainer):
 def test_a_diverging_run_stops_with_sound_weights(trainer):
     method = trainer("teacher").method
     before = {name: p.detach().clone() for name, p in method.trainable.items()}
-    batch = method.data.batch(0)
+    batch = method.data.batch(method.draws(0))
     batch.latents[0, 0, 0, 0, 0] = float("nan")
     method.data.batch = lambda iteration: batch
     with pytest.raises(FloatingPointError, match="iteration 0 is not finite"):

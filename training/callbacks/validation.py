@@ -39,10 +39,10 @@ class Validation(Callback):
         config, method = run.config.validation, run.method
         generator = torch.Generator().manual_seed(config.seed)
         noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator).to(method.device)
-        text = method.data.text(config.prompts).to(method.device)
+        conditions = method.data.conditions(config.prompts).to(method.device)
         with method.averaged():
-            latents = method.sample(noise, text, config.steps)
-        real = method.data.batch(0).latents.to(latents)
+            latents = method.sample(noise, conditions, config.steps)
+        real = method.data.batch(method.draws(0)).latents.to(latents)
         contrast, motion = _spread(latents) / _spread(real), _motion(latents) / _motion(real)
         run.report(iteration, {"validation/contrast": contrast, "validation/motion": motion})
         tqdm.write(f"iteration {iteration}: contrast {contrast:.2f}, motion {motion:.2f}")

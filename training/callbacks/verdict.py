@@ -19,7 +19,7 @@ class Verdict(Callback):
             generator = torch.Generator().manual_seed(config.seed)
             noise = torch.randn(len(captions), *method.data.latent_shape, generator=generator).to(method.device)
             with method.averaged():
-                return method.sample(noise, method.data.text(captions).to(method.device), config.steps)
+                return method.sample(noise, method.data.conditions(captions).to(method.device), config.steps)
 
         try:
             print(method.data.verdict(sample), end="")

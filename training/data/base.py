@@ -7,21 +7,26 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .batch import Batch
+from ..run.draws import Draws
+from .batch import Batch, Conditions
 
 
 class Data(Protocol):
-    """Batches whose randomness depends on (seed, iteration) alone, and the way from captions and back to clips."""
+    """Batches, whose randomness depends on the draws alone, and the way from captions and back to clips."""
 
     latent_shape: tuple[int, int, int, int]
     batch_size: int
 
-    def batch(self, iteration: int) -> Batch:
-        """The batch of an iteration counted from 0."""
+    def batch(self, draws: Draws) -> Batch:
+        """The samples of an iteration, for the rows of ``draws``."""
         ...
 
-    def text(self, captions: list[str]) -> Tensor:
-        """[B, L, D]; the empty caption is the unconditional text. Raises ValueError for a caption it cannot encode."""
+    def conditions(self, captions: list[str]) -> Conditions:
+        """Of captions, B in number. Raises ValueError for one that it cannot encode."""
+        ...
+
+    def unconditional(self, conditions: Conditions) -> Conditions:
+        """The other side of classifier-free guidance: the same with the text of no caption, or a negative one."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -20,18 +20,18 @@ from dcm_core.errors import ExpertFileError
 from dcm_core.expert.file import load_expert
 from dcm_core.expert.layers import Expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
-from dcm_core.sampling import VelocityModel, euler, with_experts
+from dcm_core.sampling import VelocityModel, with_experts
 
-from ..average import copied, exchanged
-from ..backbones.features import Features
 from ..config import OptimizerConfig
-from ..data.batch import Batch
-from ..discriminator import Discriminator
-from ..draws import draw_indices, drawn_like
+from ..data.batch import Batch, Conditions
 from ..export import export_detail
-from ..noise import noised, renoised
-from ..optim import Learner
-from ..record import weights_digest
+from ..networks.average import copied, exchanged
+from ..networks.discriminator import Discriminator
+from ..networks.features import Features
+from ..networks.network import Network
+from ..run.draws import Draws
+from ..run.optim import Learner
+from ..run.record import weights_digest
 from ..values import ConfigError, Count, Decay, Positive, Weight, Whole
 from .base import AS_EXPERT, LossMap, Setup
 from .distillation import Distillation, DistillationOptions, boundary, check_guidance, load_teacher
@@ -83,8 +83,8 @@ class Detail(Distillation):
         self,
         setup: Setup,
         options: DetailOptions,
-        student: nn.Module,
-        teacher: nn.Module,
+        student: Network,
+        teacher: Network,
         discriminator: Discriminator,
         semantic_fingerprint: str,
         semantic_weights: str,
@@ -107,7 +107,7 @@ class Detail(Distillation):
         semantic = _load_semantic(setup, options)
         student = copy.deepcopy(teacher)
         setup.backbone.apply(student, semantic)
-        weights = weights_digest(student.state_dict())
+        weights = weights_digest(student.transformer.state_dict())
         setup.backbone.add_adapter(student, options.rank, options.alpha, setup.config.seed)
         channels, layers = setup.backbone.feature_shape(teacher, options.feature_stride)
         with torch.random.fork_rng(devices=[]):
@@ -121,24 +121,28 @@ class Detail(Distillation):
     def spans(self) -> list[range]:
         return [self.schedule.training_range("detail")]
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
         options = self.options
-        jumps = self.pairs(batch, generator)
+        jumps = self.pairs(batch, draws)
         compared = jumps.per_interval() if options.per_interval else jumps
         losses = {"consistency": pseudo_huber(compared.prediction, compared.target, options.huber_c)}
-        if iteration < options.adversarial_start or not (options.adversarial or options.matching):
+        if draws.iteration < options.adversarial_start or not (options.adversarial or options.matching):
             yield "student", losses
             return
 
-        count = len(batch.latents)
-        level = self.schedule.grid.previous(draw_indices(self.spans()[0], count, generator)).to(batch.latents)
-        noise = drawn_like(batch.latents, generator)
-        fake = self._features(renoised(jumps.prediction, noise, jumps.end, level), level, batch.text)
+        level = self.schedule.grid.previous(draws.indices("level", self.spans()[0])).to(batch.latents)
+        noise = draws.noise("renoise", batch.latents)
+        from_data = options.real == "data"
+
+        def raised(x: Tensor) -> Features:
+            higher = self.process.renoised(x, noise, jumps.end, level, linear=not from_data)
+            return self._features(higher, level, batch.conditions)
+
+        fake = raised(jumps.prediction)
         with torch.no_grad():
-            target = self._features(renoised(jumps.target, noise, jumps.end, level), level, batch.text)
-            real = target
-            if options.real == "data":
-                real = self._features(noised(batch.latents, noise, level), level, batch.text)
+            target = real = raised(jumps.target)
+            if from_data:
+                real = self._features(self.process.noised(batch.latents, noise, level), level, batch.conditions)
         with _frozen(self.discriminator):
             losses["adversarial"] = options.adversarial * hinge_generator(self.discriminator(fake.tokens, fake.grid))
         losses["matching"] = options.matching * feature_matching(fake.velocities, target.velocities)
@@ -148,14 +152,14 @@ class Detail(Distillation):
         real_logits = self.discriminator(real.tokens, real.grid)
         yield "discriminator", {"discriminator": hinge_discriminator(fake_logits, real_logits)}
 
-    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Both experts, each for its share of the steps."""
-        experts = with_experts(self.semantic(text), self.network(self.student, text), self.schedule)
-        return euler(experts, noise, self.schedule.sigmas(steps))
+        experts = with_experts(self.semantic(conditions), self.model(self.student, conditions), self.schedule)
+        return self.followed(experts, noise, self.schedule.sigmas(steps))
 
-    def semantic(self, text: Tensor) -> VelocityModel:
+    def semantic(self, conditions: Conditions) -> VelocityModel:
         """The semantic expert below the adapter. For sampling: it cannot stand between a forward and its backward."""
-        student = self.network(self.student, text)
+        student = self.model(self.student, conditions)
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
             with exchanged(self.trainable, self.start):
@@ -172,8 +176,9 @@ class Detail(Distillation):
             base_fingerprint=self.semantic_fingerprint,
         )
 
-    def _features(self, x: Tensor, sigma: Tensor, text: Tensor) -> Features:
-        return self.backbone.features(self.teacher, x, sigma, text, self.options.feature_stride)
+    def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
+        told = conditions.told(self.options.embedded_guidance)
+        return self.teacher(x, self.process.timestep(sigma), told, self.options.feature_stride)[1]
 
 
 def _load_semantic(setup: Setup, options: DetailOptions) -> Expert:

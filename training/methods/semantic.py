@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcm_core.losses import pseudo_huber, temporal_coherence
-from dcm_core.sampling import euler
 
-from ..data.batch import Batch
+from ..data.batch import Batch, Conditions
 from ..export import export_semantic
+from ..networks.network import Network
+from ..run.draws import Draws
 from ..values import Count, Weight
 from .base import AS_EXPERT, LossMap, Setup
 from .distillation import Distillation, DistillationOptions, boundary
@@ -38,7 +38,7 @@ class Semantic(Distillation):
     options: SemanticOptions
     usage = AS_EXPERT
 
-    def __init__(self, setup: Setup, options: SemanticOptions, student: nn.Module, teacher: nn.Module):
+    def __init__(self, setup: Setup, options: SemanticOptions, student: Network, teacher: Network):
         super().__init__(setup, options, student, teacher)
         frames = self.data.latent_shape[1]
         if frames <= options.tc_lag:
@@ -53,8 +53,8 @@ class Semantic(Distillation):
     def spans(self) -> list[range]:
         return [self.schedule.training_range("semantic")]
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
-        jumps = self.pairs(batch, generator)
+    def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
+        jumps = self.pairs(batch, draws)
         if self.options.per_interval:
             jumps = jumps.per_interval()
         coherence = temporal_coherence(jumps.prediction, jumps.target, self.options.tc_lag)
@@ -66,13 +66,15 @@ class Semantic(Distillation):
             },
         )
 
-    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone."""
         sigmas = self.schedule.sigmas(steps)
         mine, _ = self.schedule.split(sigmas)
-        at_kappa = euler(self.network(self.student, text), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma])
+        at_kappa = self.followed(
+            self.model(self.student, conditions), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma]
+        )
         below = [self.schedule.grid.sigma(i) for i in reversed(self.schedule.training_range("detail"))]
-        return euler(self.guided_teacher(text), at_kappa, [*below, 0.0])
+        return self.followed(self.guided_teacher(conditions), at_kappa, [*below, 0.0])
 
     def export(self, path: Path) -> None:
         before, after = (self.backbone.comfy_state(each) for each in (self.teacher, self.student))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import Config
-from .values import ConfigError, plain
+from ..config import Config
+from ..values import ConfigError, plain
 
 Record = dict[str, Any]  # by the full name of a setting
 _SAMPLED = 4096  # values of a tensor that its digest reads

@@ -7,7 +7,7 @@ import torch
 
 from dcm_core.expert.file import inspect_expert
 from training.config import ConfigError
-from training.record import weights_digest
+from training.run.record import weights_digest
 
 KAPPA = {"schedule": {"shift": 3.0, "points": 50, "kappa_index": 30}}
 SHIFT = {"schedule": {"shift": 5.0, "points": 50, "kappa_index": 29}}
@@ -108,8 +108,8 @@ def test_a_restart_trains_the_stage_anew(trainer):
 
 def test_the_digest_of_weights_sees_one_step_of_training(trainer):
     method = trainer("semantic").method
-    before = weights_digest(method.student.state_dict())
-    assert before == weights_digest(method.teacher.state_dict())
+    before = weights_digest(method.student.transformer.state_dict())
+    assert before == weights_digest(method.teacher.transformer.state_dict())
     method.step(0)
-    assert weights_digest(method.student.state_dict()) != before
+    assert weights_digest(method.student.transformer.state_dict()) != before
     assert weights_digest({"a": torch.zeros(1)}) != weights_digest({"b": torch.zeros(1)})

@@ -14,10 +14,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from training.checkpoint import load_state, save_state
 from training.config import ConfigError
+from training.run.checkpoint import load_state, save_state
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = ("checkpoint.safetensors", "{stage}.safetensors")
 
 
@@ -120,7 +120,7 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(trainer, monkeypatch):
         file.write(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("training.checkpoint.write_tensors", full)
+    monkeypatch.setattr("training.run.checkpoint.write_tensors", full)
     with pytest.raises(OSError, match="disk is full.*former file is unchanged"):
         run.save()
     assert run.checkpoints.newest.read_bytes() == before
