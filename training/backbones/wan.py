@@ -16,7 +16,7 @@ from dcm_core.families import wan
 from dcm_core.families.presets import find_family
 
 from ..config import BackboneConfig
-from ..values import ConfigError
+from ..errors import ConfigError
 from . import exchange
 from .adapter import adapter_layers, add_adapter
 from .features import Features, recorded

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from ..config import Section
 from .batch import Batch
 
 
 class Data(Protocol):
     """Batches whose randomness depends on (seed, iteration) alone, and the way from captions and back to clips."""
 
+    Options: ClassVar[type[Section]]  # the model of the data set's own options
     latent_shape: tuple[int, int, int, int]
     batch_size: int
 

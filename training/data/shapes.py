@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.shapes import autoencoder
@@ -14,28 +14,32 @@ from dcm_core.shapes.network import LATENT_SHAPE
 from dcm_core.shapes.readout import read_clips
 from dcm_core.shapes.render import render_clips
 
-from ..config import ConfigError, DataConfig, build, unknown
+from ..config import DataConfig, Section, build
 from ..draws import random_generator
+from ..errors import ConfigError, unknown
 from .batch import Batch
 
 _STREAM = 0x5A  # keeps these draws apart from the methods' noise of the same iteration
 _JUDGED = 8  # clips
 
 
-@dataclass(kw_only=True)
-class ShapesOptions:
-    """``only``: the words allowed for an attribute, as in ``{shape: [circle, square], speed: [fast]}``; the other
-    attributes are free.
-    """
+class ShapesOptions(Section):
+    """Which clips there are."""
 
-    only: dict[str, list[str]] = field(default_factory=dict)
+    only: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="The words allowed for an attribute, as in `{shape: [circle, square], speed: [fast]}`; the other "
+        "attributes are free.",
+    )
 
 
 class ShapesData:
     """Clips of random attributes, rendered, encoded and captioned."""
 
+    Options = ShapesOptions
+
     def __init__(self, config: DataConfig, seed: int):
-        self.choices = _choices(build(ShapesOptions, config.options, "data.options").only)
+        self.choices = _choices(build(self.Options, config.options, "data.options").only)
         if config.batch_size < 1:
             raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
         self.config, self.seed = config, seed

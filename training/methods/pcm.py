@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.losses import pseudo_huber
 from dcm_core.sampling import euler
 
+from ..config import Count
 from ..data.batch import Batch
+from ..errors import ConfigError
 from ..export import export_backbone
-from ..values import ConfigError, Count
 from .base import AS_BACKBONE, LossMap
 from .distillation import Distillation, DistillationOptions
 
 
-@dataclass(kw_only=True)
 class PCMOptions(DistillationOptions):
-    """``phases``: the grid is cut into this many spans of equal numbers of points."""
+    """One network that jumps in phases."""
 
-    phases: Count = 4
+    phases: Count = Field(default=4, description="The grid is cut into this many spans of equal numbers of points.")
 
 
 class PCM(Distillation):

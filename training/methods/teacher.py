@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.sampling import euler
 from dcm_core.schedule.curves import shift_sigma
 
+from ..config import MethodOptions, Positive, Weight
 from ..data.batch import Batch
 from ..draws import drawn_like, stratified
 from ..export import export_backbone
 from ..noise import noised
-from ..values import Positive, Weight
 from .base import AS_BACKBONE, LossMap, Method, Setup
 
 
-@dataclass(kw_only=True)
-class TeacherOptions:
-    """``shift``: of the training's noise levels, whose unshifted times are uniform in 0..1.
-    ``guidance``: scale of classifier-free guidance in validation clips; training knows none.
-    """
+class TeacherOptions(MethodOptions):
+    """A teacher from nothing."""
 
-    shift: Positive = 3.0
-    guidance: Weight = 3.0
+    shift: Positive = Field(
+        default=3.0, description="Of the training's noise levels, whose unshifted times are uniform in 0..1."
+    )
+    guidance: Weight = Field(
+        default=3.0, description="Scale of classifier-free guidance in validation clips; training knows none."
+    )
 
 
 class Teacher(Method):
