@@ -19,7 +19,7 @@ HEAD = """\
 
 Written by `python scripts/options.py` from the trainer's own models. An option stands in the YAML file of a run, or on
 the command line by its full name: `python training/distill.py --config FILE stages.semantic.optimizer.lr=1e-5`. `NAME`
-is a stage's own name.
+is a stage's own name, and none is `null` in YAML.
 """
 
 
@@ -52,9 +52,7 @@ def section(name: str, node: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield table(("option", "default", "value", "what"), rows)
     for key, child in inner.items():
-        full = f"{name}.{key}".strip(".") + (
-            ".NAME" if "additionalProperties" in child and "properties" not in child else ""
-        )
+        full = f"{name}.{key}".strip(".") + ("" if "properties" in child else ".NAME")
         yield f"### `{full}`"
         yield child["description"]
         yield from section(full, below(child))

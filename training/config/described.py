@@ -51,7 +51,8 @@ def follow(node: Node, path: Sequence[str | int]) -> tuple[Sequence[str | int], 
 
 def bounds(node: Node) -> str:
     """What a number may be: ``at least 0 and below 1``, or nothing where it is free."""
-    return " and ".join(f"{words} {node[key]:g}" for key, words in _BOUNDS.items() if key in node)
+    found = [(words, node[key]) for key, words in _BOUNDS.items() if key in node]
+    return " and ".join(f"{words} {limit if isinstance(limit, int) else f'{limit:g}'}" for words, limit in found)
 
 
 def kind(node: Node) -> str:
