@@ -17,11 +17,11 @@ from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
 from .config import Config, to_yaml
+from .errors import ConfigError, unknown
 from .methods.base import Method, Setup
 from .registry import build_backbone, build_data, build_method
 from .run.checkpoint import Checkpoints
 from .run.record import check_unchanged
-from .values import ConfigError, unknown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -143,10 +143,7 @@ def build_trainer(config: Config) -> Trainer:
         data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
-    backbone, points = build_backbone(config.backbone), config.expert_schedule().grid.points
-    if (steps := config.validation.steps) > points:
-        raise ConfigError(f"validation.steps={steps} must be at most the {points} points of the grid.")
-    method = build_method(Setup(config, backbone, data, device))
+    method = build_method(Setup(config, build_backbone(config.backbone), data, device))
     if config.compile is not None:
         method.compile(config.compile)
     return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])

@@ -12,11 +12,10 @@ from training.trainer import build_trainer
 ADDED = {
     "methods": """
         from __future__ import annotations
-        from dataclasses import dataclass
+        from training.config import MethodOptions
         from training.methods.teacher import Teacher
 
-        @dataclass(kw_only=True)
-        class StillOptions:
+        class StillOptions(MethodOptions):
             shift: float = 1.0
             guidance: float = 1.0
             pull: float = 0.5

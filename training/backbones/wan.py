@@ -17,11 +17,11 @@ from dcm_core.families.presets import find_family
 
 from ..config import BackboneConfig
 from ..data.batch import Conditions
+from ..errors import ConfigError
 from ..networks import exchange
 from ..networks.adapter import adapter_layers, add_adapter
 from ..networks.features import Features, recorded
 from ..networks.network import Network
-from ..values import ConfigError
 
 ARCHITECTURE = {
     "patch_size": (1, 2, 2),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from ..config import Section
 from ..run.draws import Draws
 from .batch import Batch, Conditions
 
@@ -14,6 +15,7 @@ from .batch import Batch, Conditions
 class Data(Protocol):
     """Batches, whose randomness depends on the draws alone, and the way from captions and back to clips."""
 
+    Options: ClassVar[type[Section]]  # the model of the data set's own options
     latent_shape: tuple[int, int, int, int]
     batch_size: int
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.shapes import autoencoder
@@ -14,27 +15,31 @@ from dcm_core.shapes.network import LATENT_SHAPE
 from dcm_core.shapes.readout import read_clips
 from dcm_core.shapes.render import render_clip
 
-from ..config import ConfigError, DataConfig, build, unknown
+from ..config import DataConfig, Section, build
+from ..errors import ConfigError, unknown
 from ..run.draws import Draws
 from .batch import Batch, Conditions
 
 _JUDGED = 8  # clips
 
 
-@dataclass(kw_only=True)
-class ShapesOptions:
-    """``only``: the words allowed for an attribute, as in ``{shape: [circle, square], speed: [fast]}``; the other
-    attributes are free.
-    """
+class ShapesOptions(Section):
+    """Which clips there are."""
 
-    only: dict[str, list[str]] = field(default_factory=dict)
+    only: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="The words allowed for an attribute, as in `{shape: [circle, square], speed: [fast]}`; the other "
+        "attributes are free.",
+    )
 
 
 class ShapesData:
     """Clips of random attributes, rendered, encoded and captioned."""
 
+    Options = ShapesOptions
+
     def __init__(self, config: DataConfig):
-        self.choices = _choices(build(ShapesOptions, config.options, "data.options").only)
+        self.choices = _choices(build(self.Options, config.options, "data.options").only)
         if config.batch_size < 1:
             raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
         self.config = config

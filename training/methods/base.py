@@ -17,7 +17,7 @@ from dcm_core.process import process_of
 from dcm_core.sampling import VelocityModel, euler, guided
 
 from ..backbones.base import Backbone
-from ..config import Config, StageConfig
+from ..config import Config, MethodOptions, StageConfig
 from ..data.base import Data
 from ..data.batch import Batch, Conditions
 from ..networks.average import MovingAverage, exchanged
@@ -54,7 +54,7 @@ class Method(ABC):
     averages of the student's weights, updated after every iteration.
     """
 
-    Options: ClassVar[type]  # the dataclass of the method's own options
+    Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
     usage: ClassVar[str] = ""  # where the exported file goes, in a sentence
 
     def __init__(self, setup: Setup, options: Any, student: Network):

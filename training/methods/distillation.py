@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.experts import ExpertSchedule
 
+from ..config import Decay, MethodOptions, Positive, Weight
 from ..data.batch import Batch, Conditions
+from ..errors import ConfigError
 from ..networks.average import MovingAverage
 from ..networks.network import Network, Role
 from ..run.draws import Draws
 from ..run.record import Record, record, weights_digest
-from ..values import ConfigError, Decay, Positive, Weight
 from .base import Method, Setup
 from .consistency import Jumps, consistency
 
 
-@dataclass(kw_only=True)
-class DistillationOptions:
-    """``guidance``: scale of the teacher's guidance, ``v_uncond + guidance * (v_cond - v_uncond)``; 1 is none.
-    ``embedded_guidance``: the scale that the networks are told, for a family whose networks are told one.
-    ``huber_c``: where the pseudo-Huber loss turns from a parabola into the absolute value.
-    ``per_interval``: compare velocities, not latents, so that the losses do not fade with the length of a span.
-    ``target_ema``: decay of an averaged target network; none means the student itself, without gradient.
-    ``teacher``: file or folder of its weights; none means backbone.weights, or else this run's teacher stage.
-    """
+class DistillationOptions(MethodOptions):
+    """What every distillation needs to know."""
 
-    guidance: Weight = 6.0
-    embedded_guidance: Weight | None = None
-    huber_c: Positive = 0.001
-    per_interval: bool = False
-    target_ema: Decay | None = None
-    teacher: str | None = None
+    guidance: Weight = Field(
+        default=6.0,
+        description="Scale of the teacher's guidance, `v_uncond + guidance * (v_cond - v_uncond)`; 1 is none.",
+    )
+    embedded_guidance: Weight | None = Field(
+        default=None, description="The scale that the networks are told, for a family whose networks are told one."
+    )
+    huber_c: Positive = Field(
+        default=0.001, description="Where the pseudo-Huber loss turns from a parabola into the absolute value."
+    )
+    per_interval: bool = Field(
+        default=False,
+        description="Compare velocities, not latents, so that the losses do not fade with the length of a span.",
+    )
+    target_ema: Decay | None = Field(
+        default=None,
+        description="Decay of an averaged target network; none means the student itself, without gradient.",
+    )
+    teacher: str | None = Field(
+        default=None,
+        description="File or folder of its weights; none means `backbone.weights`, or else this run's teacher stage.",
+    )
 
 
 class Distillation(Method):

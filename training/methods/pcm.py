@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.losses import pseudo_huber
 
+from ..config import Count
 from ..data.batch import Batch, Conditions
+from ..errors import ConfigError
 from ..export import export_backbone
 from ..run.draws import Draws
-from ..values import ConfigError, Count
 from .base import AS_BACKBONE, LossMap
 from .distillation import Distillation, DistillationOptions
 
 
-@dataclass(kw_only=True)
 class PCMOptions(DistillationOptions):
-    """``phases``: the grid is cut into this many spans of equal numbers of points."""
+    """One network that jumps in phases."""
 
-    phases: Count = 4
+    phases: Count = Field(default=4, description="The grid is cut into this many spans of equal numbers of points.")
 
 
 class PCM(Distillation):

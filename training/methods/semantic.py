@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.losses import pseudo_huber, temporal_coherence
 
+from ..config import Count, Weight
 from ..data.batch import Batch, Conditions
 from ..export import export_semantic
 from ..networks.network import Network
 from ..run.draws import Draws
-from ..values import Count, Weight
 from .base import AS_EXPERT, LossMap, Setup
 from .distillation import Distillation, DistillationOptions, boundary
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
 class SemanticOptions(DistillationOptions):
-    """``tc_weight``, ``tc_lag``: weight of the temporal coherence loss, and its gap in latent frames."""
+    """A semantic expert."""
 
-    tc_weight: Weight = 1.0
-    tc_lag: Count = 3
+    tc_weight: Weight = Field(default=1.0, description="Weight of the temporal coherence loss.")
+    tc_lag: Count = Field(default=3, description="The gap of the temporal coherence loss, in latent frames.")
 
 
 class Semantic(Distillation):

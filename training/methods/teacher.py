@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.schedule.curves import shift_sigma
 
+from ..config import MethodOptions, Positive, Weight
 from ..data.batch import Batch, Conditions
 from ..export import export_backbone
 from ..run.draws import Draws
-from ..values import Positive, Weight
 from .base import AS_BACKBONE, LossMap, Method, Setup
 
 
-@dataclass(kw_only=True)
-class TeacherOptions:
-    """``shift``: of the training's noise levels, whose unshifted times are uniform in 0..1.
-    ``guidance``: scale of classifier-free guidance in validation clips; training knows none.
-    """
+class TeacherOptions(MethodOptions):
+    """A teacher from nothing."""
 
-    shift: Positive = 3.0
-    guidance: Weight = 3.0
+    shift: Positive = Field(
+        default=3.0, description="Of the training's noise levels, whose unshifted times are uniform in 0..1."
+    )
+    guidance: Weight = Field(
+        default=3.0, description="Scale of classifier-free guidance in validation clips; training knows none."
+    )
 
 
 class Teacher(Method):

@@ -19,7 +19,7 @@ from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 from dcm_core.files.stream import TensorDigest
 
-from ..values import ConfigError
+from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
 _VERSION = "4"  # of what a state holds and under which names; files without one are of version 1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import OptimizerConfig
-from ..values import ConfigError
+from ..errors import ConfigError
 
 
 class Learner:
