@@ -57,8 +57,11 @@ def ddim(
     return _run(model, x, check_sigmas(sigmas, highest).tolist(), v_jump, callback)
 
 
-def flow_jump(x: Tensor, velocity: Tensor, sigma: float, end: float) -> Tensor:
-    """From noise level ``sigma`` straight to ``end``, in flow matching: a step of Euler. At 0 it is the clean x0."""
+def flow_jump(x: Tensor, velocity: Tensor, sigma: float | Tensor, end: float | Tensor) -> Tensor:
+    """From noise level ``sigma`` straight to ``end``, in flow matching: a step of Euler. At 0 it is the clean x0.
+
+    Levels of a batch, one each, are given as [B, 1, 1, 1, 1].
+    """
     return x + (end - sigma) * velocity
 
 

@@ -11,11 +11,6 @@ def noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return sigma * noise + (1 - sigma) * latents
 
 
-def jump(x: Tensor, velocity: Tensor, sigma: Tensor, end: Tensor) -> Tensor:
-    """The Euler step ``x + (end - sigma) * velocity``, x [B, C, T, H, W], sigma and end [B]."""
-    return x + column(end - sigma) * velocity
-
-
 def renoised(x: Tensor, noise: Tensor, sigma: Tensor, higher: Tensor) -> Tensor:
     """x [B, C, T, H, W] at noise level sigma [B] taken up to ``higher`` [B] >= sigma with fresh noise.
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcm_core.sampling import VelocityModel
+from dcm_core.sampling import VelocityModel, flow_jump
 from dcm_core.schedule.grid import NoiseGrid
 
-from ..noise import column, jump
+from ..noise import column
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def consistency(
     sample's span, whose end point is ``grid.previous(start)``. Only the student's call carries gradient.
     """
     sigma, previous, end = (levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start)))
-    prediction = jump(x, student(x, sigma), sigma, end)
+    prediction = flow_jump(x, student(x, sigma), column(sigma), column(end))
     with torch.no_grad():
-        arrived = jump(x, teacher(x, sigma), sigma, previous)
-        landed = jump(arrived, target(arrived, previous), previous, end)
+        arrived = flow_jump(x, teacher(x, sigma), column(sigma), column(previous))
+        landed = flow_jump(arrived, target(arrived, previous), column(previous), column(end))
         # At the first index of a span the teacher has arrived: its step itself is the target, sample by sample.
         landed = torch.where(column(index == start), arrived, landed)
     return Jumps(prediction, landed, sigma - end, end)
