@@ -15,7 +15,7 @@ from dcm_core.schedule.speed_presets import SPEED_PRESETS
 # Each floor imports only floors below it, and nothing beside it.
 FLOORS = {
     "dcm_core": (
-        {"__init__", "errors", "losses"},
+        {"__init__", "errors", "losses", "positions"},
         {"files", "schedule", "shapes"},
         {"families", "sampling"},
         {"expert"},
