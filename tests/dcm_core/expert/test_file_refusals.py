@@ -57,7 +57,7 @@ OTHERS = {
     "Wan in diffusers' layout": ("condition_embedder.time_proj.weight", "whole backbone.*DCM Load Backbone"),
     "HunyuanVideo": ("txt_in.input_embedder.weight", "whole backbone.*DCM Load Backbone"),
     "all in one": ("first_stage_model.decoder.conv_in.weight", "all-in-one.*Load Checkpoint"),
-    "Flux": ("double_blocks.0.img_attn.qkv.weight", "another family"),
+    "Flux": ("double_blocks.0.img_attn.qkv.weight", "Flux backbone.*Load Diffusion Model"),
     "something": ("a.b.c", "no file that is known here: its tensors are a.b.c"),
 }
 
