@@ -56,7 +56,7 @@ class BackboneFile:
         except LayoutError:
             raise
         except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
-            raise LayoutError(f"this looks like a {self.keymap.family} backbone, but {error}") from error
+            raise LayoutError(f"this looks like a {self.keymap.network} backbone, but {error}") from error
 
     @classmethod
     def open(cls, path: str | os.PathLike, reader: Callable[[TensorSource], Read] = attrgetter("read")) -> BackboneFile:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import LayoutError, shortened
+from ..expert.other_files import is_checkpoint, what_it_looks_like
 from ..families.family import Family
 from ..families.keymap import KeyMap
 from ..families.presets import FAMILIES
 from ..families.relatives import Relative, find_relative, unknown_relative
 from ..families.released import Names, is_released, read_names
-from .other_models import is_checkpoint, what_it_looks_like
 
 Kind = Literal["comfy", "diffusers", "released"]
 

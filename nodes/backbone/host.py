@@ -125,6 +125,12 @@ def patched_weights(model: ModelPatcher, but: Iterable[tuple[str | tuple, Any]] 
     return {name.removeprefix(PREFIX) for name in patched}
 
 
+def carry_the_same_patches(model: ModelPatcher, other: ModelPatcher) -> bool:
+    """Are the same patches on the weights of these two clones? Clones share the entries of what they carry both."""
+    ours, theirs = ({name: list(map(id, entries)) for name, entries in each.patches.items()} for each in (model, other))
+    return ours == theirs
+
+
 def remove_object_patches(model: ModelPatcher, values: Mapping[str, Any]) -> None:
     """Undo ``add_object_patch`` on this MODEL (already a clone), but where another value has been set since."""
     for name, value in values.items():

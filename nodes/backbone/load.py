@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ...dcm_core.backbone.bundle import expert_from_bundle
 from ...dcm_core.backbone.file import BackboneFile, Read
-from ...dcm_core.backbone.other_models import what_it_looks_like
 from ...dcm_core.expert.layers import Expert
+from ...dcm_core.expert.other_files import what_it_looks_like
 from ...dcm_core.families.recipe import Recipe, copies_and_compositions
 from ...dcm_core.files.shards import is_safetensors
 from ...dcm_core.files.stream import TensorSource

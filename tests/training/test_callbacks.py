@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dcm_core.shapes import autoencoder
-from dcm_core.shapes.captions import parse_caption
+from dcm_core.shapes.captions import ALL_ATTRIBUTES
 from dcm_core.shapes.render import render_clips
 from training.callbacks.log import shortened
 from training.config import ConfigError
@@ -122,8 +122,10 @@ def test_a_run_on_shapes_ends_with_what_its_clips_show(trainer, capsys):
     run = trainer("teacher", iterations=1)
     asked = []
 
+    by_caption = {each.caption(): each for each in ALL_ATTRIBUTES}
+
     def sample(noise, text, steps):
-        clips = [parse_caption(each) for each in asked]
+        clips = [by_caption[each] for each in asked]
         clips[0] = replace(clips[0], colour="red" if clips[0].colour != "red" else "blue")
         return autoencoder.encode(render_clips(clips, torch.Generator().manual_seed(0)))
 

@@ -64,7 +64,7 @@ def test_target_at_the_boundary_is_the_teachers_step_sample_by_sample(trainer):
         arrived = x + (previous - sigma).view(-1, 1, 1, 1, 1) * teacher(x, sigma)
     equal = [torch.equal(one, other) for one, other in zip(jumps.target, arrived, strict=True)]
     assert equal == [True, False, True, False]
-    assert jumps.end.tolist() == [pytest.approx(method.schedule.end_sigma("semantic"))] * 4
+    assert jumps.end.tolist() == [pytest.approx(method.schedule.kappa_sigma)] * 4
 
 
 def test_prediction_and_target_follow_the_equations(trainer):

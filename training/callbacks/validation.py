@@ -7,7 +7,7 @@ import logging
 import torch
 from tqdm import tqdm
 
-from .base import Callback, Run
+from .base import Callback, TrainingRun
 
 logger = logging.getLogger(__name__)
 _STRIP_FRAMES, _SHORT_SIDE = 6, 96
@@ -24,17 +24,17 @@ class Validation(Callback):
     They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept.
     """
 
-    def start(self, run: Run) -> None:
+    def start(self, run: TrainingRun) -> None:
         if run.config.validation.every and run.iteration < run.stage.iterations:
             tqdm.write(_EXPLANATION)
 
-    def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
+    def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         every = run.config.validation.every
         if every and (iteration + 1) % every == 0:
             self.validate(run, iteration + 1)
 
     @torch.no_grad()
-    def validate(self, run: Run, iteration: int) -> None:
+    def validate(self, run: TrainingRun, iteration: int) -> None:
         """Sample, measure and write the clips."""
         config, method = run.config.validation, run.method
         generator = torch.Generator().manual_seed(config.seed)
@@ -54,7 +54,7 @@ class Validation(Callback):
             )  # fmt: skip
         self._write(run, iteration, method.data.decode(latents))
 
-    def _write(self, run: Run, iteration: int, clips: torch.Tensor) -> None:
+    def _write(self, run: TrainingRun, iteration: int, clips: torch.Tensor) -> None:
         try:
             from ..pictures import save_mp4, save_png, sheet, strip, to_pixels
         except ImportError as error:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Callback, Run
+from .base import Callback, TrainingRun
 
 
 class Verdict(Callback):
     """Samples from noise of the validation's seed, with averaged weights where they are kept; draws nothing else."""
 
     @torch.no_grad()
-    def finish(self, run: Run) -> None:
+    def finish(self, run: TrainingRun) -> None:
         config, method = run.config.validation, run.method
 
         def sample(captions: list[str]) -> Tensor:

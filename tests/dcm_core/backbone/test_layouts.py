@@ -206,7 +206,7 @@ def test_parts_of_one_tensor_must_agree_in_dtype():
         (["blocks.0.attn.q.weight", "token_embedding.weight", "norm.weight"], "a T5 text encoder.*Load CLIP"),
         (["some.weight"], "its tensors are some.weight. Choose a file of models/diffusion_models"),
         (["lycoris_blocks_0_self_attn_q.lokr_w1"], "a LoKr.*LoraLoaderModelOnly"),
-        (["vace_blocks.0.after_proj.weight", "vace_patch_embedding.weight"], "the VACE module.*Wan VACE file"),
+        (["vace_blocks.0.after_proj.weight", "vace_patch_embedding.weight"], "a VACE module.*whole VACE model"),
         (["method/ema/condition_embedder.time_proj.weight"], "a training checkpoint.*exported"),
         (["a.condition_embedder.time_proj.weight", "method/a.condition_embedder.time_proj.weight"], "a training check"),
         (["_fsdp_wrapped_module._flat_param"], "one part of an FSDP checkpoint"),
