@@ -49,7 +49,8 @@ class BackboneFile:
         names = unwrapped(self.infos)
         self.keymap, self._kind, prefix = recognise(names)
         self.names, self.scales = sort_names(self.keymap, self._kind, prefix, names)
-        require_scales(self.keymap, self._weights, self.scales)
+        self._quantised = {self._own_name(name, prefix): how for name, how in layers_in_header(source.headers).items()}
+        require_scales(self.keymap, self._weights, self.scales, self._quantised)
         # Before the key map is asked, which knows the names of the family's own alone.
         relative = relative_by_name(self.keymap, self._kind, self.names.base)
         self._recipes: dict[str, dict[str, Recipe]] = {}
@@ -82,24 +83,23 @@ class BackboneFile:
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What the headers say together, with the backbone's own names where they say how layers are quantised.
-
-        Raises LayoutError where that cannot be read.
-        """
-        if not (layers := layers_in_header(self.source.headers)):
+        """What the headers say together, with the backbone's own names where they say how layers are quantised."""
+        if not self._quantised:
             return self.source.metadata
-        own = {self._own_name(name): layers[name] for name in layers}
-        return self.source.metadata | {QUANTISED: json.dumps({"layers": own})}
+        return self.source.metadata | {QUANTISED: json.dumps({"layers": self._quantised})}
 
     def describe(self) -> str:
-        """One line: what the file is. Raises as ``metadata``."""
+        """One line: what the file is. Raises as ``formats``."""
         quantised = f", quantised as {' and '.join(self.formats)}" if self.formats else ""
         return self.layout.describe() + quantised
 
     @cached_property
     def formats(self) -> list[str]:
-        """ComfyUI's names of the ways in which the file says that layers are quantised. Raises as ``metadata``."""
-        return formats(layers_in_header(self.source.headers), self.scales, self.read)
+        """ComfyUI's names of the ways in which the file says that layers are quantised.
+
+        Raises LayoutError where that cannot be read.
+        """
+        return formats(self._quantised, self.scales, self.read)
 
     @cached_property
     def read(self) -> Read:
@@ -175,9 +175,9 @@ class BackboneFile:
         """From diffusers' names, whether or not all is there."""
         return self.keymap.recipes_to_comfy(self._weights, self.names.base)
 
-    def _own_name(self, layer: str) -> str:
+    def _own_name(self, layer: str, prefix: str) -> str:
         """The layer of that name in the file, renamed as its tensors are."""
-        bare = without_wrappers(layer).removeprefix(self.layout.prefix)
+        bare = without_wrappers(layer).removeprefix(prefix)
         return self.keymap.spelled(f"{bare}.weight").removesuffix(".weight")
 
     def _described(self, prefix: str, relative: Relative | None) -> Layout:

@@ -31,6 +31,8 @@ SCALES = (
     ".pre_quant_scale",
     OF_LAYER,
 )
+# Those of them without which there is no weight.
+_OF_WEIGHTS = (".scale_weight", ".weight_scale", ".weight_s_rel")
 _INTEGERS = ("I", "U", "BOOL")
 
 Infos = Mapping[str, TensorInfo]
@@ -58,7 +60,7 @@ def formats(layers: Mapping[str, dict], scales: Mapping[str, str], read: Callabl
                 confs.append(dict(json.loads(bytes(read(there).flatten().tolist()))))
             except (ValueError, TypeError) as error:
                 raise LayoutError(f"{there} cannot be read. Download the file again.") from error
-    return sorted({str(conf.get("format")) for conf in confs})
+    return sorted({str(conf.get("format", "something without a name")) for conf in confs})
 
 
 def logical_shapes(infos: Infos, beside: Infos) -> dict[str, tuple[int, ...]]:
@@ -82,13 +84,20 @@ def _is_packed(layer: str, info: TensorInfo, beside: Infos) -> bool:
     return f"{layer}.weight_scale_2" in beside or f"{layer}.weight_s_rel" in beside or vector
 
 
-def require_scales(keymap: KeyMap, infos: Infos, beside: Iterable[str]) -> None:
-    """Raises LayoutError for weights that are integers without scales."""
-    scaled = {name.rpartition(".")[0] for name in beside}
+def require_scales(keymap: KeyMap, infos: Infos, beside: Iterable[str], told: Iterable[str]) -> None:
+    """Raises LayoutError for weights that are integers, or of layers ``told`` to be quantised, without scales."""
+    beside = list(beside)
+    scaled = {name.rpartition(".")[0] for name in beside if name.endswith(_OF_WEIGHTS)}
     integers = [name for name in infos if infos[name].dtype.startswith(_INTEGERS)]
     if wrong := [name for name in keymap.known(integers) if name.rpartition(".")[0] not in scaled]:
         raise LayoutError(
             f"{len(wrong)} weights are stored as integers ({infos[wrong[0]].dtype}) without scales "
             f"({shortened(wrong, 3)}): they were quantised in a way that DCM does not know, or their scales were lost. "
             "Take the bf16 file."
+        )
+    layers = {*told, *(name.removesuffix(OF_LAYER) for name in beside if name.endswith(OF_LAYER))}
+    if lost := sorted(layer for layer in layers - scaled if f"{layer}.weight" in infos):
+        raise LayoutError(
+            f"{len(lost)} layers are said to be quantised, but have no scales ({shortened(lost, 3)}): the file is not "
+            "whole. Download it again."
         )

@@ -27,6 +27,14 @@ def matrices(state) -> list[str]:
     return [name for name, tensor in state.items() if "blocks." in name and tensor.ndim == 2 and ".weight" in name]
 
 
+def scaled() -> dict[str, TensorInfo]:
+    """In fp8, with a scale for each matrix."""
+    state = infos(comfy())
+    for name in matrices(comfy()):
+        state |= {name: TensorInfo("F8_E4M3", state[name].shape), f"{name}_scale": TensorInfo("F32", ())}
+    return state
+
+
 def header_of(infos, *layers: dict) -> SimpleNamespace:
     headers = [{"a": "b", QUANTISED: json.dumps({"layers": each})} for each in layers]
     return SimpleNamespace(infos=infos, metadata={"a": "b"}, headers=headers, read=None)
@@ -44,16 +52,16 @@ RENAMED = {
 
 @pytest.mark.parametrize("rename", RENAMED.values(), ids=RENAMED)
 def test_a_header_names_layers_as_the_tensors_are_named_once_prefix_and_wrappers_are_off(rename):
-    layers = ["head.head", "blocks.1.ffn.0"]
+    layers = ["blocks.0.ffn.0", "blocks.1.ffn.0"]
     said = [{rename(layers[0]): {"format": "x"}}, {rename(layers[1]): {"format": "y"}}]
-    file = BackboneFile(header_of(infos({rename(key): tensor for key, tensor in comfy().items()}), *said))
-    expected = {"head.head": {"format": "x"}, "blocks.1.ffn.0": {"format": "y"}}
+    file = BackboneFile(header_of({rename(key): info for key, info in scaled().items()}, *said))
+    expected = {layers[0]: {"format": "x"}, layers[1]: {"format": "y"}}
     assert file.metadata["a"] == "b" and json.loads(file.metadata[QUANTISED]) == {"layers": expected}
     assert file.formats == ["x", "y"]
 
 
 def test_a_header_without_the_prefix_of_the_tensors_is_understood_too():
-    state = infos({f"module.{key}": tensor for key, tensor in comfy().items()})
+    state = {f"module.{key}": info for key, info in scaled().items()}
     file = BackboneFile(header_of(state, {"blocks.0.ffn.0": {"format": "y"}}))
     assert json.loads(file.metadata[QUANTISED]) == {"layers": {"blocks.0.ffn.0": {"format": "y"}}}
 
@@ -63,7 +71,19 @@ def test_a_header_that_cannot_be_read_is_refused(said):
     source = header_of(infos(comfy()))
     source.headers = [{QUANTISED: said}]
     with pytest.raises(LayoutError, match="cannot be read. Download"):
-        _ = BackboneFile(source).metadata
+        BackboneFile(source)
+
+
+@pytest.mark.parametrize("in_header", [False, True])
+def test_a_layer_that_is_said_to_be_quantised_needs_its_scale(in_header):
+    state, layer = scaled(), "blocks.1.ffn.0"
+    if not in_header:
+        state[f"{layer}.comfy_quant"] = TensorInfo("U8", (30,))
+    source = header_of(state, {layer: {"format": "x"}} if in_header else {})
+    BackboneFile(source)
+    del state[f"{layer}.weight_scale"]
+    with pytest.raises(LayoutError, match=f"1 layers are said to be quantised, but have no scales .{layer}.*Download"):
+        BackboneFile(source)
 
 
 def test_the_layers_of_newer_files_say_their_format_themselves():
@@ -120,13 +140,16 @@ def test_integer_weights_without_scales_are_refused(layout, dtype):
         with_header(found)
 
 
-def test_one_layer_that_lost_its_scale_is_named():
+@pytest.mark.parametrize("left", [None, "input_scale", "comfy_quant"])
+def test_one_layer_that_lost_its_scale_is_named(left):
     state, names = infos(comfy()), matrices(comfy())
     for name in names:
         state[name] = TensorInfo("I8", state[name].shape)
         state[f"{name}_scale"] = TensorInfo("F32", ())
     with_header(state)
     del state[f"{names[3]}_scale"]
+    if left:
+        state[f"{names[3].removesuffix('weight')}{left}"] = TensorInfo("F32", ())
     with pytest.raises(LayoutError, match=f"1 weights are stored as integers .*{names[3]}"):
         with_header(state)
 

@@ -256,6 +256,7 @@ def test_a_header_of_quantised_layers_follows_the_names_and_all_shards(tmp_path)
         for name, tensor in find_family("wan").keymap.state_to_comfy(random_state("wan t2v")).items()
     }
     layers = [name.removesuffix(".weight") for name in state if name.endswith("attn.q.weight")]
+    state |= {f"{layer}.weight_scale": torch.ones(()) for layer in layers}
     for number, layer in enumerate(layers[:2], 1):
         own = {name: state[name] for name in sorted(state)[number - 1 :: 2]}
         said = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "float8_e4m3fn"}}})}
