@@ -78,7 +78,7 @@ def _backbone(backbone: BackboneFile) -> dict[str, Any]:
     said = {
         "file": ", ".join(map(str, source.paths)),
         "kind": "released bundle" if layout.kind == "released" else "backbone",
-        "what": layout.describe(),
+        "what": backbone.describe(),
         "bytes": sum(os.path.getsize(path) for path in source.paths),
         "family": layout.family.name,
         "layout": layout.kind,
@@ -87,6 +87,7 @@ def _backbone(backbone: BackboneFile) -> dict[str, Any]:
         "parameters": layout.parameters,
         "dtype": layout.dtype,
         "scaled": layout.scaled,
+        "quantised": backbone.formats,
         "tensors": len(source.infos),
         "metadata": dict(sorted(source.metadata.items())),
     }

@@ -19,6 +19,7 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import uuid
@@ -192,6 +193,13 @@ def load_state(
         raise wrong_shapes(wrong) from error
 
 
+def quantised_formats() -> set[str]:
+    """The ways of quantising a layer that this host reads, by the names files have for them; 0.3.64 knows none."""
+    if importlib.util.find_spec("comfy.quant_ops") is None:
+        return set()
+    return set(importlib.import_module("comfy.quant_ops").QUANT_ALGOS)
+
+
 def wrong_shapes(wrong: list[str]) -> ValueError:
     return ValueError(
         f"{len(wrong)} tensors have another shape than the network that the others make: {shortened(wrong)}. The file "
@@ -199,19 +207,15 @@ def wrong_shapes(wrong: list[str]) -> ValueError:
     )
 
 
-def unlike_the_network(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Layers of another shape, which newer versions take without a word if any layer of the file is quantised.
-
-    Weights that are packed, several numbers in each, have no such shape to compare.
-    """
+def unlike_the_network(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Layers of another shape, which newer versions take without a word if any layer of the file is quantised."""
     found = []
     for name, module in network.named_modules():
-        given = state.get(f"{name}.weight")
-        if given is None or given.ndim != 2 or not given.is_floating_point() or not hasattr(module, "in_features"):
-            continue
-        needed: Any = (module.out_features, module.in_features)
-        if tuple(given.shape) != needed:
-            found.append(f"{name}.weight {list(given.shape)} for {list(needed)}")
+        given = shapes.get(f"{name}.weight", ())
+        if len(given) == 2 and hasattr(module, "in_features"):
+            needed: Any = (module.out_features, module.in_features)
+            if given != needed:
+                found.append(f"{name}.weight {list(given)} for {list(needed)}")
     return found
 
 

@@ -19,8 +19,8 @@ from comfy_extras.nodes_custom_sampler import SamplerCustom
 from dcm_pack.dcm_core.expert.fingerprint import fingerprint, logical_shapes, norm_tensors
 from dcm_pack.dcm_core.expert.layers import Difference, Expert, LowRank
 from dcm_pack.dcm_core.expert.metadata import ExpertMetadata
-from dcm_pack.dcm_core.families.cogvideox_positions import rotary_angles
 from dcm_pack.dcm_core.families.presets import FAMILIES
+from dcm_pack.dcm_core.positions import rotary_angles
 from dcm_pack.dcm_core.process import process_of
 from dcm_pack.dcm_core.sampling import euler, with_experts
 from dcm_pack.dcm_core.schedule.experts import ExpertSchedule

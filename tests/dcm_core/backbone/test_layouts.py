@@ -133,7 +133,7 @@ def test_fp8_files_are_used_in_comfyui_as_they_are():
         assert layout.scaled and layout.describe().endswith("scaled F8_E4M3, 0.0M parameters")
         assert layout.parameters == sum(tensor.numel() for tensor in comfy.values())
         assert converted(scaled, "comfy").keys() == scales.keys() | fp8.keys()
-        with pytest.raises(LayoutError, match="scaled fp8.*convert the bf16"):
+        with pytest.raises(LayoutError, match="quantised.*convert the bf16"):
             opened(scaled).recipes("diffusers")
 
 
