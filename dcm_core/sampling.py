@@ -2,23 +2,18 @@
 
 A *velocity model* here is any ``model(x, sigma, *conditions) -> velocity`` with latents ``x`` [B, C, T, H, W]
 (any shape with a leading batch works), ``sigma`` [B] and a velocity like ``x``. The conditions are the model's
-own. Backbones come in two kinds:
-
-* flow matching, for :func:`euler`: ``x = sigma * noise + (1 - sigma) * x0`` with sigma in 0..1, and the velocity
-  estimates ``noise - x0``;
-* v-prediction (CogVideoX), for :func:`ddim`: ``x = cos(p) * x0 + sin(p) * noise`` with ``p = atan(sigma)``, and
-  the velocity estimates ``cos(p) * noise - sin(p) * x0``, the derivative of ``x`` in ``p``.
+own. What a velocity means is the backbone's process (process.py).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .process import FLOW, Process
 from .schedule.experts import ExpertSchedule
 from .schedule.sigmas import check_sigmas
 
@@ -29,54 +24,24 @@ Callback = Callable[[int, Tensor, Tensor], None]
 
 @torch.no_grad()
 def euler(
-    model: VelocityModel, x: Tensor, sigmas: Tensor | Sequence[float], callback: Callback | None = None
-) -> Tensor:
-    """Follow ``dx / dsigma = velocity`` from ``sigmas[0]`` to ``sigmas[-1]``, one Euler step per pair.
-
-    ``x``: latents at ``sigmas[0]`` (pure noise at 1). The state is kept in float32 or better, whatever the
-    dtype of ``x`` and of the velocities, because half precision would round the small steps near sigma 1
-    away; the result has that dtype. ``callback(step, x, x0)`` is called after every step.
-    Raises ValueError for sigmas no sampler can run on, FloatingPointError when a velocity is not finite.
-    """
-    return _run(model, x, check_sigmas(sigmas).tolist(), flow_jump, callback)
-
-
-@torch.no_grad()
-def ddim(
     model: VelocityModel,
     x: Tensor,
     sigmas: Tensor | Sequence[float],
-    highest: float,
     callback: Callback | None = None,
+    process: Process = FLOW,
 ) -> Tensor:
-    """DDIM (arXiv 2010.02502, without fresh noise) for a v-prediction model, one step per pair of sigmas.
+    """Follow the velocity from ``sigmas[0]`` to ``sigmas[-1]``, one jump per pair.
 
-    ``x``: latents at ``sigmas[0]``, of unit variance (pure noise at ``highest``, the grid's ``sigma_max``). It is
-    what ComfyUI's euler does, which holds ``x * sqrt(1 + sigma^2)`` in its place. The rest is as in :func:`euler`.
+    In flow matching these are Euler steps, in v-prediction steps of DDIM without fresh noise (arXiv 2010.02502); both
+    are what ComfyUI's euler does, which holds ``x * sqrt(1 + sigma^2)`` in v-prediction where this holds ``x`` of
+    unit variance. ``x``: latents at ``sigmas[0]`` (pure noise at ``process.highest``). The state is kept in float32 or
+    better, whatever the dtype of ``x`` and of the velocities, because half precision would round the small steps near
+    sigma 1 away; the result has that dtype. ``callback(step, x, x0)`` is called after every step.
+    Raises ValueError for sigmas no sampler can run on, FloatingPointError when a velocity is not finite.
     """
-    return _run(model, x, check_sigmas(sigmas, highest).tolist(), v_jump, callback)
-
-
-def flow_jump(x: Tensor, velocity: Tensor, sigma: float, end: float) -> Tensor:
-    """From noise level ``sigma`` straight to ``end``, in flow matching: a step of Euler. At 0 it is the clean x0."""
-    return x + (end - sigma) * velocity
-
-
-def v_jump(x: Tensor, velocity: Tensor, sigma: float, end: float) -> Tensor:
-    """The same in v-prediction: a step of DDIM, which turns (x, velocity) by the angle between the two levels."""
-    angle = math.atan(sigma) - math.atan(end)
-    return math.cos(angle) * x - math.sin(angle) * velocity
-
-
-def _run(
-    model: VelocityModel,
-    x: Tensor,
-    levels: list[float],
-    jump: Callable[[Tensor, Tensor, float, float], Tensor],
-    callback: Callback | None,
-) -> Tensor:
     if not x.is_floating_point():
         raise ValueError(f"latents must be floating-point, got {x.dtype}.")
+    levels = check_sigmas(sigmas, process.highest).tolist()
     steps = len(levels) - 1
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     for step, (sigma, following) in enumerate(zip(levels, levels[1:], strict=False)):
@@ -88,8 +53,8 @@ def _run(
         if velocity.shape != x.shape:
             raise ValueError(f"the model returned {list(velocity.shape)} for latents {list(x.shape)}.")
         velocity = velocity.to(x.dtype)
-        clean = jump(x, velocity, sigma, 0.0)
-        x = jump(x, velocity, sigma, following)
+        clean = process.jump(x, velocity, sigma, 0.0)
+        x = process.jump(x, velocity, sigma, following)
         if callback is not None:
             callback(step, x, clean)
     return x

@@ -85,7 +85,7 @@ save_expert("expert.safetensors", Expert(metadata, layers))
 expert = load_expert("expert.safetensors")
 assert expert.metadata.schedule.split(expert.metadata.schedule.sigmas(4)) == (2, 2)
 check(expert, file.shapes, family="tidal").raise_if_wrong()
-assert build_backbone(BackboneConfig(name="tidal", family="tidal")).keymap.family == "tidal"
+assert build_backbone(BackboneConfig(name="tidal", family="tidal")).keymap.network == "tidal"
 """
 
 USE_PRESET = """

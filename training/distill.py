@@ -18,6 +18,7 @@ if not __package__:
     else:  # an isolated Python leaves the folder out
         sys.path.insert(0, str(here.parent))
 
+from training.errors import ConfigError, MissingWeights  # noqa: E402
 from training.installed import cannot_import  # noqa: E402
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     try:
         from training.config import load_config
-        from training.values import ConfigError, MissingWeights
+        from training.registry import check
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     try:
         config = load_config(options.config, options.overrides)
+        check(config)
         if options.restart and not config.stage:
             raise ConfigError(f"--restart needs stage=NAME; there are {', '.join(config.stages)}.")
         stages = [config.stage] if config.stage else list(config.stages)

@@ -16,8 +16,8 @@ from dcm_core.expert.layers import Expert, Layer
 from dcm_core.expert.merge import layers_of
 from dcm_core.expert.metadata import ExpertMetadata
 
-from .backbones.exchange import save_backbone
 from .config import Config
+from .networks.exchange import save_backbone
 
 State = dict[str, Tensor]
 

@@ -38,10 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         from torch import OutOfMemoryError
 
+        from training.errors import ConfigError
         from training.preparation.run import Settings, prepare
         from training.registry import build_encoder
         from training.trainer import usable_device
-        from training.values import ConfigError
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     try:
@@ -111,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
 def clip_rules(options: argparse.Namespace, rule: SizeRule) -> ClipRules:
     """Which clips the options ask for. Raises ConfigError for sizes that the backbone does not take."""
     from training.data.buckets import Size, buckets
+    from training.errors import ConfigError
     from training.preparation.scan import ClipRules
-    from training.values import ConfigError
 
     usual = rule.usual
     width, height = options.resolution or (usual.width, usual.height)
@@ -150,7 +150,7 @@ def _next(rule: SizeRule, frames: int) -> int:
 
 def _lines(path: Path | None) -> tuple[str, ...]:
     """The lines of a text file. Raises ConfigError where it is none."""
-    from training.values import ConfigError
+    from training.errors import ConfigError
 
     if path is None:
         return ()

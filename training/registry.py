@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from .backbones.base import Backbone
-from .config import BackboneConfig, DataConfig
+from .config import BackboneConfig, Config, DataConfig, MethodOptions, build
 from .data.base import Data
+from .errors import ConfigError, unknown
 from .methods.base import Method, Setup
 from .preparation.encoder import Encoder
-from .values import ConfigError, build, unknown
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -25,9 +25,9 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     return _brought("backbones", "BACKBONE", "backbone.name", config.name)(config)
 
 
-def build_data(config: DataConfig, seed: int) -> Data:
+def build_data(config: DataConfig) -> Data:
     """The data set that a configuration names. Raises ConfigError."""
-    return _brought("data", "DATA", "data.name", config.name)(config, seed)
+    return _brought("data", "DATA", "data.name", config.name)(config)
 
 
 def build_encoder(name: str, weights: str | None, device: torch.device) -> Encoder:
@@ -37,22 +37,53 @@ def build_encoder(name: str, weights: str | None, device: torch.device) -> Encod
 
 def build_method(setup: Setup) -> Method:
     """The method of the selected stage, with its options read and its networks built. Raises ConfigError."""
-    stage = f"stages.{setup.config.stage}"
-    method: type[Method] = _brought("methods", "METHOD", f"{stage}.method", setup.stage.method)
-    return method.build(setup, build(method.Options, setup.stage.options, f"{stage}.options"))
+    return _method(setup.config).build(setup, _options(setup.config))
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError naming what is wrong with the methods, data sets and options of all stages, a line each."""
+    problems: dict[str, None] = {}
+    for stage in map(config.of_stage, config.stages):
+        for checked in (_options, _data_options):
+            try:
+                checked(stage)
+            except ConfigError as error:
+                problems[str(error)] = None
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def brought(folder: str, constant: str) -> dict[str, Any]:
+    """What the files of a folder bring, by their names: ``brought("methods", "METHOD")``."""
+    package = import_module(f".{folder}", __package__)
+    modules = {each.name: import_module(f".{each.name}", package.__name__) for each in iter_modules(package.__path__)}
+    return {name: getattr(module, constant) for name, module in modules.items() if hasattr(module, constant)}
+
+
+def _method(config: Config) -> type[Method]:
+    return _brought("methods", "METHOD", f"stages.{config.stage}.method", config.selected().method)
+
+
+def _options(config: Config) -> MethodOptions:
+    """The options of the selected stage, which go together with all else."""
+    options = build(_method(config).Options, config.selected().options, f"stages.{config.stage}.options")
+    if problems := list(options.contradictions(config)):
+        raise ConfigError("\n".join(problems))
+    return options
+
+
+def _data_options(config: Config) -> None:
+    data = config.stage_data()
+    build(_brought("data", "DATA", "data.name", data.name).Options, data.options, "data.options")
 
 
 def _brought(folder: str, constant: str, key: str, name: str) -> Any:
     """What the file of that name in a folder brings. Raises ConfigError with the names there are."""
     package = import_module(f".{folder}", __package__)
-    files = [found.name for found in iter_modules(package.__path__)]
-
-    def brings(file: str) -> Any:
-        return getattr(import_module(f".{file}", package.__name__), constant, None)
-
-    brought = brings(name) if name in files else None
-    if brought is None:
-        known = unknown(key, name, [file for file in files if brings(file) is not None])
+    named = name in (found.name for found in iter_modules(package.__path__))
+    found = getattr(import_module(f".{name}", package.__name__), constant, None) if named else None
+    if found is None:
+        known = unknown(key, name, brought(folder, constant))
         more = getattr(package, "TO_COME", "")
         raise ConfigError(f"{known} {more}".rstrip())
-    return brought
+    return found

@@ -16,12 +16,12 @@ from .callbacks.log import Log
 from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
-from .checkpoint import Checkpoints
 from .config import Config, to_yaml
+from .errors import ConfigError, unknown
 from .methods.base import Method, Setup
-from .record import check_unchanged
 from .registry import build_backbone, build_data, build_method
-from .values import ConfigError, unknown
+from .run.checkpoint import Checkpoints
+from .run.record import check_unchanged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -138,15 +138,17 @@ class Trainer:
 
 def build_trainer(config: Config) -> Trainer:
     """Everything that the selected stage of a configuration needs. Raises ConfigError."""
-    device, data = usable_device(config.device), build_data(config.stage_data(), config.seed)
+    device, data = usable_device(config.device), build_data(config.stage_data())
     try:
-        data.text(config.validation.prompts)  # what would be wrong at the first validation is noticed now
+        data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
-    backbone, points = build_backbone(config.backbone), config.expert_schedule().grid.points
-    if (steps := config.validation.steps) > points:
-        raise ConfigError(f"validation.steps={steps} must be at most the {points} points of the grid.")
-    method = build_method(Setup(config, backbone, data, device))
+    if data.made_for not in (None, config.backbone.name):
+        raise ConfigError(
+            f"data.name={config.stage_data().name}: its clips were prepared for {data.made_for}, and backbone.name is "
+            f"{config.backbone.name}. Run training/prepare.py with --backbone {config.backbone.name}."
+        )
+    method = build_method(Setup(config, build_backbone(config.backbone), data, device))
     if config.compile is not None:
         method.compile(config.compile)
     return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])

@@ -96,7 +96,7 @@ def bundle_tensors(backbone: BackboneFile, expert: Expert) -> dict[str, Tensor]:
     there = {keymap.to_comfy(name): name for name in twins}
     if strange := [name for name in changed if name not in there]:
         raise LayoutError(
-            f"a released {keymap.family} bundle has no second copy of {shortened(strange)}, which this expert "
+            f"a released {keymap.network} bundle has no second copy of {shortened(strange)}, which this expert "
             "changes: export it as an expert file"
         )
     own = keymap.state_to_diffusers(changed)

@@ -24,7 +24,8 @@ from ..files.format import TensorInfo
 from ..files.shards import open_weights
 from ..files.stream import TensorSource
 from ..files.zeros import all_zero
-from .layouts import QUANTISED, Kind, Layout, recognise, relative_by_name, relatives_of, sort_names, unwrapped
+from .layouts import Kind, Layout, recognise, relative_by_name, relatives_of, sort_names, unwrapped, without_wrappers
+from .quantised import QUANTISED, formats, layers_in_header, logical_shapes, require_scales
 
 Read = Callable[[str], Tensor]
 
@@ -34,7 +35,7 @@ class BackboneFile:
 
     * ``layout``: what the file is; ``keymap``: the names of its class of networks
     * ``infos``: dtype and shape of each tensor by its name in the file
-    * ``names``: those names by role, from the backbone's own without prefix; ``scales``: of one-byte weights
+    * ``names``: those names by role, from the backbone's own without prefix; ``scales``: of quantised weights
 
     ``reader`` is how tensors are read: called with ``source`` when the first one is asked for, it returns what gives
     a tensor by its name in the file. By default the file reads itself, within ``with``. Raises LayoutError for what
@@ -48,6 +49,8 @@ class BackboneFile:
         names = unwrapped(self.infos)
         self.keymap, self._kind, prefix = recognise(names)
         self.names, self.scales = sort_names(self.keymap, self._kind, prefix, names)
+        self._quantised = {self._own_name(name, prefix): how for name, how in layers_in_header(source.headers).items()}
+        require_scales(self.keymap, self._weights, self.scales, self._quantised)
         # Before the key map is asked, which knows the names of the family's own alone.
         relative = relative_by_name(self.keymap, self._kind, self.names.base)
         self._recipes: dict[str, dict[str, Recipe]] = {}
@@ -56,7 +59,7 @@ class BackboneFile:
         except LayoutError:
             raise
         except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
-            raise LayoutError(f"this looks like a {self.keymap.family} backbone, but {error}") from error
+            raise LayoutError(f"this looks like a {self.keymap.network} backbone, but {error}") from error
 
     @classmethod
     def open(cls, path: str | os.PathLike, reader: Callable[[TensorSource], Read] = attrgetter("read")) -> BackboneFile:
@@ -80,20 +83,23 @@ class BackboneFile:
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """What the headers say together, with the backbone's own names where they say how layers are quantised.
+        """What the headers say together, with the backbone's own names where they say how layers are quantised."""
+        if not self._quantised:
+            return self.source.metadata
+        return self.source.metadata | {QUANTISED: json.dumps({"layers": self._quantised})}
+
+    def describe(self) -> str:
+        """One line: what the file is. Raises as ``formats``."""
+        quantised = f", quantised as {' and '.join(self.formats)}" if self.formats else ""
+        return self.layout.describe() + quantised
+
+    @cached_property
+    def formats(self) -> list[str]:
+        """ComfyUI's names of the ways in which the file says that layers are quantised.
 
         Raises LayoutError where that cannot be read.
         """
-        said = [header[QUANTISED] for header in self.source.headers if QUANTISED in header]
-        if not said:
-            return self.source.metadata
-        try:
-            layers = {name: how for each in said for name, how in json.loads(each)["layers"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LayoutError(f"the header's {QUANTISED} cannot be read. Download the file again.") from error
-        prefix, spelled = self.layout.prefix, self.keymap.spelled
-        own = {spelled(f"{name.removeprefix(prefix)}.weight").removesuffix(".weight"): layers[name] for name in layers}
-        return self.source.metadata | {QUANTISED: json.dumps({"layers": own})}
+        return formats(self._quantised, self.scales, self.read)
 
     @cached_property
     def read(self) -> Read:
@@ -117,9 +123,9 @@ class BackboneFile:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by ComfyUI's names."""
+        """Shapes by ComfyUI's names, as the network has them however its weights are packed."""
         if self._kind == "comfy":
-            return {name: self.infos[there].shape for name, there in self.names.base.items()}
+            return self._logical
         return {name: recipe.info(self.infos).shape for name, recipe in self._to_comfy.items()}
 
     @cached_property
@@ -161,9 +167,18 @@ class BackboneFile:
         return {name: self.infos[there] for name, there in self.names.base.items()}
 
     @cached_property
+    def _logical(self) -> dict[str, tuple[int, ...]]:
+        return logical_shapes(self._weights, {name: self.infos[there] for name, there in self.scales.items()})
+
+    @cached_property
     def _to_comfy(self) -> dict[str, Recipe]:
         """From diffusers' names, whether or not all is there."""
         return self.keymap.recipes_to_comfy(self._weights, self.names.base)
+
+    def _own_name(self, layer: str, prefix: str) -> str:
+        """The layer of that name in the file, renamed as its tensors are."""
+        bare = without_wrappers(layer).removeprefix(prefix)
+        return self.keymap.spelled(f"{bare}.weight").removesuffix(".weight")
 
     def _described(self, prefix: str, relative: Relative | None) -> Layout:
         title, relatives = relatives_of(self.keymap)
@@ -171,8 +186,8 @@ class BackboneFile:
         if relative and relative.other_latents:
             raise LayoutError(relative.refusal(title))
         dtypes: Counter[str] = Counter()
-        for info in self._weights.values():
-            dtypes[info.dtype] += prod(info.shape)
+        for name, info in self._weights.items():
+            dtypes[info.dtype] += prod(self._logical[name])
         families = [family for family in FAMILIES.values() if family.keymap is self.keymap]
         return Layout(
             family=next(family for family in families if family.belongs(self.shapes)),
@@ -192,8 +207,8 @@ class BackboneFile:
             return {name: Recipe.copy(there) for name, there in {**self.names.base, **self.scales}.items()}
         if self.scales:
             raise LayoutError(
-                f"the weights are scaled fp8 ({shortened(self.scales, 2)}), which other layouts have no names for: "
-                "convert the bf16 or fp16 file instead, or use this one as it is in ComfyUI."
+                f"the weights are quantised, with scales ({shortened(self.scales, 2)}) that other layouts have no "
+                "names for: convert the bf16 or fp16 file instead, or use this one as it is in ComfyUI."
             )
         if self._kind == "comfy":
             try:

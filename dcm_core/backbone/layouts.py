@@ -15,26 +15,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..errors import LayoutError, shortened
+from ..expert.other_files import is_checkpoint, what_it_looks_like
 from ..families.family import Family
 from ..families.keymap import KeyMap
 from ..families.presets import FAMILIES
 from ..families.relatives import Relative, find_relative, unknown_relative
 from ..families.released import Names, is_released, read_names
-from .other_models import is_checkpoint, what_it_looks_like
+from .quantised import SCALES
 
 Kind = Literal["comfy", "diffusers", "released"]
 
-SCALES = (
-    "scaled_fp8",
-    ".scale_weight",
-    ".scale_input",
-    ".weight_scale",
-    ".weight_scale_2",
-    ".input_scale",
-    ".comfy_quant",
-)
-# The entry of a header in which newer versions of ComfyUI say how each layer is quantised.
-QUANTISED = "_quantization_metadata"
 # What torch.compile, FSDP, activation checkpointing and DeepSpeed put around a module.
 _WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
 # Models that share a file with a backbone in an all-in-one checkpoint.
@@ -55,7 +45,7 @@ class Layout:
     * ``prefix``: what stands before every name of the file
     * ``variant``: size and task, for people: "14B T2V"
     * ``dtype``: of most weights, as safetensors names it: "BF16", "F8_E4M3"
-    * ``scaled``: one-byte weights with a scale each
+    * ``scaled``: quantised weights, with scales beside them
     * ``rank``: of a released bundle's adapter; None where there is none
     * ``parameters``: numbers in the backbone, without adapters, copies and scales
     * ``relative``: what it is where it is no backbone of the family's own, but another over its network
@@ -89,11 +79,16 @@ def count_text(count: int) -> str:
     return f"{count / 1e9:.2f}B" if count >= 10**8 else f"{count / 1e6:.1f}M"
 
 
+def without_wrappers(name: str) -> str:
+    """A tensor's or a layer's name without those that wrappers of a network leave in it."""
+    return _WRAPPERS.sub("", name)
+
+
 def unwrapped(names: Collection[str]) -> dict[str, str]:
     """Names without those of wrappers -> the file's own. Raises LayoutError for two that are one then."""
     table: dict[str, str] = {}
     for name in names:
-        if (bare := _WRAPPERS.sub("", name)) in table:
+        if (bare := without_wrappers(name)) in table:
             raise LayoutError(f"{name} and {table[bare]} are one tensor twice. Export the model again.")
         table[bare] = name
     return table
@@ -121,7 +116,7 @@ def recognise(names: Collection[str]) -> tuple[KeyMap, Kind, str]:
 
 
 def sort_names(table: KeyMap, kind: Kind, prefix: str, names: Mapping[str, str]) -> tuple[Names, dict[str, str]]:
-    """A backbone file's names by role, and those of the scales of one-byte weights: without prefix -> in the file.
+    """A backbone file's names by role, and those of the scales of quantised weights: without prefix -> in the file.
 
     ``names`` as ``unwrapped`` gives them. Raises LayoutError where the file holds other models too, or half an adapter.
     """

@@ -53,7 +53,7 @@ def write_recipes(
     """Write a file of what ``recipes`` make of the backbone, and ``tensors`` beside it."""
     source, layout = backbone.source, backbone.layout
     if dtype is not None and layout.scaled:
-        raise LayoutError("scaled one-byte weights mean nothing without their scales: convert the bf16 file")
+        raise LayoutError("quantised weights mean nothing without their scales: convert the bf16 file")
     # In the order of the source, since jumping about costs a hard disk most of its speed.
     ordered = sorted(recipes, key=lambda name: source.position(recipes[name].parts[0].name))
     made = {name: recipes[name].info(source.infos) for name in ordered}

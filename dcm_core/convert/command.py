@@ -121,6 +121,8 @@ def _export(options: argparse.Namespace) -> None:
         else:
             with BackboneFile.open(options.base) as base:
                 losses = export_change(backbone, base, target, options.rank, options.dtype)
+            if backbone.layout.dtype == "F64" and not options.dtype:
+                _say("written in fp32: an expert file holds no float64")
             if options.rank:
                 print(_loss_table(losses, options.rank))
     _say("{}: {}", target, size_text(target.stat().st_size))

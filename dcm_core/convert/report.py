@@ -13,7 +13,7 @@ from torch import Tensor
 from ..backbone.bundle import expert_from_bundle
 from ..backbone.file import BackboneFile
 from ..errors import ExpertFileError, LayoutError, shortened
-from ..expert.file import inspect_expert, wrong_dtypes
+from ..expert.file import metadata_of, wrong_dtypes
 from ..expert.fingerprint import content_digest
 from ..expert.layers import Layer, frobenius
 from ..expert.metadata import ExpertMetadata
@@ -45,18 +45,18 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
 
 def _expert(source: TensorSource) -> dict[str, Any]:
     (path,) = source.paths
-    found = inspect_expert(path)
+    metadata = metadata_of(path)
     with source:
         digest = content_digest(source.metadata, LazyTensors(source.infos, source.read))
-        changes, contradicting = _changes_in(source, found.metadata)
+        changes, contradicting = _changes_in(source, metadata)
     intact = source.metadata.get("dcm.digest") == digest
     damage = "" if intact else "the content is not what was written. Download or export the file again."
     infinite = [change["layer"] for change in changes if not math.isfinite(change.get("norm", 0.0))]
     dtypes = sorted({info.dtype for name, info in source.infos.items() if info.shape})
     return {
         "file": str(path),
-        "kind": f"{found.metadata.expert} expert",
-        "bytes": found.size,
+        "kind": f"{metadata.expert} expert",
+        "bytes": os.path.getsize(path),
         "dtype": " and ".join(dtypes),
         "intact": intact,
         "wrong": (
@@ -68,7 +68,7 @@ def _expert(source: TensorSource) -> dict[str, Any]:
             or ""
         ),
         "metadata": dict(sorted(source.metadata.items())),
-        **_about(found.metadata),
+        **_about(metadata),
         "layers": changes,
     }
 
@@ -78,7 +78,7 @@ def _backbone(backbone: BackboneFile) -> dict[str, Any]:
     said = {
         "file": ", ".join(map(str, source.paths)),
         "kind": "released bundle" if layout.kind == "released" else "backbone",
-        "what": layout.describe(),
+        "what": backbone.describe(),
         "bytes": sum(os.path.getsize(path) for path in source.paths),
         "family": layout.family.name,
         "layout": layout.kind,
@@ -87,6 +87,7 @@ def _backbone(backbone: BackboneFile) -> dict[str, Any]:
         "parameters": layout.parameters,
         "dtype": layout.dtype,
         "scaled": layout.scaled,
+        "quantised": backbone.formats,
         "tensors": len(source.infos),
         "metadata": dict(sorted(source.metadata.items())),
     }

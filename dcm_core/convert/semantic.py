@@ -43,11 +43,11 @@ def export_change(
 
     Without ``rank`` these are full differences, with it low-rank pairs wherever they are the smaller form. Losses are
     relative Frobenius norms; those of the low-rank layers are kept in the file's metadata. ``dtype``
-    is that of the tensors, by default that of the semantic weights, bf16 for one-byte weights. Raises
-    ValueError for backbones that do not go together, and OSError with the remedy.
+    is that of the tensors, by default ``dtype_of_change``. Raises ValueError for backbones that do not go together,
+    and OSError with the remedy.
     """
     _refuse_unlike(semantic, base)
-    dtype = dtype or next((name for name, (stored, _) in DTYPES.items() if stored == semantic.layout.dtype), "bf16")
+    dtype = dtype or dtype_of_change(semantic)
     metadata = replace(
         semantic_metadata(semantic),
         base_fingerprint=base.fingerprint,
@@ -60,7 +60,10 @@ def export_change(
     ours, theirs = semantic.recipes("comfy"), base.recipes("comfy")
 
     def difference(name: str) -> Tensor:
-        return semantic.build(ours[name]).float().sub_(base.build(theirs[name]).float())
+        # In float64, for weights that are stored so: their difference may be smaller than the rounding to float32.
+        one, other = semantic.build(ours[name]), base.build(theirs[name])
+        wide = torch.float64 if torch.float64 in (one.dtype, other.dtype) else torch.float32
+        return one.to(wide).sub(other.to(wide)).float()
 
     planned = _planned(metadata, semantic.shapes, rank, DTYPES[dtype][1])
     losses: dict[str, Loss] = {}
@@ -77,6 +80,15 @@ def export_change(
             errors = {name: float(f"{loss.relative:.4g}") for name, loss in losses.items() if loss.rest}
             writer.metadata[ERRORS] = json.dumps(errors)
     return losses
+
+
+def dtype_of_change(semantic: BackboneFile) -> str:
+    """The precision that holds a difference of these weights: their own, bf16 for those of one byte.
+
+    That of float64 is written as fp32, the most that an expert file holds.
+    """
+    stored = {"F64": "fp32"} | {stored: name for name, (stored, _) in DTYPES.items()}
+    return stored.get(semantic.layout.dtype, "bf16")
 
 
 def semantic_metadata(backbone: BackboneFile) -> ExpertMetadata:
@@ -131,7 +143,7 @@ def _refuse_unlike(semantic: BackboneFile, base: BackboneFile) -> None:
     for backbone in (semantic, base):
         if backbone.layout.scaled:
             names = ", ".join(map(str, backbone.source.paths))
-            raise ExpertFileError(f"{names}: a difference of scaled one-byte weights is noise: take the bf16 file")
+            raise ExpertFileError(f"{names}: a difference of quantised weights is noise: take the bf16 file")
     if semantic.layout.family != base.layout.family:
         raise ExpertFileError(f"{semantic.layout.describe()} and {base.layout.describe()} are of different families")
     ours, theirs = semantic.shapes, base.shapes

@@ -15,7 +15,6 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,15 +36,6 @@ from .tensor_names import Role, by_layer, is_expert, layer_from, refuse_incomple
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
 _BOOKKEEPING = ("dcm.layers", "dcm.parameters", "dcm.digest")
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What can be told without reading the tensors: metadata, dtype and shape by key, and bytes on disk."""
-
-    metadata: ExpertMetadata
-    tensors: dict[str, TensorInfo]
-    size: int
 
 
 def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) -> None:
@@ -82,10 +72,9 @@ def header_of(expert: Expert) -> dict[str, str]:
     return expert.metadata.to_header() | counts
 
 
-def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
+def load_expert(path: str | os.PathLike) -> Expert:
     """Read an expert file into memory of its own (the file may be replaced afterwards, on Windows too).
 
-    ``verify=False`` skips the digest, for a file that was changed on purpose and is to be saved again.
     Raises ExpertFileError for whatever is not one whole expert of a known format, and FileNotFoundError.
     """
     path = Path(path)
@@ -97,7 +86,7 @@ def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
             expert, digest = _read(source, metadata)
     except ExpertFileError as error:
         raise ExpertFileError(f"{path}: {error}") from error
-    if verify and source.metadata.get("dcm.digest") != digest:
+    if source.metadata.get("dcm.digest") != digest:
         raise ExpertFileError(
             f"{path}: the content does not match dcm.digest, so the file was damaged or changed after it "
             "was written. Download or export it again."
@@ -105,10 +94,9 @@ def load_expert(path: str | os.PathLike, verify: bool = True) -> Expert:
     return expert
 
 
-def inspect_expert(path: str | os.PathLike) -> Inspection:
-    """Metadata and tensor list of an expert file, without reading its tensors. Raises as ``load_expert``."""
-    source, metadata = _open(Path(path))
-    return Inspection(metadata, source.infos, os.path.getsize(path))
+def metadata_of(path: str | os.PathLike) -> ExpertMetadata:
+    """The metadata of an expert file, without reading its tensors. Raises as ``load_expert``."""
+    return _open(Path(path))[1]
 
 
 def wrong_dtypes(infos: Mapping[str, TensorInfo]) -> str:

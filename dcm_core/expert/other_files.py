@@ -1,4 +1,4 @@
-"""What a file is that is no expert, from its names: so that an error can say where it belongs."""
+"""What a file is that is not what was asked for, from its names: so that an error can say where it belongs."""
 
 from __future__ import annotations
 
@@ -7,63 +7,84 @@ from collections.abc import Collection, Mapping
 from ..errors import shortened
 from ..families.presets import FAMILIES
 
-_LORA = "Load it with a LoRA loader (LoraLoaderModelOnly)."
-_BACKBONE = "Put it into models/diffusion_models and open it with DCM Load Backbone."
-_VAE = "a VAE", "Put it into models/vae and load it with Load VAE."
-_TEXT = "a text encoder", "Put it into models/text_encoders and load it with Load CLIP."
-_VISION = "a CLIP vision model", "Put it into models/clip_vision and load it with Load CLIP Vision."
-_OTHER = "a backbone of another family", "Load it with Load Diffusion Model: DCM has no experts for it."
+Signs = tuple[tuple[tuple[str, ...], str], ...]  # pieces of names, one of which occurs in such a file, and what it is
 
-# Pieces of names that occur in this kind of file only, or in one that stands further down: what it is, and the remedy.
-_SIGNS: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
-    (
-        ("exp_avg", "optimizer."),
-        ("a training checkpoint", "Take the expert file that was exported from it."),
-    ),
+_BACKBONE = "Put it into models/diffusion_models and open it with DCM Load Backbone."
+_CLIP = "Put it into models/text_encoders and load it with Load CLIP."
+_VISION = "Put it into models/clip_vision and load it with Load CLIP Vision."
+_OTHER = "Load it with Load Diffusion Model: DCM has no experts for it."
+_CHECKPOINT = "a training checkpoint. Take the expert or the backbone that was exported from it."
+
+_LORA = (
+    *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up.", "lora_unet_"),
+    *(".diff_b", ".set_weight", ".fused_down"),
+)
+
+# A piece may also occur in files of a later row or table: the names of an adapter hold those of a backbone.
+_OF_TRAINING: Signs = (
+    (("exp_avg", "optimizer.", "method/"), _CHECKPOINT),
+    (("_flat_param",), "one part of an FSDP checkpoint. Export the whole state dict with what trained it."),
     (
         (".lokr_", ".hada_", ".oft_blocks", ".oft_diag", ".glora_", ".boft_"),
-        ("a LoKr, or another adapter of the LyCORIS kinds", _LORA),
-    ),
-    (
-        (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up.", "lora_unet_"),
-        ("an ordinary LoRA", _LORA),
-    ),
-    ((".diff_b", ".set_weight", ".fused_down"), ("an ordinary LoRA", _LORA)),
-    (
-        ("first_stage_model.", "cond_stage_model.", "text_encoders."),
-        ("an all-in-one checkpoint", "Put it into models/checkpoints and load it with Load Checkpoint."),
+        "a LoKr, or another adapter of the LyCORIS kinds. Load it with a LoRA loader (LoraLoaderModelOnly).",
     ),
 )
-_FURTHER_SIGNS: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
+_ALL_IN_ONE: Signs = (
+    (
+        ("first_stage_model.", "cond_stage_model.", "text_encoders."),
+        "an all-in-one checkpoint. Put it into models/checkpoints and load it with Load Checkpoint.",
+    ),
+)
+_OF_OTHERS: Signs = (
     (
         ("vace_blocks.", "vace_patch_embedding."),
-        (
-            "a VACE module, a part of a backbone",
-            "Take a whole VACE model for models/diffusion_models, and open it with DCM Load Backbone.",
-        ),
+        "a VACE module, a part of a backbone. Take a whole VACE model for models/diffusion_models, and open it with "
+        "DCM Load Backbone.",
     ),
-    (("controlnet_blocks.", "controlnet_"), ("a ControlNet", "Put it into models/controlnet.")),
-    (("decoder.conv_in.", "decoder.conv1.", "decoder.middle.", "decoder.upsamples.", "decoder.up_blocks."), _VAE),
-    (("encoder.block.", "text_model.encoder.layers.", "model.layers.", ".ffn.gate."), _TEXT),
-    (("vision_model.encoder.", "visual.transformer.", "visual.blocks."), _VISION),
-    (("input_blocks.", "joint_blocks.", "double_blocks.", "transformer_blocks."), _OTHER),
+    (("controlnet_blocks.", "controlnet_"), "a ControlNet. Put it into models/controlnet."),
+    (
+        tuple(f"decoder.{part}." for part in ("conv_in", "conv1", "middle", "upsamples", "up_blocks", "up")),
+        "a VAE. Put it into models/vae and load it with Load VAE.",
+    ),
+    (("text_model.encoder.layers.",), f"a CLIP model. {_CLIP}"),
+    # The last two as the .pth files of Wan's releases have them.
+    (("encoder.block.", ".ffn.gate.", "token_embedding."), f"a T5 text encoder. {_CLIP}"),
+    (("vision_model.encoder.", "visual.transformer.", "visual.blocks."), f"a CLIP vision model. {_VISION}"),
+    (("model.layers.",), f"a language model as text encoder. {_CLIP}"),
+    (("vision_in.", "byt5_in."), f"HunyuanVideo 1.5 or a kin of it. {_OTHER}"),
+    (("input_blocks.",), f"a Stable Diffusion U-Net. {_OTHER}"),
+    (("joint_blocks.",), f"a Stable Diffusion 3 backbone. {_OTHER}"),
+    (("double_blocks.",), f"a Flux backbone, or another one of its class. {_OTHER}"),
+    (("transformer_blocks.",), f"a backbone of another family. {_OTHER}"),
 )
 
 
 def what_it_is(names: Collection[str], metadata: Mapping[str, str]) -> str:
-    """What a file with these names is, where it belongs, and what opens it."""
+    """What a file is that is no expert, where it belongs, and what opens it."""
     if not names:
         return "a file without a tensor. Download or export it again."
     if {"state", "version"} <= metadata.keys():  # as this project's trainer writes them
-        return "a training checkpoint. Take the expert file that was exported from it."
-    if sign := _sign(names, _SIGNS):
-        return sign
-    if is_backbone(names):
-        return f"a whole backbone. {_BACKBONE}"
-    return _sign(names, _FURTHER_SIGNS) or (
+        return _CHECKPOINT
+    lora = "an ordinary LoRA. Load it with a LoRA loader (LoraLoaderModelOnly)."
+    return _known(names, lora, f"a whole backbone. {_BACKBONE}") or (
         f"no file that is known here: its tensors are {shortened(names, 3)}. Choose an expert file, whose metadata "
         "says that it is one."
     )
+
+
+def what_it_looks_like(names: Collection[str]) -> str:
+    """ "it looks like ..." with a remedy, of a file that is no backbone; or the first names of an unknown one."""
+    if not names:
+        return "it holds no tensor. Download or export it again."
+    lora = "a LoRA or an expert file. Load it with DCM Load Expert or LoraLoaderModelOnly, from models/loras."
+    if known := _known(names, lora):
+        return f"it looks like {known}"
+    return f"its tensors are {shortened(names, 3)}. Choose a file of models/diffusion_models."
+
+
+def is_checkpoint(names: Collection[str]) -> bool:
+    """Are these the names of a state of this project's trainer? They contain those of a backbone."""
+    return any(name.startswith("method/") for name in names)
 
 
 def is_backbone(names: Collection[str]) -> bool:
@@ -80,8 +101,17 @@ def semantic_backbone(names: Collection[str], metadata: Mapping[str, str]) -> st
     return f"{what}. {_BACKBONE}" if is_backbone(names) else ""
 
 
-def _sign(names: Collection[str], signs: tuple[tuple[tuple[str, ...], tuple[str, str]], ...]) -> str:
-    for pieces, (what, remedy) in signs:
+def _known(names: Collection[str], lora: str, backbone: str = "") -> str:
+    """What a file with these names is; ``lora`` and ``backbone`` are what to say of these."""
+    return (
+        _sign(names, (*_OF_TRAINING, (_LORA, lora), *_ALL_IN_ONE))
+        or (backbone if backbone and is_backbone(names) else "")
+        or _sign(names, _OF_OTHERS)
+    )
+
+
+def _sign(names: Collection[str], signs: Signs) -> str:
+    for pieces, what in signs:
         if any(piece in name for name in names for piece in pieces):
-            return f"{what}. {remedy}"
+            return what
     return ""

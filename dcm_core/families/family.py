@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
 from ..schedule.pairs import pair_schedule
+from ..schedule.speed_presets import SPEED_PRESETS
 from .keymap import KeyMap, Shapes
 from .relatives import Relative
 
@@ -25,13 +26,18 @@ class Pair:
     """Two whole models of the family that share one run, of which the first takes the high noise.
 
     ``text`` and ``image``: the noise level (sigma in 0..1) from which on it acts, in text and in image to video.
-    ``lists``: noise levels by number of steps on ``grid``; other runs are spread evenly on it.
+    ``preset``: the speed preset whose noise levels they are run down, on ``grid``; other runs are spread evenly on it.
     """
 
     text: float
     image: float
     grid: NoiseGrid
-    lists: Mapping[int, tuple[float, ...]]
+    preset: str
+
+    @property
+    def lists(self) -> Mapping[int, tuple[float, ...]]:
+        """Noise levels by number of steps."""
+        return SPEED_PRESETS[self.preset].sigmas
 
     def schedule(self, takes_image: bool) -> ExpertSchedule:
         """The schedule of a pair for this task."""

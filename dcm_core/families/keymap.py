@@ -62,7 +62,7 @@ def layers(diffusers: str | tuple[str, ...], comfy: str, swapped: bool = False) 
 class KeyMap:
     """A bijection between diffusers and ComfyUI names, and the layers its detail expert changes.
 
-    * ``recognised_by``: a weight that no other table has, in either naming.
+    * ``network``: what its class is called; ``recognised_by``: a weight that no other table has, in either naming.
     * ``low_rank``, ``replaced``: ComfyUI module names (with ``{i}``), those that get low-rank pairs and those
       that get a full difference.
     * ``variant``: version, task and size for people, from the shapes by ComfyUI name; ``size``: the size alone.
@@ -73,7 +73,7 @@ class KeyMap:
     Raises ValueError for a table that is no bijection.
     """
 
-    family: str
+    network: str
     rows: tuple[Row, ...]
     low_rank: tuple[str, ...]
     replaced: tuple[str, ...]
@@ -90,10 +90,10 @@ class KeyMap:
             ("comfy", [row.comfy for row in self.rows]),
         ):
             if doubled := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"key map {self.family}: {sorted(doubled)} stand in two rows of {side} names")
+                raise ValueError(f"key map {self.network}: {sorted(doubled)} stand in two rows of {side} names")
         for row in self.rows:
             if {name.count("{i}") for name in (*row.sources, row.comfy)} not in ({0}, {1}):
-                raise ValueError(f"key map {self.family}: the row {row} must have one {{i}} in every name or none")
+                raise ValueError(f"key map {self.network}: the row {row} must have one {{i}} in every name or none")
 
     def to_comfy(self, name: str) -> str:
         """The ComfyUI parameter (without ``diffusion_model.``) a diffusers one is, or is rows of.
@@ -250,7 +250,7 @@ class KeyMap:
         if near:
             row = table[near[0]]
             there = f"{near[0]} -> {row.comfy if side == 'diffusers' else ' + '.join(row.sources)}"
-        return f"{name!r} is no {side} name of the {self.family} family; the nearest row of its key map is {there}"
+        return f"{name!r} is no {side} name of the {self.network} network; the nearest row of its key map is {there}"
 
     @cached_property
     def _optional(self) -> list[tuple[str, re.Pattern]]:

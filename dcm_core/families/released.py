@@ -51,7 +51,7 @@ def read_names(keymap: KeyMap, names: Mapping[str, str]) -> Names:
     adapters = {match[1] for match in map(_ADAPTER.search, names) if match}
     if others := sorted(adapters - {"lora1"}):
         raise ValueError(
-            f"it holds a {keymap.family} backbone with the LoRA {', '.join(map(repr, others))} in its layers, as PEFT "
+            f"it holds a {keymap.network} backbone with the LoRA {', '.join(map(repr, others))} in its layers, as PEFT "
             "saves one, and no released bundle, whose adapter is called 'lora1'. Take the backbone without the LoRA."
         )
     base: dict[str, str] = {}
@@ -69,7 +69,7 @@ def read_names(keymap: KeyMap, names: Mapping[str, str]) -> Names:
             if original not in keymap.twins:
                 known = ", ".join(f"{twin}{_TWIN}" for twin in keymap.twins)
                 raise UnknownKeyError(
-                    f"{name!r} is no tensor of a released {keymap.family} bundle; its copies are {known}"
+                    f"{name!r} is no tensor of a released {keymap.network} bundle; its copies are {known}"
                 )
             twins[f"{original}.{rest}"] = there
         else:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
-from ..schedule.speed_presets import SPEED_PRESETS
 from .family import Family, Pair, Published
 from .keymap import KeyMap, Row, Shapes, blocks_of, layers
 from .relatives import Channels, Relative
@@ -160,7 +159,7 @@ FAMILIES = (
             text=0.875,
             image=0.900,
             grid=NoiseGrid(shift=5.0, points=50),
-            lists=SPEED_PRESETS["wan2.2 lightning"].sigmas,
+            preset="wan2.2 lightning",
         ),
     ),
 )

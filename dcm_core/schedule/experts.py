@@ -157,10 +157,6 @@ class ExpertSchedule:
         boundary = self.kappa_index + 1
         return range(boundary, self.grid.points) if _is_semantic(expert) else range(boundary)
 
-    def end_sigma(self, expert: ExpertKind) -> float:
-        """The noise level this expert's consistency function maps to in training."""
-        return self.kappa_sigma if _is_semantic(expert) else self.grid.sigma_min
-
     def with_kappa(self, kappa: int | float) -> ExpertSchedule:
         """The same grid with another boundary: an int is a grid index, a float a timestep / 1000 close to one.
 

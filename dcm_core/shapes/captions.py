@@ -40,22 +40,6 @@ ATTRIBUTES = tuple(field.name for field in fields(Attributes))
 ALL_ATTRIBUTES = tuple(Attributes(*words) for words in itertools.product(COLOURS, TEXTURES, SHAPES, DIRECTIONS, SPEEDS))
 
 
-def parse_caption(caption: str) -> Attributes:
-    """The attributes named by a caption, in any word order.
-
-    Raises ValueError for a word outside the vocabulary or an attribute that is missing or named twice.
-    """
-    words = split_words(caption)
-    found = []
-    for name, choices in zip(ATTRIBUTES, (COLOURS, TEXTURES, SHAPES, DIRECTIONS, SPEEDS), strict=True):
-        named = [word for word in words if word in choices]
-        if len(named) != 1:
-            count = f"{len(named)} words" if named else "no word"
-            raise ValueError(f"{caption!r} has {count} for the {name}; it needs one of {', '.join(choices)}.")
-        found.append(named[0])
-    return Attributes(*found)
-
-
 def split_words(caption: str) -> list[str]:
     """The words of a caption, checked against the vocabulary.
 

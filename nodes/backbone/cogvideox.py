@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.families.cogvideox import is_2b
-from ...dcm_core.families.cogvideox_positions import rotary_angles, sine_table
+from ...dcm_core.positions import rotary_angles, sine_table
 from ...dcm_core.schedule.curves import ZeroTerminalSNR
 from ...dcm_core.schedule.grid import NoiseGrid
 from .host import PREFIX, network_of

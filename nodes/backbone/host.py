@@ -19,6 +19,7 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import uuid
@@ -125,6 +126,12 @@ def patched_weights(model: ModelPatcher, but: Iterable[tuple[str | tuple, Any]] 
     return {name.removeprefix(PREFIX) for name in patched}
 
 
+def carry_the_same_patches(model: ModelPatcher, other: ModelPatcher) -> bool:
+    """Are the same patches on the weights of these two clones? Clones share the entries of what they carry both."""
+    ours, theirs = ({name: list(map(id, entries)) for name, entries in each.patches.items()} for each in (model, other))
+    return ours == theirs
+
+
 def remove_object_patches(model: ModelPatcher, values: Mapping[str, Any]) -> None:
     """Undo ``add_object_patch`` on this MODEL (already a clone), but where another value has been set since."""
     for name, value in values.items():
@@ -186,6 +193,13 @@ def load_state(
         raise wrong_shapes(wrong) from error
 
 
+def quantised_formats() -> set[str]:
+    """The ways of quantising a layer that this host reads, by the names files have for them; 0.3.64 knows none."""
+    if importlib.util.find_spec("comfy.quant_ops") is None:
+        return set()
+    return set(importlib.import_module("comfy.quant_ops").QUANT_ALGOS)
+
+
 def wrong_shapes(wrong: list[str]) -> ValueError:
     return ValueError(
         f"{len(wrong)} tensors have another shape than the network that the others make: {shortened(wrong)}. The file "
@@ -193,19 +207,15 @@ def wrong_shapes(wrong: list[str]) -> ValueError:
     )
 
 
-def unlike_the_network(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Layers of another shape, which newer versions take without a word if any layer of the file is quantised.
-
-    Weights that are packed, several numbers in each, have no such shape to compare.
-    """
+def unlike_the_network(network: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Layers of another shape, which newer versions take without a word if any layer of the file is quantised."""
     found = []
     for name, module in network.named_modules():
-        given = state.get(f"{name}.weight")
-        if given is None or given.ndim != 2 or not given.is_floating_point() or not hasattr(module, "in_features"):
-            continue
-        needed: Any = (module.out_features, module.in_features)
-        if tuple(given.shape) != needed:
-            found.append(f"{name}.weight {list(given.shape)} for {list(needed)}")
+        given = shapes.get(f"{name}.weight", ())
+        if len(given) == 2 and hasattr(module, "in_features"):
+            needed: Any = (module.out_features, module.in_features)
+            if given != needed:
+                found.append(f"{name}.weight {list(given)} for {list(needed)}")
     return found
 
 

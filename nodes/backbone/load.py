@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from ...dcm_core.backbone.bundle import expert_from_bundle
 from ...dcm_core.backbone.file import BackboneFile, Read
-from ...dcm_core.backbone.other_models import what_it_looks_like
 from ...dcm_core.expert.layers import Expert
+from ...dcm_core.expert.other_files import what_it_looks_like
 from ...dcm_core.families.recipe import Recipe, copies_and_compositions
 from ...dcm_core.files.shards import is_safetensors
 from ...dcm_core.files.stream import TensorSource
-from .host import load_state, loader_options, set_maker, unlike_the_network, wrong_shapes
+from .host import load_state, loader_options, quantised_formats, set_maker, unlike_the_network, wrong_shapes
 from .model import as_released, declare_remarked, declare_semantic, family_of, remarks_on, require_host_class
-from .unread import check_read
+from .unread import check_read, require_formats
 
 
 class Loaded(NamedTuple):
@@ -60,7 +60,7 @@ def _load(path: str, weight_dtype: str) -> Loaded:
     expert = expert_from_bundle(file) if file.layout.kind == "released" else None
     if expert or file.source.metadata.get("dcm.expert") == "semantic":
         declare_semantic(model)
-    return Loaded(model, expert, file.layout.describe(), [*remarked(model), *warnings])
+    return Loaded(model, expert, file.describe(), [*remarked(model), *warnings])
 
 
 def load_other(path: str, weight_dtype: str) -> ModelPatcher:
@@ -102,6 +102,7 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     Raises ValueError for a backbone that this ComfyUI does not know, or does not read in full.
     """
     recipes = file.recipes("comfy")
+    require_formats(file.formats, quantised_formats())
     copies, composed = copies_and_compositions(recipes)
     read: dict[str, Tensor] = {name: file.read(there) for name, there in copies.items()}
     for name, recipe in composed.items():
@@ -113,7 +114,7 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     if model is None:
         raise ValueError(f"This ComfyUI knows no backbone of this kind ({file.layout.describe()}): update ComfyUI.")
     network = model.model.diffusion_model
-    if wrong := unlike_the_network(network, given):
+    if wrong := unlike_the_network(network, file.shapes):
         raise wrong_shapes(wrong)
     warnings = check_read(file.keymap, given, network.state_dict().keys())
     compose(network, composed, file.read)

@@ -11,8 +11,17 @@ from ...dcm_core.families.keymap import KeyMap
 _MARKER = "scaled_fp8"
 # For products in one byte: without them the host computes these in more.
 _OF_INPUTS = (".scale_input", ".input_scale")
-# A layer that the newer versions have read as quantised has this in the network's own state dict.
-_QUANTISED = ".comfy_quant"
+# The newer versions call it otherwise once they have read it.
+_RENAMED = {"scale_weight": "weight_scale"}
+
+
+def require_formats(said: Collection[str], known: Collection[str]) -> None:
+    """Raises ValueError for ways in which the file says that layers are quantised, and this host does not know."""
+    if unknown := [name for name in said if name not in known]:
+        raise ValueError(
+            f"its weights are quantised as {shortened(unknown)}, which this ComfyUI does not know. Update ComfyUI, or "
+            "take the bf16 file."
+        )
 
 
 def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -> list[str]:
@@ -25,7 +34,7 @@ def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -
     scales, others = [], []
     for name in unread:
         layer, _, kind = name.rpartition(".")
-        if name == _MARKER or name.endswith(_OF_INPUTS) or f"{layer}{_QUANTISED}" in there:
+        if name == _MARKER or name.endswith(_OF_INPUTS) or f"{layer}.{_RENAMED.get(kind)}" in there:
             continue
         beside = kind not in ("weight", "bias") and f"{layer}.weight" in given
         (scales if beside else others).append(name)

@@ -57,6 +57,12 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
             f"the experts were trained for different schedules (kappa {semantic.metadata.schedule.kappa_text} and "
             f"{detail.metadata.schedule.kappa_text}); the detail expert's is used."
         )
+    told = [expert.metadata.embedded_guidance for expert in (semantic, detail)]
+    if told[0] != told[1] and None not in told:
+        warnings.append(
+            f"the experts were trained under different embedded guidances ({told[0]:g} and {told[1]:g}), and a run has "
+            "one; the detail expert's is used. Take two files of one training."
+        )
     return warnings
 
 

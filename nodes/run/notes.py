@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames
 from ..backbone.host import shift_of
+from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of
 from ..experts.check import lost_patches
 from ..ui.say import log
@@ -93,9 +94,9 @@ def is_made_by(schedule: ExpertSchedule, sigmas: Tensor, semantic_steps: int) ->
 
 def remedy_for(run: Run, is_stock: bool) -> str:
     """How noise levels get right; the shift of the MODEL matters here only, for schedulers take it from there."""
-    connect = "Connect DCM Sigmas"
-    if schedule_of(run.model).grid != run.schedule.grid:  # two plain MODELs, whose levels only a preset has
-        connect += " with the preset wan2.2 lightning"
+    connect, pair = "Connect DCM Sigmas", family_of(run.model).pair
+    if pair and schedule_of(run.model).grid != run.schedule.grid == pair.grid:  # only a preset has such levels
+        connect += f" with the preset {pair.preset}"
     other = " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
     remedy = f"{connect}{other}."
     shift = shift_of(run.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ..backbone.host import EMBEDDED_GUIDANCE, add_outermost_wrapper_of_run
+from ..backbone.host import EMBEDDED_GUIDANCE, add_outermost_wrapper_of_run, carry_the_same_patches
 from ..experts.apply import applied_to
 from ..ui.say import log, to_log
 from .expert_guider import ExpertGuider
@@ -31,21 +31,26 @@ def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     """An OUTER_SAMPLE wrapper around a whole run down ``sigmas`` [N + 1]."""
     guider = executor.class_obj
     applied = applied_to(guider.model_patcher)
-    # DCM's own guiders have said it already; of two baked MODELs in two samplers, neither has a share to speak of.
-    if applied and not applied.baked and not isinstance(guider, ExpertGuider):
-        run = Run.of(guider.model_patcher, cfg=getattr(guider, "cfg", 1.0))
-        try:
-            to_log(run.describe(sigmas), warnings_for(run, sigmas, given=True, is_stock=True))
-        except ValueError:
-            pass  # noise levels that rise, for example: whoever made them knows why
+    if applied and not isinstance(guider, ExpertGuider):  # DCM's own have said it already
+        if not applied.baked:  # of two baked MODELs in two samplers, neither has a share to speak of
+            note_steps(guider, sigmas)
         note_shared_network(guider)
         note_embedded_guidance(guider, applied.embedded_guidance)
-        watch_calls(guider, sigmas)
     _under_way.append(applied.key if applied else "")
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
         _under_way.pop()
+
+
+def note_steps(guider, sigmas) -> None:
+    """Says who takes which steps, and warns of what may not be meant, now and while the sampler runs."""
+    run = Run.of(guider.model_patcher, cfg=getattr(guider, "cfg", 1.0))
+    try:
+        to_log(run.describe(sigmas), warnings_for(run, sigmas, given=True, is_stock=True))
+    except ValueError:
+        pass  # noise levels that rise, for example: whoever made them knows why
+    watch_calls(guider, sigmas)
 
 
 def require_own_run(model: ModelPatcher) -> None:
@@ -59,14 +64,17 @@ def require_own_run(model: ModelPatcher) -> None:
 
 
 def note_shared_network(guider) -> None:
-    """Warns of a second MODEL that ComfyUI runs with the first one's weights and experts."""
+    """Warns of a second MODEL that ComfyUI runs with the first one's patches and experts instead of its own."""
     model = guider.model_patcher
     others = [other for other in vars(guider).values() if isinstance(other, ModelPatcher)]
     for other in others:
-        if other.model is model.model and applied_to(other) is not applied_to(model):
+        if other.model is not model.model:
+            continue
+        if applied_to(other) is not applied_to(model) or not carry_the_same_patches(model, other):
             log.warning(
                 "DCM: both MODELs of this guider are one loaded network, which ComfyUI patches for the first: its "
-                "experts and LoRAs act in the second too. Load the file with another loader for that."
+                "experts and LoRAs act in the second too, and those of the second do not. Load the file a second time, "
+                "with another loader node, for the second MODEL."
             )
 
 

@@ -34,7 +34,7 @@ def expert_path(name: str) -> str:
     path = folder_paths.get_full_path(FOLDER, name) or folder_paths.get_full_path("loras", name)
     if path is None:
         raise FileNotFoundError(
-            f"There is no expert file {name!r} in models/{FOLDER} or models/loras. Put the .safetensors file there, "
+            f"There is no expert file {name!r} in models/{FOLDER} or models/loras. Put it there, "
             "press R in the page to refresh the list, and choose it again."
         )
     return path

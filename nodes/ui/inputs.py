@@ -53,7 +53,7 @@ def backbone_name(names: list[str]) -> io.Combo.Input:
 
 
 def expert_name(names: list[str]) -> io.Combo.Input:
-    tooltip = "A .safetensors file in models/dcm or models/loras; for a name in both, the former."
+    tooltip = "A .safetensors or .sft file in models/dcm or models/loras; for a name in both, the former."
     return io.Combo.Input("expert_name", options=names, tooltip=tooltip)
 
 

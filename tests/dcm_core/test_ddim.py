@@ -4,7 +4,8 @@ import pytest
 import torch
 from harness.schedules import COG, COG_2B, diffusers_ddim
 
-from dcm_core.sampling import ddim, v_jump, with_experts
+from dcm_core.process import process_of
+from dcm_core.sampling import euler, with_experts
 from dcm_core.schedule.grid import NoiseGrid
 
 
@@ -28,7 +29,9 @@ NOISE = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 def followed(network, grid: NoiseGrid) -> torch.Tensor:
     sigmas = [*grid.sigmas.flip(0).tolist(), 0.0]
-    return ddim(lambda x, sigma: network(x, grid.curve.timestep(sigma).long()), NOISE, sigmas, grid.sigma_max)
+    return euler(
+        lambda x, sigma: network(x, grid.curve.timestep(sigma).long()), NOISE, sigmas, process=process_of(grid)
+    )
 
 
 @torch.no_grad()
@@ -70,7 +73,7 @@ def test_is_what_the_hosts_euler_does(schedule):
         scaled = x / scale
         denoised = scaled / scale - velocity(scaled, sigma.expand(2)) * sigma / scale
         x = x + (x - denoised) / sigma * (following - sigma)
-    result = ddim(velocity, NOISE.double(), sigmas, schedule.grid.sigma_max)
+    result = euler(velocity, NOISE.double(), sigmas, process=process_of(schedule.grid))
     assert torch.allclose(result, x, rtol=0, atol=1e-9)
 
 
@@ -78,8 +81,8 @@ def test_a_jump_to_zero_gives_the_clean_latents_and_to_pure_noise_the_noise():
     angle = torch.tensor(COG.kappa_sigma, dtype=torch.float64).atan()
     clean, noise = NOISE.double(), NOISE.double().flip(0)
     x, velocity = angle.cos() * clean + angle.sin() * noise, angle.cos() * noise - angle.sin() * clean
-    assert torch.allclose(v_jump(x, velocity, COG.kappa_sigma, 0.0), clean)
-    assert torch.allclose(v_jump(x, velocity, COG.kappa_sigma, COG.grid.sigma_max), noise, atol=1e-3)
+    assert torch.allclose(process_of(COG.grid).jump(x, velocity, COG.kappa_sigma, 0.0), clean)
+    assert torch.allclose(process_of(COG.grid).jump(x, velocity, COG.kappa_sigma, COG.grid.sigma_max), noise, atol=1e-3)
 
 
 def test_each_expert_gets_its_steps():
@@ -92,10 +95,10 @@ def test_each_expert_gets_its_steps():
 
         return velocity
 
-    ddim(with_experts(expert("semantic"), expert("detail"), COG), NOISE, COG.sigmas(4), COG.grid.sigma_max)
+    euler(with_experts(expert("semantic"), expert("detail"), COG), NOISE, COG.sigmas(4), process=process_of(COG.grid))
     assert asked == [("semantic", 999), ("semantic", 879), ("detail", 759), ("detail", 379)]
 
 
 def test_flow_sigmas_and_timesteps_are_refused_by_name():
     with pytest.raises(ValueError, match="they are not timesteps"):
-        ddim(lambda x, sigma: x, NOISE, [9999.0, 0.0], COG.grid.sigma_max)
+        euler(lambda x, sigma: x, NOISE, [9999.0, 0.0], process=process_of(COG.grid))

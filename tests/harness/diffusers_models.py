@@ -77,12 +77,12 @@ def infos(state: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
 
 def opened(state: Mapping[str, Tensor]) -> BackboneFile:
     """A backbone file with these tensors, without the file."""
-    return BackboneFile(SimpleNamespace(infos=infos(state), metadata={}, paths=[], read=state.__getitem__))
+    return BackboneFile(SimpleNamespace(infos=infos(state), metadata={}, headers=[], paths=[], read=state.__getitem__))
 
 
 def with_header(infos: Mapping[str, TensorInfo]) -> BackboneFile:
     """A backbone file of which no tensor can be read."""
-    return BackboneFile(SimpleNamespace(infos=infos, metadata={}))
+    return BackboneFile(SimpleNamespace(infos=infos, metadata={}, headers=[]))
 
 
 def released(name: str, rank: int = 4, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

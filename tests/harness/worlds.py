@@ -19,9 +19,10 @@ from comfy_extras.nodes_custom_sampler import SamplerCustom
 from dcm_pack.dcm_core.expert.fingerprint import fingerprint, logical_shapes, norm_tensors
 from dcm_pack.dcm_core.expert.layers import Difference, Expert, LowRank
 from dcm_pack.dcm_core.expert.metadata import ExpertMetadata
-from dcm_pack.dcm_core.families.cogvideox_positions import rotary_angles
 from dcm_pack.dcm_core.families.presets import FAMILIES
-from dcm_pack.dcm_core.sampling import ddim, euler, with_experts
+from dcm_pack.dcm_core.positions import rotary_angles
+from dcm_pack.dcm_core.process import process_of
+from dcm_pack.dcm_core.sampling import euler, with_experts
 from dcm_pack.dcm_core.schedule.experts import ExpertSchedule
 from torch import Tensor, nn
 
@@ -115,9 +116,9 @@ class World:
         noise = comfy.sample.prepare_noise(torch.zeros(batch, *SHAPE[1:]), seed)
         text = self.text()
         model = with_experts(self.velocity(semantic, text), self.velocity(detail, text), self.schedule)
-        if self.schedule.grid.prediction == "v_prediction":
-            return ddim(model, noise, sigmas, self.schedule.grid.sigma_max)
-        return euler(model, noise * sigmas[0], sigmas)
+        process = process_of(self.schedule.grid)
+        x = process.noised(torch.zeros_like(noise), noise, float(sigmas[0]))
+        return euler(model, x, sigmas, process=process)
 
 
 def merge(state: dict[str, Tensor], expert: Expert, strength: float = 1.0) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """The embedded world in the host, with random weights: what the node wires together, not how well it was trained."""
 
+from dataclasses import replace
+
 import latent_preview
 import numpy
 import pytest
@@ -19,7 +21,8 @@ from safetensors.torch import save_file
 
 import nodes
 
-PROMPT = "a red striped circle moving left fast"
+SHOWN = captions.Attributes("red", "striped", "circle", "left", "fast")
+PROMPT = SHOWN.caption()
 
 
 def network(heads):
@@ -107,8 +110,7 @@ def test_text_nodes_take_the_clip(shapes):
 
 
 def test_image_nodes_take_the_vae(shapes):
-    attributes = [captions.parse_caption(PROMPT)]
-    clip = render.render_clips(attributes, torch.Generator().manual_seed(0))
+    clip = render.render_clips([SHOWN], torch.Generator().manual_seed(0))
     frames = (clip[0].movedim(0, -1) + 1) / 2
     (latent,) = nodes.VAEEncode().encode(shapes["vae"], frames)
     assert latent["samples"].shape == (1, 16, 4, 12, 12)
@@ -124,8 +126,7 @@ def test_previews_have_the_true_colours(shapes, monkeypatch):
     latent_format = shapes["model"].model.latent_format
     previewer = latent_preview.get_previewer(torch.device("cpu"), latent_format)
     for colour in captions.COLOURS:
-        attributes = [captions.parse_caption(PROMPT.replace("red", colour))]
-        clip = render.render_clips(attributes, torch.Generator().manual_seed(0))
+        clip = render.render_clips([replace(SHOWN, colour=colour)], torch.Generator().manual_seed(0))
         picture = previewer.decode_latent_to_preview(latent_format.process_in(autoencoder.encode(clip)))
         shown = torch.from_numpy(numpy.array(picture)) / 255
         true = (clip[0, :, :4].mean(1).unflatten(1, (12, 2)).unflatten(3, (12, 2)).mean((2, 4)).movedim(0, -1) + 1) / 2

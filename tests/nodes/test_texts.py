@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dcm_pack
 import pytest
+from dcm_pack.nodes.ui.folders import EXTENSIONS
 from harness.hosts import load_script
 
 ROOT = Path(dcm_pack.__file__).parent
@@ -44,6 +45,14 @@ def test_help_pages_name_every_input(page):
         assert text.startswith("# ")
         missing = [i.id for i in schema.inputs if f"`{i.id}`" not in text]
         assert not missing, f"{name}: {missing}"
+
+
+def test_every_ending_of_an_expert_file_is_told():
+    (tooltip,) = (each.tooltip for each in SCHEMAS["DCMLoadExpert"].inputs if each.id == "expert_name")
+    pages = [(ROOT / "web" / "docs" / page).read_text("utf-8") for page in ("DCMLoadExpert.md", "DCMLoadExpert/zh.md")]
+    translated = translation("zh")["DCMLoadExpert"]["inputs"]["expert_name"]["tooltip"]
+    for text in (tooltip, translated, *pages):
+        assert all(ending in text for ending in EXTENSIONS), text
 
 
 def test_the_shapes_page_knows_the_words_of_the_captions():

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dcm_core.shapes import autoencoder
-from dcm_core.shapes.captions import parse_caption
+from dcm_core.shapes.captions import ALL_ATTRIBUTES
 from dcm_core.shapes.render import render_clips
 from training.callbacks.log import shortened
 from training.config import ConfigError
@@ -47,7 +47,7 @@ def test_collapse_is_an_alarm(trainer, caplog):
     assert "training has collapsed" in caplog.text
     caplog.clear()
     fine = trainer("teacher", validation=VALIDATION, folder=run.folder.parent / "fine")
-    fine.method.sample = lambda noise, text, steps: fine.method.data.batch(5).latents[: len(noise)]
+    fine.method.sample = lambda noise, told, steps: fine.method.data.batch(fine.method.draws(5)).latents[: len(noise)]
     fine.method.data.verdict = lambda sample: ""  # there are fewer clips in a batch than it asks for
     fine.run()
     assert "collapsed" not in caplog.text
@@ -85,7 +85,7 @@ def test_averaged_weights_are_exported_and_the_training_goes_on_with_its_own(tra
     run.run()
     average = run.method.averages["student"].values
     exported = run.method.backbone.load(run.folder / "teacher.safetensors")
-    for name, p in exported.named_parameters():
+    for name, p in exported.transformer.named_parameters():
         torch.testing.assert_close(p, average[name])
     assert any(not torch.equal(p, average[name]) for name, p in run.method.trainable.items())
 
@@ -122,14 +122,16 @@ def test_a_run_on_shapes_ends_with_what_its_clips_show(trainer, capsys):
     run = trainer("teacher", iterations=1)
     asked = []
 
+    by_caption = {each.caption(): each for each in ALL_ATTRIBUTES}
+
     def sample(noise, text, steps):
-        clips = [parse_caption(each) for each in asked]
+        clips = [by_caption[each] for each in asked]
         clips[0] = replace(clips[0], colour="red" if clips[0].colour != "red" else "blue")
         return autoencoder.encode(render_clips(clips, torch.Generator().manual_seed(0)))
 
-    text = run.method.data.text
+    conditions = run.method.data.conditions
     run.method.sample = sample
-    run.method.data.text = lambda captions: asked.extend(captions) or text(captions)
+    run.method.data.conditions = lambda captions: asked.extend(captions) or conditions(captions)
     run.run()
     assert (
         "Of 8 clips, so many show what was asked for: colour 7, texture 8, shape 8, direction 8, speed 8."

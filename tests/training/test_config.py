@@ -6,7 +6,7 @@ import yaml
 
 from training.config import Config, ConfigError, OptimizerConfig, build, load_config, to_yaml
 from training.distill import main
-from training.optim import build_optimizers
+from training.run.optim import build_optimizers
 from training.trainer import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,10 +81,10 @@ def test_wrong_keys_and_values_are_named(file, override, message):
         ("stages.teacher.data.batchsize=2", "Did you mean 'batch_size'"),
         ("backbone.name=wam", "backbone.name='wam' is unknown; use shapes or wan."),
         ("backbone.family=want", "family 'want'"),
-        ("data.name=shape", "data.name='shape' is unknown; use shapes."),
+        ("data.name=shape", "data.name='shape' is unknown; use published, shapes or videos."),
         ("data.batch_size=0", "must be at least 1"),
         ("validation.steps=51", "validation.steps=51 must be at most the 50 points of the grid"),
-        ("data.name=videos", "data.name='videos' is unknown; use shapes. Real videos are to come."),
+        ("data.name=films", "data.name='films' is unknown; use published, shapes or videos."),
         (
             "backbone.name=hunyuan_video",
             "backbone.name='hunyuan_video' is unknown; use shapes or wan. Adapters of more backbones are to come.",
@@ -238,7 +238,7 @@ def test_a_diverging_discriminator_says_that_the_student_has_stepped(trainer):
 def test_a_diverging_run_stops_with_sound_weights(trainer):
     method = trainer("teacher").method
     before = {name: p.detach().clone() for name, p in method.trainable.items()}
-    batch = method.data.batch(0)
+    batch = method.data.batch(method.draws(0))
     batch.latents[0, 0, 0, 0, 0] = float("nan")
     method.data.batch = lambda iteration: batch
     with pytest.raises(FloatingPointError, match="iteration 0 is not finite"):

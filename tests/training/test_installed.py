@@ -1,6 +1,7 @@
 """Packages that are missing or do not go together are named, with what to install."""
 
 import builtins
+import sys
 
 import pytest
 
@@ -44,6 +45,15 @@ def test_an_old_peft_beside_a_new_transformers_says_what_to_install(tmp_path, wi
     ):
         assert part in message
     assert "\n" not in message
+
+
+def test_a_missing_pydantic_says_what_to_install(tmp_path, without, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("training.") and name != "training.distill"]:
+        monkeypatch.delitem(sys.modules, name)
+    without("pydantic", ImportError("No module named 'pydantic'"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--config", str(tmp_path / "config.yaml")])
+    assert str(stopped.value).startswith("error: The trainer's packages cannot be imported: No module named 'pydantic'")
 
 
 def test_the_packages_that_are_needed_are_those_of_the_requirements():

@@ -23,9 +23,9 @@ from dcm_core.shapes.render import FRAMES_PER_SECOND, render_clip
 from training.data.buckets import Size, SizeRule
 from training.data.cache import CachedTensors, read_index
 from training.encoders.shapes import ShapesEncoder
+from training.errors import ConfigError
 from training.pictures import to_pixels
 from training.prepare import _parser, clip_rules, main
-from training.values import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 WAN = SizeRule(usual=Size(81, 480, 832), fps=16.0)

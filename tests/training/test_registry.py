@@ -12,11 +12,10 @@ from training.trainer import build_trainer
 ADDED = {
     "methods": """
         from __future__ import annotations
-        from dataclasses import dataclass
+        from training.config import MethodOptions
         from training.methods.teacher import Teacher
 
-        @dataclass(kw_only=True)
-        class StillOptions:
+        class StillOptions(MethodOptions):
             shift: float = 1.0
             guidance: float = 1.0
             pull: float = 0.5
@@ -24,8 +23,8 @@ ADDED = {
         class Still(Teacher):
             Options = StillOptions
 
-            def turns(self, batch, generator, iteration):
-                for learner, losses in super().turns(batch, generator, iteration):
+            def turns(self, batch, draws):
+                for learner, losses in super().turns(batch, draws):
                     yield learner, losses | {"pull": self.options.pull * batch.latents.square().mean()}
 
         METHOD = Still
@@ -42,13 +41,13 @@ ADDED = {
     """,
     "data": """
         import torch
+        from dataclasses import replace
         from training.data.shapes import ShapesData
 
         class Ones(ShapesData):
-            def batch(self, iteration):
-                batch = super().batch(iteration)
-                batch.latents = torch.ones_like(batch.latents)
-                return batch
+            def batch(self, draws):
+                batch = super().batch(draws)
+                return replace(batch, latents=torch.ones_like(batch.latents))
 
         DATA = Ones
     """,
@@ -108,4 +107,4 @@ def test_the_shapes_backbone_has_the_size_of_the_shipped_weights():
 
     backbone = build_backbone(BackboneConfig(name="shapes"))
     assert backbone.family == "shapes"
-    assert backbone.load(weights.teacher()).config.num_layers == 5
+    assert backbone.load(weights.teacher()).transformer.config.num_layers == 5

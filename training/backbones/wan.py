@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from dcm_core.families import wan
 from dcm_core.families.presets import find_family
 
 from ..config import BackboneConfig
-from ..values import ConfigError
-from . import exchange
-from .adapter import adapter_layers, add_adapter
-from .features import Features, recorded
+from ..data.batch import Conditions
+from ..errors import ConfigError
+from ..networks import exchange
+from ..networks.adapter import adapter_layers, add_adapter
+from ..networks.features import Features, recorded
+from ..networks.network import Network
 
 ARCHITECTURE = {
     "patch_size": (1, 2, 2),
@@ -37,8 +39,31 @@ ARCHITECTURE = {
 }
 
 
+class WanNetwork(Network):
+    """A Wan transformer."""
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return self.transformer.blocks
+
+    def forward(
+        self, x: Tensor, timestep: Tensor, conditions: Conditions, stride: int = 0
+    ) -> tuple[Tensor, Features | None]:
+        model = self.transformer
+        arguments: dict[str, Any] = {"encoder_hidden_states": conditions.text, "return_dict": False}
+        if not stride:
+            return model(x, timestep, **arguments)[0], None
+        with recorded([model.condition_embedder]) as embeddings, recorded(self.blocks[::stride]) as tokens:
+            velocity = model(x, timestep, **arguments)[0]
+        time_embedding = embeddings[0][0]
+        frames, height, width = x.shape[2:]
+        p_t, p_h, p_w = model.config.patch_size
+        grid = (frames // p_t, height // p_h, width // p_w)
+        return velocity, Features(tokens, [_head(model, each, time_embedding, grid) for each in tokens], grid)
+
+
 class WanBackbone:
-    """Builds the network and calls it in the trainer's terms: sigma in 0..1 in, velocity out."""
+    """Builds Wan networks, adapts them, and reads and writes their weights."""
 
     architecture: Mapping[str, Any] = ARCHITECTURE
 
@@ -48,58 +73,42 @@ class WanBackbone:
             title = find_family(config.family).title
             raise ConfigError(f"backbone.family: {title} has another network than backbone.name={config.name}.")
 
-    def build(self, seed: int) -> nn.Module:
+    def build(self, seed: int) -> Network:
         """A network with random weights that depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return WanTransformer3DModel(**{**self.architecture, **self.config.architecture})
+            return WanNetwork(WanTransformer3DModel(**{**self.architecture, **self.config.architecture}))
 
-    def load(self, path: str | Path) -> nn.Module:
+    def load(self, path: str | Path) -> Network:
         """A network with the weights of a backbone file of any layout. Raises ConfigError where they do not fit."""
-        model = self.build(seed=0)
-        exchange.load_weights(model, path, self.keymap)
-        return model
+        network = self.build(seed=0)
+        exchange.load_weights(network.transformer, path, self.keymap)
+        return network
 
     @staticmethod
-    def velocity(model: nn.Module, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        """Velocity [B, C, T, H, W] at x [B, C, T, H, W], sigma [B] in 0..1, text [B, L, D]. Timestep = 1000 sigma."""
-        return model(x, 1000.0 * sigma, encoder_hidden_states=text, return_dict=False)[0]
+    def feature_shape(network: Network, stride: int) -> tuple[int, int]:
+        """(channels of a token, number of layers of features that the network gives at this stride)."""
+        return network.transformer.proj_out.in_features, len(network.blocks[::stride])
 
-    def features(self, model: Any, x: Tensor, sigma: Tensor, text: Tensor, stride: int) -> Features:
-        """The tokens after blocks 0, stride, 2 stride, ..., raw and seen through the network's output head."""
-        with recorded([model.condition_embedder]) as embeddings, recorded(model.blocks[::stride]) as tokens:
-            # forward, not the call: a compiled network ignores hooks
-            model.forward(x, 1000.0 * sigma, encoder_hidden_states=text, return_dict=False)
-        time_embedding = embeddings[0][0]
-        frames, height, width = x.shape[2:]
-        p_t, p_h, p_w = model.config.patch_size
-        grid = (frames // p_t, height // p_h, width // p_w)
-        return Features(tokens, [_head(model, each, time_embedding, grid) for each in tokens], grid)
+    def add_adapter(self, network: Network, rank: int, alpha: float, seed: int) -> None:
+        """Freeze the network but for low-rank adapters and the layers a detail expert replaces; its output stays."""
+        add_adapter(network.transformer, *self._detail_layers(network), rank, alpha, seed)
 
-    @staticmethod
-    def feature_shape(model: Any, stride: int) -> tuple[int, int]:
-        """(channels of a token, number of layers that ``features`` gives at this stride)."""
-        return model.proj_out.in_features, len(model.blocks[::stride])
-
-    def add_adapter(self, model: nn.Module, rank: int, alpha: float, seed: int) -> None:
-        """Freeze model but for low-rank adapters and the layers a detail expert replaces; its output stays the same."""
-        add_adapter(model, *self._detail_layers(model), rank, alpha, seed)
-
-    def adapter_layers(self, model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, Layer]:
+    def adapter_layers(self, network: Network, start: Mapping[str, Tensor]) -> dict[str, Layer]:
         """What ``add_adapter`` made trainable, by ComfyUI module name; replaced layers as difference to ``start``."""
-        layers = adapter_layers(model, start)
+        layers = adapter_layers(network.transformer, start)
         return {self.keymap.module_to_comfy(name): layer for name, layer in layers.items()}
 
-    def apply(self, model: nn.Module, expert: Expert) -> None:
+    def apply(self, network: Network, expert: Expert) -> None:
         """Add an expert to the weights of a network without adapters. Raises ConfigError where it does not fit."""
-        exchange.apply_expert(model, expert, self.keymap)
+        exchange.apply_expert(network.transformer, expert, self.keymap)
 
-    def comfy_state(self, model: nn.Module) -> dict[str, Tensor]:
+    def comfy_state(self, network: Network) -> dict[str, Tensor]:
         """The weights of a network without adapters, under ComfyUI's names."""
-        return exchange.comfy_state(model, self.keymap)
+        return exchange.comfy_state(network.transformer, self.keymap)
 
-    def _detail_layers(self, model: nn.Module) -> tuple[list[str], list[str]]:
-        low_rank, replaced = self.keymap.detail_layers(self.comfy_state(model))
+    def _detail_layers(self, network: Network) -> tuple[list[str], list[str]]:
+        low_rank, replaced = self.keymap.detail_layers(self.comfy_state(network))
         return [self.keymap.module_to_diffusers(n) for n in low_rank], [
             self.keymap.module_to_diffusers(n) for n in replaced
         ]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-class Run(Protocol):
+class TrainingRun(Protocol):
     """What a callback sees of a run: the trainer.
 
     ``folder``: where everything of the stage is written. ``iteration``: how many are done.
@@ -36,19 +36,19 @@ class Run(Protocol):
 class Callback:
     """Override what you need. State that must survive a resume is what ``state`` returns."""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: TrainingRun) -> None:
         """Before the first iteration, after a resume has been loaded."""
 
-    def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
+    def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         """After each iteration, counted from 0, with its losses and gradient norms."""
 
-    def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
+    def report(self, run: TrainingRun, iteration: int, values: dict[str, float]) -> None:
         """Values to be kept, after so many iterations: means of the losses, results of a validation."""
 
-    def show(self, run: Run, iteration: int, name: str, picture: Image) -> None:
+    def show(self, run: TrainingRun, iteration: int, name: str, picture: Image) -> None:
         """A picture to be looked at, after so many iterations."""
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: TrainingRun) -> None:
         """After the last iteration and its checkpoint."""
 
     def state(self) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .base import Callback, Run
+from .base import Callback, TrainingRun
 
 
 class Export(Callback):
     """Writes ``output/STAGE/STAGE.safetensors``, with averaged weights where they are kept."""
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: TrainingRun) -> None:
         path = run.folder / f"{run.config.stage}.safetensors"
         with run.method.averaged():
             run.method.export(path)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dcm_core.files.atomic import atomic_write
 
-from .base import Callback, Run
+from .base import Callback, TrainingRun
 
 
 class Log(Callback):
@@ -22,7 +22,7 @@ class Log(Callback):
         self.sums: dict[str, float] = {}
         self.count = 0
 
-    def start(self, run: Run) -> None:
+    def start(self, run: TrainingRun) -> None:
         _forget(run.folder / "log.jsonl", run.iteration)
         self.bar = tqdm(
             total=run.stage.iterations,
@@ -34,7 +34,7 @@ class Log(Callback):
             disable=run.iteration == run.stage.iterations,
         )
 
-    def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
+    def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         self.bar.update()
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
@@ -45,11 +45,11 @@ class Log(Callback):
             run.report(iteration + 1, means)
             self.sums, self.count = {}, 0
 
-    def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
+    def report(self, run: TrainingRun, iteration: int, values: dict[str, float]) -> None:
         with (run.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, **values}) + "\n")
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: TrainingRun) -> None:
         self.bar.close()
 
     def state(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from .base import Callback, Run
+from .base import Callback, TrainingRun
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 class TensorBoard(Callback):
     """Writes into ``output/STAGE/tensorboard``; look at it with ``tensorboard --logdir output``."""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: TrainingRun) -> None:
         self.writer = None
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -26,17 +26,17 @@ class TensorBoard(Callback):
         # what an interrupted run wrote beyond its last checkpoint will be written again
         self.writer = SummaryWriter(str(run.folder / "tensorboard"), purge_step=run.iteration + 1)
 
-    def report(self, run: Run, iteration: int, values: dict[str, float]) -> None:
+    def report(self, run: TrainingRun, iteration: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             if self.writer is not None:
                 self.writer.add_scalar(name, value, iteration)
 
-    def show(self, run: Run, iteration: int, name: str, picture: Image) -> None:
+    def show(self, run: TrainingRun, iteration: int, name: str, picture: Image) -> None:
         if self.writer is not None:
             import numpy as np
 
             self.writer.add_image(name, np.asarray(picture), iteration, dataformats="HWC")
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: TrainingRun) -> None:
         if self.writer is not None:
             self.writer.close()

@@ -7,7 +7,7 @@ import logging
 import torch
 from tqdm import tqdm
 
-from .base import Callback, Run
+from .base import Callback, TrainingRun
 
 logger = logging.getLogger(__name__)
 _STRIP_FRAMES, _SHORT_SIDE = 6, 96
@@ -24,25 +24,25 @@ class Validation(Callback):
     They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept.
     """
 
-    def start(self, run: Run) -> None:
+    def start(self, run: TrainingRun) -> None:
         if run.config.validation.every and run.iteration < run.stage.iterations:
             tqdm.write(_EXPLANATION)
 
-    def after_step(self, run: Run, iteration: int, metrics: dict[str, float]) -> None:
+    def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         every = run.config.validation.every
         if every and (iteration + 1) % every == 0:
             self.validate(run, iteration + 1)
 
     @torch.no_grad()
-    def validate(self, run: Run, iteration: int) -> None:
+    def validate(self, run: TrainingRun, iteration: int) -> None:
         """Sample, measure and write the clips."""
         config, method = run.config.validation, run.method
         generator = torch.Generator().manual_seed(config.seed)
         noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator).to(method.device)
-        text = method.data.text(config.prompts).to(method.device)
+        conditions = method.data.conditions(config.prompts).to(method.device)
         with method.averaged():
-            latents = method.sample(noise, text, config.steps)
-        real = method.data.batch(0).latents.to(latents)
+            latents = method.sample(noise, conditions, config.steps)
+        real = method.data.batch(method.draws(0)).latents.to(latents)
         contrast, motion = _spread(latents) / _spread(real), _motion(latents) / _motion(real)
         run.report(iteration, {"validation/contrast": contrast, "validation/motion": motion})
         tqdm.write(f"iteration {iteration}: contrast {contrast:.2f}, motion {motion:.2f}")
@@ -54,7 +54,7 @@ class Validation(Callback):
             )  # fmt: skip
         self._write(run, iteration, method.data.decode(latents))
 
-    def _write(self, run: Run, iteration: int, clips: torch.Tensor) -> None:
+    def _write(self, run: TrainingRun, iteration: int, clips: torch.Tensor) -> None:
         try:
             from ..pictures import save_mp4, save_png, sheet, strip, to_pixels
         except ImportError as error:

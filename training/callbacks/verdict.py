@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import Callback, Run
+from .base import Callback, TrainingRun
 
 
 class Verdict(Callback):
     """Samples from noise of the validation's seed, with averaged weights where they are kept; draws nothing else."""
 
     @torch.no_grad()
-    def finish(self, run: Run) -> None:
+    def finish(self, run: TrainingRun) -> None:
         config, method = run.config.validation, run.method
 
         def sample(captions: list[str]) -> Tensor:
             generator = torch.Generator().manual_seed(config.seed)
             noise = torch.randn(len(captions), *method.data.latent_shape, generator=generator).to(method.device)
             with method.averaged():
-                return method.sample(noise, method.data.text(captions).to(method.device), config.steps)
+                return method.sample(noise, method.data.conditions(captions).to(method.device), config.steps)
 
         try:
             print(method.data.verdict(sample), end="")

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from .batch import Batch
+from ..config import Section
+from ..run.draws import Draws
+from .batch import Batch, Conditions
 
 
 class Data(Protocol):
-    """Batches whose randomness depends on (seed, iteration) alone, and the way from captions and back to clips."""
+    """Batches, whose randomness depends on the draws alone, and the way from captions and back to clips."""
 
+    Options: ClassVar[type[Section]]  # the model of the data set's own options
     latent_shape: tuple[int, int, int, int]
     batch_size: int
+    made_for: str | None  # the backbone whose encoders made the latents and texts, where they are no other's
 
-    def batch(self, iteration: int) -> Batch:
-        """The batch of an iteration counted from 0."""
+    def batch(self, draws: Draws) -> Batch:
+        """The samples of an iteration, for the rows of ``draws``."""
         ...
 
-    def text(self, captions: list[str]) -> Tensor:
-        """[B, L, D]; the empty caption is the unconditional text. Raises ValueError for a caption it cannot encode."""
+    def conditions(self, captions: list[str]) -> Conditions:
+        """Of captions, B in number. Raises ValueError for one that it cannot encode."""
+        ...
+
+    def unconditional(self, conditions: Conditions) -> Conditions:
+        """The other side of classifier-free guidance: the same with the text of no caption, or a negative one."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -1,19 +1,56 @@
-"""One training batch."""
+"""One training batch, and what a network is told beside latents and a noise level."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
+class Conditions:
+    """What a network is told; whatever its backbone does not take is None.
+
+    * ``text`` [B, L, D]: embedded captions; ``mask`` [B, L], bool: which of the L are tokens and no padding, None for
+      all; ``pooled`` [B, P]: the captions as one vector each
+    * ``guidance`` [B]: the scale that a guidance-distilled network is told
+    * ``image`` [B, C, T, H, W]: channels beside the latents; ``vision`` [B, N, D]: an embedded first frame
+    """
+
+    text: Tensor
+    mask: Tensor | None = None
+    pooled: Tensor | None = None
+    guidance: Tensor | None = None
+    image: Tensor | None = None
+    vision: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.text)
+
+    def to(self, device: torch.device | str) -> Conditions:
+        return self._each(lambda tensor: tensor.to(device))
+
+    def rows(self, index: slice | Tensor) -> Conditions:
+        """Those of some samples of the batch."""
+        return self._each(lambda tensor: tensor[index])
+
+    def told(self, guidance: float | None) -> Conditions:
+        """The same with this embedded guidance for every sample."""
+        return replace(self, guidance=None if guidance is None else self.text.new_full((len(self),), guidance))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if value is not None})
+
+
+@dataclass(frozen=True)
 class Batch:
-    """``latents`` [B, C, T, H, W], normalised; ``text`` [B, L, D], some rows dropped to the unconditional text."""
+    """``latents`` [B, C, T, H, W], normalised; some of the conditions are dropped to the unconditional ones."""
 
     latents: Tensor
-    text: Tensor
+    conditions: Conditions
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(self.latents.to(device), self.text.to(device))
+        return Batch(self.latents.to(device), self.conditions.to(device))

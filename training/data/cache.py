@@ -21,7 +21,7 @@ from dcm_core.errors import ExpertFileError
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import read_header
 
-from ..values import ConfigError
+from ..errors import ConfigError
 from .buckets import Size
 
 VERSION = "1"  # of the layout that this file describes

@@ -1,4 +1,4 @@
-"""Which clips an iteration trains on: a function of (seed, iteration), so a run that was stopped needs no more to go on."""
+"""Which clips an iteration trains on: a function of (seed, iteration), so going on needs nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from functools import lru_cache
 
 import torch
 
-from ..draws import random_generator
-
-_STREAM = 0xB0  # keeps these draws apart from others of the same seed
+from ..run.draws import Draws
 
 
 class BatchPlan:
@@ -32,7 +30,7 @@ class BatchPlan:
         return self._batches(iteration // self.epoch)[iteration % self.epoch]
 
     def _of_epoch(self, epoch: int) -> list[list[int]]:
-        generator = random_generator(self.seed ^ _STREAM << 16, epoch)
+        generator = Draws.of(self.seed, epoch, 1).generator("epoch")
         batches = []
         for clips in self._clips.values():
             order = [clips[i] for i in torch.randperm(len(clips), generator=generator).tolist()]

@@ -3,58 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.shapes import autoencoder
 from dcm_core.shapes.captions import ALL_ATTRIBUTES, ATTRIBUTES, Attributes, encode_text
 from dcm_core.shapes.network import LATENT_SHAPE
 from dcm_core.shapes.readout import read_clips
-from dcm_core.shapes.render import render_clips
+from dcm_core.shapes.render import render_clip
 
-from ..config import ConfigError, DataConfig, build, unknown
-from ..draws import random_generator
-from .batch import Batch
+from ..config import DataConfig, Section, build
+from ..errors import ConfigError, unknown
+from ..run.draws import Draws
+from .batch import Batch, Conditions
 
-_STREAM = 0x5A  # keeps these draws apart from the methods' noise of the same iteration
 _JUDGED = 8  # clips
 
 
-@dataclass(kw_only=True)
-class ShapesOptions:
-    """``only``: the words allowed for an attribute, as in ``{shape: [circle, square], speed: [fast]}``; the other
-    attributes are free.
-    """
+class ShapesOptions(Section):
+    """Which clips there are."""
 
-    only: dict[str, list[str]] = field(default_factory=dict)
+    only: dict[str, list[str]] = Field(
+        default_factory=dict,
+        description="The words allowed for an attribute, as in `{shape: [circle, square], speed: [fast]}`; the other "
+        "attributes are free.",
+    )
 
 
 class ShapesData:
     """Clips of random attributes, rendered, encoded and captioned."""
 
-    def __init__(self, config: DataConfig, seed: int):
-        self.choices = _choices(build(ShapesOptions, config.options, "data.options").only)
+    Options = ShapesOptions
+    made_for = None
+
+    def __init__(self, config: DataConfig):
+        self.choices = _choices(build(self.Options, config.options, "data.options").only)
         if config.batch_size < 1:
             raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
-        self.config, self.seed = config, seed
+        self.config = config
         self.latent_shape, self.batch_size = LATENT_SHAPE, config.batch_size
 
-    def batch(self, iteration: int) -> Batch:
-        """The clips of an iteration counted from 0."""
-        generator = random_generator(self.seed ^ _STREAM << 16, iteration)
-        count = self.batch_size
-        chosen = torch.randint(len(self.choices), (count,), generator=generator).tolist()
-        attributes = [self.choices[i] for i in chosen]
-        latents = autoencoder.encode(render_clips(attributes, generator))
-        dropped = torch.rand(count, generator=generator) < self.config.text_dropout
-        captions = ["" if drop else each.caption() for each, drop in zip(attributes, dropped, strict=True)]
-        return Batch(latents, encode_text(captions))
+    def batch(self, draws: Draws) -> Batch:
+        """The clips of an iteration."""
+        clips, captions = [], []
+        for generator in draws.generators("data"):
+            attributes = self.choices[int(torch.randint(len(self.choices), (), generator=generator))]
+            clips.append(render_clip(attributes, generator))
+            dropped = float(torch.rand((), generator=generator)) < self.config.text_dropout
+            captions.append("" if dropped else attributes.caption())
+        return Batch(autoencoder.encode(torch.stack(clips)), Conditions(encode_text(captions)))
 
-    def text(self, captions: list[str]) -> Tensor:
-        """[B, L, D]; the empty caption is the unconditional text. Raises ValueError for an unknown word."""
-        return encode_text(captions)
+    def conditions(self, captions: list[str]) -> Conditions:
+        """Of captions, B in number. Raises ValueError for an unknown word."""
+        return Conditions(encode_text(captions))
+
+    def unconditional(self, conditions: Conditions) -> Conditions:
+        """The same with the text of the empty caption."""
+        return replace(conditions, text=encode_text([""] * len(conditions)).to(conditions.text))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1."""

@@ -10,7 +10,7 @@ from dcm_core.shapes import autoencoder, network, render
 from dcm_core.shapes.captions import VOCABULARY, encode_text
 
 from ..data.buckets import Size, SizeRule
-from ..values import ConfigError
+from ..errors import ConfigError
 
 
 class ShapesEncoder:

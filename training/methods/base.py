@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from dcm_core.sampling import VelocityModel, guided
+from dcm_core.process import process_of
+from dcm_core.sampling import VelocityModel, euler, guided
 
-from ..average import MovingAverage, exchanged
 from ..backbones.base import Backbone
-from ..config import Config, StageConfig
+from ..config import Config, MethodOptions, StageConfig
 from ..data.base import Data
-from ..data.batch import Batch
-from ..draws import random_generator
-from ..optim import Learner
-from ..record import Record, record
+from ..data.batch import Batch, Conditions
+from ..networks.average import MovingAverage, exchanged
+from ..networks.network import Network, Role
+from ..run.draws import Draws
+from ..run.optim import Learner
+from ..run.record import Record, record
 
 LossMap = dict[str, Tensor]
 AS_BACKBONE = "Put it into ComfyUI/models/diffusion_models and open it with DCM Load Backbone."
 AS_EXPERT = "Put it into ComfyUI/models/dcm and open it with DCM Load Expert."
-_STREAM = 0xA5  # keeps a method's noise apart from the data's draws of the same iteration
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,20 @@ class Method(ABC):
     averages of the student's weights, updated after every iteration.
     """
 
-    Options: ClassVar[type]  # the dataclass of the method's own options
+    Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
     usage: ClassVar[str] = ""  # where the exported file goes, in a sentence
 
-    def __init__(self, setup: Setup, options: Any, student: nn.Module):
+    def __init__(self, setup: Setup, options: Any, student: Network):
         """``student``: the network to train, with requires_grad set on what is trained."""
         self.config, self.stage, self.options = setup.config, setup.stage, options
         self.settings = f"stages.{self.config.stage}"
         self.backbone, self.data, self.device = setup.backbone, setup.data, setup.device
+        self.schedule = setup.config.expert_schedule()
+        self.process = process_of(self.schedule.grid)
         self.student = student.to(self.device)
-        self.learners = {"student": Learner(self.student, self.stage.optimizer, f"{self.settings}.optimizer")}
+        self.learners = {
+            "student": Learner(self.student.transformer, self.stage.optimizer, f"{self.settings}.optimizer")
+        }
         self.averages: dict[str, MovingAverage] = {}
         if self.stage.ema_decay is not None:
             self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
@@ -78,15 +83,15 @@ class Method(ABC):
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What is trained of the student, by name."""
+        """What is trained of the student, by its transformer's names."""
         return self.learners["student"].parameters
 
     def compile(self, backend: str) -> None:
         """Let torch.compile speed the networks up; their names and weights stay what they are."""
-        self.student.compile(backend=backend)
+        self.student.compile_blocks(backend)
 
     @abstractmethod
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
+    def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
         """Yields (learner, its loss map) in the order of training; the sum of a map is minimised.
 
         A learner's step is done before the next turn is computed.
@@ -94,11 +99,11 @@ class Method(ABC):
 
     def step(self, iteration: int) -> dict[str, float]:
         """One iteration: a batch, and a step of every learner. Returns losses and gradient norms as numbers."""
-        generator = random_generator(self.config.seed ^ _STREAM << 16, iteration, self.device)
-        batch = self.data.batch(iteration).to(self.device)
+        draws = self.draws(iteration)
+        batch = self.data.batch(draws).to(self.device)
         metrics: dict[str, float] = {}
         stepped: list[str] = []
-        for name, losses in self.turns(batch, generator, iteration):
+        for name, losses in self.turns(batch, draws):
             loss = reduce(torch.add, losses.values())
             try:
                 norm = self.learners[name].minimise(loss, iteration, self.stage.iterations)
@@ -113,23 +118,31 @@ class Method(ABC):
             average.update(iteration)
         return metrics
 
+    def draws(self, iteration: int) -> Draws:
+        """All that is random in an iteration."""
+        return Draws.of(self.config.seed, iteration, self.data.batch_size)
+
     def averaged(self) -> AbstractContextManager[None]:
         """Inside this context the student has its averaged weights, where an average is kept."""
         average = self.averages.get("student")
         return nullcontext() if average is None else exchanged(self.trainable, average.values)
 
     @abstractmethod
-    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Latents [B, C, T, H, W] from noise of that shape, the way the result of this stage is meant to be used."""
 
-    def network(self, model: nn.Module, text: Tensor) -> VelocityModel:
-        """A network with its text, as a function of x and sigma."""
-        return lambda x, sigma: self.backbone.velocity(model, x, sigma, text)
+    def model(self, role: Role, conditions: Conditions) -> VelocityModel:
+        """A network with what it is told, as a function of x and sigma."""
+        return lambda x, sigma: role(x, self.process.timestep(sigma), conditions)[0]
 
-    def guided(self, model: nn.Module, text: Tensor, scale: float) -> VelocityModel:
+    def guided(self, role: Role, conditions: Conditions, scale: float) -> VelocityModel:
         """The same with classifier-free guidance; scale 1 is none."""
-        unconditional = self.data.text([""] * len(text)).to(text)
-        return guided(partial(self.backbone.velocity, model), text, unconditional, scale)
+        unconditional = self.data.unconditional(conditions)
+        return guided(lambda x, sigma, told: self.model(role, told)(x, sigma), conditions, unconditional, scale)
+
+    def followed(self, model: VelocityModel, x: Tensor, sigmas: Tensor | Sequence[float]) -> Tensor:
+        """``x`` taken from ``sigmas[0]`` to ``sigmas[-1]``, one network call a level."""
+        return euler(model, x, sigmas, process=self.process)
 
     @abstractmethod
     def export(self, path: Path) -> None:

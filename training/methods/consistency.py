@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dcm_core.process import Process, column
 from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.grid import NoiseGrid
-
-from ..noise import column, jump
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Jumps:
         Latents differ by the interval times a velocity, so a loss on them fades with the length of the span (at
         1 - sigma_kappa the squared temporal coherence vanishes beside the Huber term). Divided, all weigh the same.
         """
-        interval = column(self.interval)
+        interval = column(self.interval, self.prediction)
         return Jumps(self.prediction / interval, self.target / interval, self.interval, self.end)
 
 
@@ -48,6 +47,7 @@ def consistency(
     student: VelocityModel,
     target: VelocityModel,
     teacher: VelocityModel,
+    process: Process,
 ) -> Jumps:
     """One consistency pair per sample.
 
@@ -55,10 +55,10 @@ def consistency(
     sample's span, whose end point is ``grid.previous(start)``. Only the student's call carries gradient.
     """
     sigma, previous, end = (levels.to(x) for levels in (grid.sigma(index), grid.previous(index), grid.previous(start)))
-    prediction = jump(x, student(x, sigma), sigma, end)
+    prediction = process.jump(x, student(x, sigma), sigma, end)
     with torch.no_grad():
-        arrived = jump(x, teacher(x, sigma), sigma, previous)
-        landed = jump(arrived, target(arrived, previous), previous, end)
+        arrived = process.jump(x, teacher(x, sigma), sigma, previous)
+        landed = process.jump(arrived, target(arrived, previous), previous, end)
         # At the first index of a span the teacher has arrived: its step itself is the target, sample by sample.
-        landed = torch.where(column(index == start), arrived, landed)
+        landed = torch.where(column(index == start, x), arrived, landed)
     return Jumps(prediction, landed, sigma - end, end)

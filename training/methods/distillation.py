@@ -4,43 +4,51 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
 
 from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.experts import ExpertSchedule
 
-from ..average import MovingAverage
-from ..data.batch import Batch
-from ..draws import draw_indices, drawn_like
-from ..noise import noised
-from ..record import Record, record, weights_digest
-from ..values import ConfigError, Decay, Positive, Weight
+from ..config import Decay, MethodOptions, Positive, Weight
+from ..data.batch import Batch, Conditions
+from ..errors import ConfigError
+from ..networks.average import MovingAverage
+from ..networks.network import Network, Role
+from ..run.draws import Draws
+from ..run.record import Record, record, weights_digest
 from .base import Method, Setup
 from .consistency import Jumps, consistency
 
 
-@dataclass(kw_only=True)
-class DistillationOptions:
-    """``guidance``: scale of the teacher's guidance, ``v_uncond + guidance * (v_cond - v_uncond)``; 1 is none.
-    ``embedded_guidance``: the scale that the networks are told, for a family whose networks are told one.
-    ``huber_c``: where the pseudo-Huber loss turns from a parabola into the absolute value.
-    ``per_interval``: compare velocities, not latents, so that the losses do not fade with the length of a span.
-    ``target_ema``: decay of an averaged target network; none means the student itself, without gradient.
-    ``teacher``: file or folder of its weights; none means backbone.weights, or else this run's teacher stage.
-    """
+class DistillationOptions(MethodOptions):
+    """What every distillation needs to know."""
 
-    guidance: Weight = 6.0
-    embedded_guidance: Weight | None = None
-    huber_c: Positive = 0.001
-    per_interval: bool = False
-    target_ema: Decay | None = None
-    teacher: str | None = None
+    guidance: Weight = Field(
+        default=6.0,
+        description="Scale of the teacher's guidance, `v_uncond + guidance * (v_cond - v_uncond)`; 1 is none.",
+    )
+    embedded_guidance: Weight | None = Field(
+        default=None, description="The scale that the networks are told, for a family whose networks are told one."
+    )
+    huber_c: Positive = Field(
+        default=0.001, description="Where the pseudo-Huber loss turns from a parabola into the absolute value."
+    )
+    per_interval: bool = Field(
+        default=False,
+        description="Compare velocities, not latents, so that the losses do not fade with the length of a span.",
+    )
+    target_ema: Decay | None = Field(
+        default=None,
+        description="Decay of an averaged target network; none means the student itself, without gradient.",
+    )
+    teacher: str | None = Field(
+        default=None,
+        description="File or folder of its weights; none means `backbone.weights`, or else this run's teacher stage.",
+    )
 
 
 class Distillation(Method):
@@ -49,15 +57,14 @@ class Distillation(Method):
     Options = DistillationOptions
     options: DistillationOptions
 
-    def __init__(self, setup: Setup, options: DistillationOptions, student: nn.Module, teacher: nn.Module):
+    def __init__(self, setup: Setup, options: DistillationOptions, student: Network, teacher: Network):
         super().__init__(setup, options, student)
-        self.schedule = setup.config.expert_schedule()
-        self.sources = {"teacher": {"weights": weights_digest(teacher.state_dict())}}
+        self.sources = {"teacher": {"weights": weights_digest(teacher.transformer.state_dict())}}
         self.teacher = teacher.to(self.device).requires_grad_(False)
         self.target = self.student
         if options.target_ema is not None:
             self.target = copy.deepcopy(self.student).requires_grad_(False)
-            everything = dict(self.target.named_parameters())
+            everything = dict(self.target.transformer.named_parameters())
             averaged = {name: everything[name] for name in self.trainable}
             self.averages["target"] = MovingAverage(self.trainable, options.target_ema, averaged)
 
@@ -79,36 +86,40 @@ class Distillation(Method):
 
     def compile(self, backend: str) -> None:
         for network in {self.student, self.teacher, self.target}:
-            network.compile(backend=backend)
+            network.compile_blocks(backend)
 
     @abstractmethod
     def spans(self) -> list[range]:
         """The spans of grid indices that this method trains on, each with an end point of its own."""
 
-    def pairs(self, batch: Batch, generator: torch.Generator) -> Jumps:
+    def pairs(self, batch: Batch, draws: Draws) -> Jumps:
         """Consistency pairs at random noise levels of the spans."""
-        spans, count = self.spans(), len(batch.latents)
-        index = draw_indices(range(spans[0].start, spans[-1].stop), count, generator)
+        spans = self.spans()
+        index = draws.indices("index", range(spans[0].start, spans[-1].stop)).to(self.device)
         start = index.clone()
         for span in spans:
             start[(index >= span.start) & (index < span.stop)] = span.start
         sigma = self.schedule.grid.sigma(index).to(batch.latents)
         return consistency(
-            noised(batch.latents, drawn_like(batch.latents, generator), sigma),
+            self.process.noised(batch.latents, draws.noise("noise", batch.latents), sigma),
             index,
             start,
             self.schedule.grid,
-            student=self.network(self.student, batch.text),
-            target=self.network(self.target, batch.text),
-            teacher=self.guided_teacher(batch.text),
+            student=self.model(self.student, batch.conditions),
+            target=self.model(self.target, batch.conditions),
+            teacher=self.guided_teacher(batch.conditions),
+            process=self.process,
         )
 
-    def guided_teacher(self, text: Tensor) -> VelocityModel:
+    def model(self, role: Role, conditions: Conditions) -> VelocityModel:
+        return super().model(role, conditions.told(self.options.embedded_guidance))
+
+    def guided_teacher(self, conditions: Conditions) -> VelocityModel:
         """The teacher with classifier-free guidance: what the student has to reproduce in one call."""
-        return self.guided(self.teacher, text, self.options.guidance)
+        return self.guided(self.teacher, conditions, self.options.guidance)
 
 
-def load_teacher(setup: Setup, options: DistillationOptions) -> nn.Module:
+def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
     """The teacher's network with its weights. Raises ConfigError where there are none."""
     named = options.teacher or setup.config.backbone.weights
     path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
 from dcm_core.losses import pseudo_huber
-from dcm_core.sampling import euler
 
-from ..data.batch import Batch
+from ..config import Count
+from ..data.batch import Batch, Conditions
+from ..errors import ConfigError
 from ..export import export_backbone
-from ..values import ConfigError, Count
+from ..run.draws import Draws
 from .base import AS_BACKBONE, LossMap
 from .distillation import Distillation, DistillationOptions
 
 
-@dataclass(kw_only=True)
 class PCMOptions(DistillationOptions):
-    """``phases``: the grid is cut into this many spans of equal numbers of points."""
+    """One network that jumps in phases."""
 
-    phases: Count = 4
+    phases: Count = Field(default=4, description="The grid is cut into this many spans of equal numbers of points.")
 
 
 class PCM(Distillation):
@@ -36,17 +35,17 @@ class PCM(Distillation):
     def spans(self) -> list[range]:
         return phases(self.schedule.grid.points, self.options.phases)
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
-        jumps = self.pairs(batch, generator)
+    def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
+        jumps = self.pairs(batch, draws)
         if self.options.per_interval:
             jumps = jumps.per_interval()
         yield "student", {"consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c)}
 
-    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Steps of equal numbers of grid points, so that with ``phases`` steps each one crosses one phase."""
         starts = [span.stop - 1 for span in reversed(phases(self.schedule.grid.points, steps))]
         sigmas = [*(self.schedule.grid.sigma(i) for i in starts), 0.0]
-        return euler(self.network(self.student, text), noise, sigmas)
+        return self.followed(self.model(self.student, conditions), noise, sigmas)
 
     def export(self, path: Path) -> None:
         export_backbone(path, self.config, self.backbone.comfy_state(self.student))

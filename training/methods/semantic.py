@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from dcm_core.losses import pseudo_huber, temporal_coherence
-from dcm_core.sampling import euler
 
-from ..data.batch import Batch
+from ..config import Count, Weight
+from ..data.batch import Batch, Conditions
 from ..export import export_semantic
-from ..values import Count, Weight
+from ..networks.network import Network
+from ..run.draws import Draws
 from .base import AS_EXPERT, LossMap, Setup
 from .distillation import Distillation, DistillationOptions, boundary
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
 class SemanticOptions(DistillationOptions):
-    """``tc_weight``, ``tc_lag``: weight of the temporal coherence loss, and its gap in latent frames."""
+    """A semantic expert."""
 
-    tc_weight: Weight = 1.0
-    tc_lag: Count = 3
+    tc_weight: Weight = Field(default=1.0, description="Weight of the temporal coherence loss.")
+    tc_lag: Count = Field(default=3, description="The gap of the temporal coherence loss, in latent frames.")
 
 
 class Semantic(Distillation):
@@ -38,7 +37,7 @@ class Semantic(Distillation):
     options: SemanticOptions
     usage = AS_EXPERT
 
-    def __init__(self, setup: Setup, options: SemanticOptions, student: nn.Module, teacher: nn.Module):
+    def __init__(self, setup: Setup, options: SemanticOptions, student: Network, teacher: Network):
         super().__init__(setup, options, student, teacher)
         frames = self.data.latent_shape[1]
         if frames <= options.tc_lag:
@@ -53,8 +52,8 @@ class Semantic(Distillation):
     def spans(self) -> list[range]:
         return [self.schedule.training_range("semantic")]
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
-        jumps = self.pairs(batch, generator)
+    def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
+        jumps = self.pairs(batch, draws)
         if self.options.per_interval:
             jumps = jumps.per_interval()
         coherence = temporal_coherence(jumps.prediction, jumps.target, self.options.tc_lag)
@@ -66,13 +65,15 @@ class Semantic(Distillation):
             },
         )
 
-    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone."""
         sigmas = self.schedule.sigmas(steps)
         mine, _ = self.schedule.split(sigmas)
-        at_kappa = euler(self.network(self.student, text), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma])
+        at_kappa = self.followed(
+            self.model(self.student, conditions), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma]
+        )
         below = [self.schedule.grid.sigma(i) for i in reversed(self.schedule.training_range("detail"))]
-        return euler(self.guided_teacher(text), at_kappa, [*below, 0.0])
+        return self.followed(self.guided_teacher(conditions), at_kappa, [*below, 0.0])
 
     def export(self, path: Path) -> None:
         before, after = (self.backbone.comfy_state(each) for each in (self.teacher, self.student))

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
-from dcm_core.sampling import euler
 from dcm_core.schedule.curves import shift_sigma
 
-from ..data.batch import Batch
-from ..draws import drawn_like, stratified
+from ..config import MethodOptions, Positive, Weight
+from ..data.batch import Batch, Conditions
 from ..export import export_backbone
-from ..noise import noised
-from ..values import Positive, Weight
+from ..run.draws import Draws
 from .base import AS_BACKBONE, LossMap, Method, Setup
 
 
-@dataclass(kw_only=True)
-class TeacherOptions:
-    """``shift``: of the training's noise levels, whose unshifted times are uniform in 0..1.
-    ``guidance``: scale of classifier-free guidance in validation clips; training knows none.
-    """
+class TeacherOptions(MethodOptions):
+    """A teacher from nothing."""
 
-    shift: Positive = 3.0
-    guidance: Weight = 3.0
+    shift: Positive = Field(
+        default=3.0, description="Of the training's noise levels, whose unshifted times are uniform in 0..1."
+    )
+    guidance: Weight = Field(
+        default=3.0, description="Scale of classifier-free guidance in validation clips; training knows none."
+    )
 
 
 class Teacher(Method):
@@ -41,18 +39,17 @@ class Teacher(Method):
     def build(cls, setup: Setup, options: TeacherOptions) -> Teacher:
         return cls(setup, options, student=setup.backbone.build(setup.config.seed))
 
-    def turns(self, batch: Batch, generator: torch.Generator, iteration: int) -> Iterator[tuple[str, LossMap]]:
-        noise = drawn_like(batch.latents, generator)
-        u = stratified(torch.arange(len(noise), device=self.device), generator)
-        sigma = shift_sigma(u, self.options.shift)
-        velocity = self.backbone.velocity(self.student, noised(batch.latents, noise, sigma), sigma, batch.text)
+    def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
+        noise = draws.noise("noise", batch.latents)
+        sigma = shift_sigma(draws.uniform("level"), self.options.shift).to(self.device)
+        x = self.process.noised(batch.latents, noise, sigma)
+        velocity = self.model(self.student, batch.conditions)(x, sigma)
         yield "student", {"flow": (velocity - (noise - batch.latents)).square().mean()}
 
-    def sample(self, noise: Tensor, text: Tensor, steps: int) -> Tensor:
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Every point of the grid, guided."""
-        grid = self.config.expert_schedule().grid
-        sigmas = [*grid.sigmas.flip(0).tolist(), 0.0]
-        return euler(self.guided(self.student, text, self.options.guidance), noise, sigmas)
+        sigmas = [*self.schedule.grid.sigmas.flip(0).tolist(), 0.0]
+        return self.followed(self.guided(self.student, conditions, self.options.guidance), noise, sigmas)
 
     def export(self, path: Path) -> None:
         export_backbone(path, self.config, self.backbone.comfy_state(self.student))

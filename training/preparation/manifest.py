@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..values import ConfigError
+from ..errors import ConfigError
 from .filters import Dropped
 
 PICTURES = {".webp", ".gif", ".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.cache import CachedClip, CacheIndex
-from ..values import ConfigError
+from ..errors import ConfigError
 from .clips import Clip, make, named
 from .encoder import Encoder
 from .filters import Dropped, Unfit, check_pixels

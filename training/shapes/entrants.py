@@ -7,11 +7,14 @@ from functools import partial
 
 from dcm_core.expert.file import load_expert
 from dcm_core.expert.layers import Expert
-from dcm_core.sampling import with_experts
+from dcm_core.process import FLOW
+from dcm_core.sampling import VelocityModel, with_experts
 from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.shapes import weights
 
 from ..config import BackboneConfig
+from ..data.batch import Conditions
+from ..networks.network import Network
 from ..registry import build_backbone
 from .compare import Entrant, plain_sigmas
 
@@ -34,7 +37,7 @@ def entrants(semantic: Expert, detail: Expert) -> list[Entrant]:
     dete = copy.deepcopy(seme)
     backbone.apply(dete, detail)
 
-    teacher, seme, dete = (partial(backbone.velocity, network) for network in (teacher, seme, dete))
+    teacher, seme, dete = (_model(network) for network in (teacher, seme, dete))
     schedule, guidance = detail.metadata.schedule, detail.metadata.guidance
     plain = partial(plain_sigmas, schedule)
     return [
@@ -47,3 +50,8 @@ def entrants(semantic: Expert, detail: Expert) -> list[Entrant]:
         Entrant(f"detail expert alone, {STEPS}", dete, schedule.sigmas(STEPS)),
         Entrant(f"both experts, {STEPS}", with_experts(seme, dete, schedule), schedule.sigmas(STEPS)),
     ]
+
+
+def _model(network: Network) -> VelocityModel:
+    """The network as ``model(x, sigma, text)``."""
+    return lambda x, sigma, text: network(x, FLOW.timestep(sigma), Conditions(text))[0]

@@ -1,8 +1,6 @@
 """One class for every layout: what it says does not depend on how the file is laid out, and is found out once."""
 
-import json
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from dcm_core.backbone.bundle import expert_from_bundle
 from dcm_core.backbone.file import BackboneFile
-from dcm_core.backbone.layouts import QUANTISED
 from dcm_core.errors import LayoutError
 from dcm_core.expert.fingerprint import fingerprint, norm_tensors
 from dcm_core.families.keymap import KeyMap
@@ -115,21 +112,3 @@ def test_a_bundle_without_pairs_is_a_backbone_without_an_expert(name):
     assert file.shapes == opened(released(name)).shapes and file.recipes("comfy")
     with pytest.raises(LayoutError, match="no low-rank pairs, so it holds no detail expert.*to-comfy"):
         expert_from_bundle(file)
-
-
-def test_how_layers_are_quantised_is_said_under_their_own_names():
-    comfy = layouts("wan t2v")["comfy"]
-    source = SimpleNamespace(
-        infos=infos({f"module.{key}": tensor for key, tensor in comfy.items()}),
-        metadata={"a": "b"},
-        headers=[
-            {"a": "b", QUANTISED: '{"layers": {"module.head.head": {"format": "x"}}}'},
-            {QUANTISED: '{"layers": {"blocks.0.ffn.0": {"format": "y"}}}'},
-        ],
-    )
-    metadata = BackboneFile(source).metadata
-    layers = {"head.head": {"format": "x"}, "blocks.0.ffn.0": {"format": "y"}}
-    assert metadata["a"] == "b" and json.loads(metadata[QUANTISED]) == {"layers": layers}
-    source.headers[0][QUANTISED] = "[]"
-    with pytest.raises(LayoutError, match="cannot be read. Download"):
-        _ = BackboneFile(source).metadata

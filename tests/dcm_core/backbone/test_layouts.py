@@ -133,7 +133,7 @@ def test_fp8_files_are_used_in_comfyui_as_they_are():
         assert layout.scaled and layout.describe().endswith("scaled F8_E4M3, 0.0M parameters")
         assert layout.parameters == sum(tensor.numel() for tensor in comfy.values())
         assert converted(scaled, "comfy").keys() == scales.keys() | fp8.keys()
-        with pytest.raises(LayoutError, match="scaled fp8.*convert the bf16"):
+        with pytest.raises(LayoutError, match="quantised.*convert the bf16"):
             opened(scaled).recipes("diffusers")
 
 
@@ -206,7 +206,7 @@ def test_parts_of_one_tensor_must_agree_in_dtype():
         (["blocks.0.attn.q.weight", "token_embedding.weight", "norm.weight"], "a T5 text encoder.*Load CLIP"),
         (["some.weight"], "its tensors are some.weight. Choose a file of models/diffusion_models"),
         (["lycoris_blocks_0_self_attn_q.lokr_w1"], "a LoKr.*LoraLoaderModelOnly"),
-        (["vace_blocks.0.after_proj.weight", "vace_patch_embedding.weight"], "the VACE module.*Wan VACE file"),
+        (["vace_blocks.0.after_proj.weight", "vace_patch_embedding.weight"], "a VACE module.*whole VACE model"),
         (["method/ema/condition_embedder.time_proj.weight"], "a training checkpoint.*exported"),
         (["a.condition_embedder.time_proj.weight", "method/a.condition_embedder.time_proj.weight"], "a training check"),
         (["_fsdp_wrapped_module._flat_param"], "one part of an FSDP checkpoint"),

@@ -298,3 +298,15 @@ def test_a_reader_that_stops_listening_is_no_error(files):
     command = f"{sys.executable} -m dcm_core.convert inspect bundle.safetensors | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "bundle.safetensors\n", "")
+
+
+def test_what_is_made_of_float64_says_what_it_is_written_in(files, capsys):
+    for name in ("bundle", "base"):
+        state = {key: tensor.double() for key, tensor in load_file(f"{name}.safetensors").items()}
+        save_file(state, f"{name}64.safetensors")
+    command = "export bundle64.safetensors x.safetensors --semantic difference --base base64.safetensors"
+    status, _, err = run(capsys, *command.split())
+    assert status == 0 and "written in fp32: an expert file holds no float64" in err
+    assert {tensor.dtype for tensor in load_file("x.safetensors").values()} == {torch.float32}
+    status, _, err = run(capsys, *command.split(), "--force", "--dtype", "bf16")
+    assert status == 0 and "written in" not in err

@@ -135,7 +135,7 @@ def test_scaled_weights_are_not_cast(tmp_path):
     save_file(comfy, tmp_path / "scaled.safetensors")
     again = convert(tmp_path / "scaled.safetensors", tmp_path / "copy.safetensors", "comfy")
     assert not differing(comfy, again)
-    with pytest.raises(LayoutError, match="scaled"):
+    with pytest.raises(LayoutError, match="quantised"):
         convert(tmp_path / "scaled.safetensors", tmp_path / "cast.safetensors", "comfy", dtype="bf16")
 
 
@@ -256,6 +256,7 @@ def test_a_header_of_quantised_layers_follows_the_names_and_all_shards(tmp_path)
         for name, tensor in find_family("wan").keymap.state_to_comfy(random_state("wan t2v")).items()
     }
     layers = [name.removesuffix(".weight") for name in state if name.endswith("attn.q.weight")]
+    state |= {f"{layer}.weight_scale": torch.ones(()) for layer in layers}
     for number, layer in enumerate(layers[:2], 1):
         own = {name: state[name] for name in sorted(state)[number - 1 :: 2]}
         said = {"_quantization_metadata": json.dumps({"layers": {layer: {"format": "float8_e4m3fn"}}})}
@@ -264,3 +265,39 @@ def test_a_header_of_quantised_layers_follows_the_names_and_all_shards(tmp_path)
         convert_backbone(backbone, tmp_path / "out.safetensors", "comfy")
     told = json.loads(read_header(tmp_path / "out.safetensors").metadata["_quantization_metadata"])["layers"]
     assert list(told) == [layer.removeprefix("module.") for layer in layers[:2]]
+
+
+@pytest.mark.parametrize(
+    ("stored", "written"),
+    [
+        (torch.float64, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float8_e4m3fn, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_a_difference_keeps_the_precision_of_the_weights(tmp_path, stored, written):
+    base, change = random_state("wan t2v", dtype=torch.float64), random_state("wan t2v", seed=1, dtype=torch.float64)
+    save_file({name: tensor.to(stored) for name, tensor in base.items()}, tmp_path / "base.safetensors")
+    save_file({name: (base[name] + change[name]).to(stored) for name in base}, tmp_path / "semantic.safetensors")
+    with (
+        BackboneFile.open(tmp_path / "semantic.safetensors") as one,
+        BackboneFile.open(tmp_path / "base.safetensors") as other,
+    ):
+        export_change(one, other, tmp_path / "x.safetensors")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "x.safetensors").values()} == {written}
+
+
+def test_a_difference_below_the_rounding_of_float32_is_kept(tmp_path):
+    base, change = random_state("wan t2v", dtype=torch.float64), random_state("wan t2v", seed=1, dtype=torch.float64)
+    save_file(base, tmp_path / "base.safetensors")
+    save_file({name: base[name] + 1e-9 * change[name] for name in base}, tmp_path / "semantic.safetensors")
+    with (
+        BackboneFile.open(tmp_path / "semantic.safetensors") as one,
+        BackboneFile.open(tmp_path / "base.safetensors") as other,
+    ):
+        export_change(one, other, tmp_path / "x.safetensors")
+    layer = load_expert(tmp_path / "x.safetensors").layers["blocks.0.ffn.0"]
+    assert torch.allclose(layer.weight, 1e-9 * change["blocks.0.ffn.net.0.proj.weight"].float(), rtol=1e-5, atol=1e-14)

@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from dcm_core.errors import ExpertFileError
-from dcm_core.expert.file import inspect_expert, load_expert, save_expert
+from dcm_core.expert.file import load_expert, metadata_of, save_expert
 from dcm_core.expert.layers import Difference, Expert, LowRank, Replacement
 from dcm_core.expert.merge import merged
 from dcm_core.expert.metadata import ExpertMetadata
 from dcm_core.families.presets import FAMILIES
+from dcm_core.files.format import read_header
 from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.schedule.grid import NoiseGrid
 
@@ -97,20 +98,18 @@ def test_exact_new_weights_are_read_and_written_under_their_stock_names(tmp_path
     assert isinstance(loaded.layers["text_embedding.0"], Replacement)
     assert loaded.layers["text_embedding.2"].bias is None
     save_expert(tmp_path / "b.safetensors", loaded)
-    assert inspect_expert(tmp_path / "b.safetensors").tensors.keys() == tensors.keys()
+    assert read_header(tmp_path / "b.safetensors").tensors.keys() == tensors.keys()
     assert same_meaning(load_expert(tmp_path / "b.safetensors"), loaded)
 
 
-def test_inspect_tells_without_reading_the_tensors(tmp_path):
+def test_metadata_are_told_without_reading_the_tensors(tmp_path):
     path = tmp_path / "e.safetensors"
     save_expert(path, expert(dtype=torch.bfloat16))
     content = bytearray(path.read_bytes())
     content[-1] ^= 0xFF  # a damage inside the tensors, which only load_expert can notice
     path.write_bytes(content)
-    seen = inspect_expert(path)
-    assert seen.metadata == expert().metadata
-    assert seen.size == len(content)
-    info = seen.tensors["diffusion_model.blocks.1.modulation.diff"]
+    assert metadata_of(path) == expert().metadata
+    info = read_header(path).tensors["diffusion_model.blocks.1.modulation.diff"]
     assert (info.dtype, info.shape) == ("BF16", (1, 6, DIM))
     with pytest.raises(ExpertFileError, match="digest"):
         load_expert(path)

@@ -88,3 +88,58 @@ def test_a_folder_that_leaves_a_choice_says_between_what(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ExpertFileError, match=r"no \.safetensors file"):
         open_weights(tmp_path / "empty")
+
+
+def renamed(folder, rename):
+    for file in list(folder.iterdir()):
+        file.rename(file.with_name(rename(file.name)))
+    return folder
+
+
+SPELLINGS = {
+    "upper case": str.upper,
+    "one of them in upper case": lambda name: name.replace("2-of-00002.safetensors", "2-OF-00002.SafeTensors"),
+    "no zeros before": lambda name: name.replace("0000", ""),
+    "two digits": lambda name: name.replace("0000", "0"),
+    "another ending": lambda name: name.replace(".safetensors", ".sft"),
+}
+
+
+@pytest.mark.parametrize("rename", SPELLINGS.values(), ids=SPELLINGS)
+def test_shards_are_found_however_their_names_are_written(tmp_path, rename):
+    folder = renamed(sharded(tmp_path, index=False), rename)
+    for path in (folder, *folder.iterdir()):
+        assert content(path) == WHOLE, path
+
+
+def test_an_index_in_upper_case_leads_to_files_in_another_one(tmp_path):
+    upper = renamed(sharded(tmp_path / "upper"), str.upper)
+    assert content(upper) == content(upper / INDEX.upper()) == WHOLE
+    shards = sharded(tmp_path / "shards")
+    (shards / SHARDS[0]).rename(shards / SHARDS[0].upper())
+    assert content(shards) == WHOLE
+
+
+def test_an_index_of_half_of_the_files_says_which_it_leaves_out(tmp_path):
+    folder = sharded(tmp_path)
+    table = json.loads((folder / INDEX).read_text())["weight_map"]
+    half = {name: there for name, there in table.items() if there == SHARDS[0]}
+    (folder / INDEX).write_text(json.dumps({"weight_map": half}))
+    for second in (True, False):
+        with pytest.raises(ExpertFileError, match=f"names only 1 of the 2 files .*leaves out {SHARDS[1]}.*the index"):
+            open_weights(folder)
+        assert not second or content(folder / SHARDS[0]) == WHOLE
+        (folder / SHARDS[1]).unlink(missing_ok=True)
+
+
+def test_an_index_of_missing_files_says_what_to_do(tmp_path):
+    folder = sharded(tmp_path)
+    for shard in SHARDS:
+        (folder / shard).unlink()
+    with pytest.raises(ExpertFileError, match=f"not beside it: {SHARDS[0]}, {SHARDS[1]}. Download them into the same"):
+        open_weights(folder)
+
+
+def test_a_number_at_the_end_of_a_name_makes_no_shard(tmp_path):
+    save_file(TENSORS, tmp_path / "wan-2.safetensors")
+    assert content(tmp_path / "wan-2.safetensors") == WHOLE

@@ -20,8 +20,8 @@ class TestBoundary:
     @pytest.mark.parametrize(("schedule", "kappa", "first"), [(HY, 0.981763, 38), (WAN, 0.975410, 35)])
     def test_published_ranges_and_end_points(self, schedule, kappa, first):
         assert schedule.kappa_sigma == pytest.approx(kappa, abs=5e-7)
-        assert schedule.end_sigma("semantic") == schedule.grid.previous(first) == schedule.kappa_sigma
-        assert schedule.end_sigma("detail") == schedule.grid.previous(0)
+        assert schedule.grid.previous(first) == schedule.kappa_sigma
+        assert schedule.grid.previous(0) == schedule.grid.sigma_min
         assert schedule.training_range("semantic") == range(first, 50)
         assert schedule.training_range("detail") == range(first)
 
@@ -153,9 +153,8 @@ class TestBoundary:
             dataclasses.replace(HY, **changes)
 
     def test_unknown_expert(self):
-        for ask in (HY.training_range, HY.end_sigma):
-            with pytest.raises(ValueError, match="'detial'"):
-                ask("detial")
+        with pytest.raises(ValueError, match="'detial'"):
+            HY.training_range("detial")
 
 
 class TestPresets:

@@ -3,33 +3,20 @@
 import pytest
 import torch
 
-from dcm_core.shapes.captions import ALL_ATTRIBUTES, TEXT_TOKENS, TEXT_WIDTH, encode_text, parse_caption
+from dcm_core.shapes.captions import ALL_ATTRIBUTES, TEXT_TOKENS, TEXT_WIDTH, encode_text
 
 
-def test_every_caption_reads_back():
-    assert len(ALL_ATTRIBUTES) == 288
-    assert [parse_caption(each.caption()) for each in ALL_ATTRIBUTES] == list(ALL_ATTRIBUTES)
+def test_every_clip_has_a_caption_of_its_own():
+    assert len(ALL_ATTRIBUTES) == len({each.caption() for each in ALL_ATTRIBUTES}) == 288
 
 
-def test_word_order_and_case_do_not_matter():
-    assert parse_caption("Circle red, fast left striped") == parse_caption("a red striped circle moving left fast")
+def test_case_and_punctuation_do_not_matter():
+    assert torch.equal(encode_text(["A red, plain Circle."]), encode_text(["a red plain circle"]))
 
 
 def test_an_unknown_word_is_named_with_the_nearest_known_one():
     with pytest.raises(ValueError, match="'stripey'.*'striped'"):
         encode_text(["a red stripey circle moving left fast"])
-
-
-@pytest.mark.parametrize(
-    ("caption", "attribute"),
-    [
-        ("a striped circle moving left fast", "colour"),
-        ("a red plain circle moving left right fast", "direction"),
-    ],
-)
-def test_a_missing_or_doubled_attribute_is_named(caption, attribute):
-    with pytest.raises(ValueError, match=attribute):
-        parse_caption(caption)
 
 
 def test_too_many_words_are_an_error():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dcm_core.shapes import autoencoder
-from dcm_core.shapes.captions import ALL_ATTRIBUTES, parse_caption
+from dcm_core.shapes.captions import ALL_ATTRIBUTES, Attributes
 from dcm_core.shapes.readout import NOTHING, read_clip, read_clips
 from dcm_core.shapes.render import render_clips
 
@@ -50,7 +50,7 @@ def test_an_empty_or_noisy_clip_shows_nothing(clips):
 
 
 def test_blur_costs_sharpness_and_texture():
-    sharp = parse_caption("a red striped circle moving left slowly")
+    sharp = Attributes("red", "striped", "circle", "left", "slowly")
     clip = render_clips([sharp], torch.Generator().manual_seed(3))
     blurred = torch.nn.functional.avg_pool2d(clip[0], 5, stride=1, padding=2)
     reading = read_clip(blurred)
@@ -59,8 +59,8 @@ def test_blur_costs_sharpness_and_texture():
 
 
 def test_motion_error_is_the_distance_of_velocities(clips):
-    slow = parse_caption("a red plain circle moving left slowly")
-    fast = parse_caption("a red plain circle moving right fast")
+    slow = Attributes("red", "plain", "circle", "left", "slowly")
+    fast = Attributes("red", "plain", "circle", "right", "fast")
     clip = render_clips([slow], torch.Generator().manual_seed(5))[0]
     assert read_clip(clip).motion_error(fast) == pytest.approx(1.1, abs=0.02)
 

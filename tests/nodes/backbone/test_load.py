@@ -183,7 +183,7 @@ def test_a_file_that_is_cut_off(backbones):
 
 def test_a_file_that_is_no_backbone(backbones):
     save_file({"decoder.conv_in.weight": torch.zeros(2)}, backbones / "vae.safetensors")
-    with pytest.raises(ValueError, match="looks like a VAE. Load it with Load VAE"):
+    with pytest.raises(ValueError, match="looks like a VAE. Put it into models/vae and load it with Load VAE"):
         load("vae.safetensors")
 
 

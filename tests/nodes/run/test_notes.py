@@ -268,16 +268,3 @@ def test_lists_of_speed_loras(this):
         dcm_sigmas.execute(world("hunyuan_video").model(), 4, preset="wan2.2 lightning")
     with pytest.raises(ValueError, match="leave semantic_steps at 0"):
         dcm_sigmas.execute(this.model(), 4, preset="wan2.2 lightning", semantic_steps=1)
-
-
-def test_a_stock_sampler_that_tells_the_network_another_guidance_than_it_was_trained_under(said):
-    """DCM's own samplers set it; a stock one leaves ComfyUI's 6 where the CONDITIONING says nothing."""
-    this = world("hunyuan_video")
-    detail = replace(this.detail, metadata=replace(this.detail.metadata, guidance=1.0, embedded_guidance=2.0))
-    model = dcm_node("DCMApplyExperts").execute(this.model(), detail, this.semantic)[0]
-    this.custom_sampled(model, this.schedule.sigmas(4))
-    assert any("embedded guidance of 2, but the network is told 6 here: put FluxGuidance" in line for line in said())
-    before = len(said())
-    this.sampled(model)
-    this.custom_sampled(this.applied(), this.schedule.sigmas(4))  # trained under 6
-    assert not [line for line in said()[before:] if "embedded guidance" in line]

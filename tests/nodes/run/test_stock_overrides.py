@@ -8,8 +8,9 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from dcm_pack.dcm_core.sampling import euler, with_experts
-from harness.pairs import pair, second
+from harness.pairs import pair, second, with_lora
 from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
 
 CUT, STEPS = 2, 4
@@ -238,9 +239,28 @@ def test_experts_that_would_not_act_are_refused():
 @two_models
 def test_a_second_model_of_the_same_network_is_warned_of(caplog):
     this, plain = world("wan"), world("wan").model()
-    sigmas = this.schedule.sigmas(STEPS)
-    advanced(guided_by_two(this, this.applied(plain), plain), sigmas)
-    assert "both MODELs of this guider are one loaded network" in caplog.text
-    caplog.clear()
-    advanced(guided_by_two(this, this.applied(), plain), sigmas)
-    assert "one loaded network" not in caplog.text
+    sigmas, model = this.schedule.sigmas(STEPS), this.applied()
+    semantic, detail = this.baked(model)
+    lora = with_lora(model, seed=3)
+    for positive, negative in ((this.applied(plain), plain), (lora, model), (model, lora), (semantic, detail)):
+        caplog.clear()
+        advanced(guided_by_two(this, positive, negative), sigmas)
+        assert caplog.text.count("both MODELs of this guider are one loaded network") == 1
+    # Of another network, or with the same patches; a shift is not in the weights, and the noise levels are given.
+    shifted = ModelSamplingSD3().patch(lora, 3.0)[0]
+    for positive, negative in ((model, plain), (lora, lora.clone()), (lora, shifted), (semantic, semantic)):
+        caplog.clear()
+        advanced(guided_by_two(this, positive, negative), sigmas)
+        assert "one loaded network" not in caplog.text
+
+
+@two_models
+def test_what_the_second_model_of_the_same_network_is_said_to_lose():
+    """A LoRA on the negative MODEL alone does nothing, and one on the positive MODEL acts on both."""
+    this = world("wan")
+    sigmas, model = this.schedule.sigmas(STEPS), this.applied()
+    lora = with_lora(model, seed=3)
+    alike = {positive: advanced(guided_by_two(this, positive, positive), sigmas) for positive in (model, lora)}
+    assert torch.equal(advanced(guided_by_two(this, model, lora), sigmas), alike[model])
+    assert torch.equal(advanced(guided_by_two(this, lora, model), sigmas), alike[lora])
+    assert relative(alike[model], alike[lora]) > 1e-2

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
+from training.errors import ConfigError
 from training.preparation.manifest import read_collection, shown
-from training.values import ConfigError
 
 
 def touch(folder, *names):

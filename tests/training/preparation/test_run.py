@@ -12,9 +12,9 @@ from PIL import Image
 
 from training.data.buckets import Size
 from training.data.cache import CachedTensors, read_index
+from training.errors import ConfigError
 from training.preparation import run as run_module
 from training.preparation.write import ShardWriter
-from training.values import ConfigError
 
 GOOD = {"a.webp", r"b\n.gif", "fast.mkv", "phone.mp4", "plain.mp4", "still.png", "ten.mp4", "upright.jpg"}
 DROPPED = {

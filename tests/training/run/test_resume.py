@@ -14,10 +14,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from training.checkpoint import load_state, save_state
 from training.config import ConfigError
+from training.run.checkpoint import load_state, save_state
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FILES = ("checkpoint.safetensors", "{stage}.safetensors")
 
 
@@ -120,7 +120,7 @@ def test_disk_full_while_saving_keeps_the_old_checkpoint(trainer, monkeypatch):
         file.write(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("training.checkpoint.write_tensors", full)
+    monkeypatch.setattr("training.run.checkpoint.write_tensors", full)
     with pytest.raises(OSError, match="disk is full.*former file is unchanged"):
         run.save()
     assert run.checkpoints.newest.read_bytes() == before
@@ -159,6 +159,37 @@ def test_a_checkpoint_with_a_changed_byte_is_damaged_and_the_one_before_it_steps
     run.checkpoints.newest.write_bytes(content)
     assert run.checkpoints.load()["iteration"] == run.iteration
     assert "its content is not what was written" in caplog.text and "Going on from the one before it" in caplog.text
+
+
+@pytest.mark.parametrize("asked", ["open", "safe_open"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EIO, "Input/output error"),
+        RuntimeError("can't allocate memory"),
+    ],
+    ids=["memory", "permission", "disk", "allocator"],
+)
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(trainer, monkeypatch, caplog, asked, error):
+    run = trainer("teacher", iterations=2, checkpoint_every=1)
+    run.run()
+    before = {path.name: path.read_bytes() for path in run.folder.glob("checkpoint.*")}
+    assert len(before) == 2
+
+    def refused(path, *_):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"training.checkpoint.{asked}", refused, raising=False)
+        reason = str(error) or "MemoryError"
+        with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors just now") as told:
+            trainer("teacher", iterations=3).run()
+        assert reason in str(told.value)
+    assert "Going on from" not in caplog.text
+    assert {path.name: path.read_bytes() for path in run.folder.glob("checkpoint.*")} == before
+    assert trainer("teacher", iterations=3).checkpoints.load()["iteration"] == 2
 
 
 def test_a_checkpoint_of_another_version_is_refused(trainer):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import OptimizerConfig
-from .values import ConfigError
+from ..config import OptimizerConfig
+from ..errors import ConfigError
 
 
 class Learner:

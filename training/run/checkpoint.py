@@ -12,22 +12,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 from dcm_core.files.stream import TensorDigest
 
-from .values import ConfigError
+from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
 _VERSION = "4"  # of what a state holds and under which names; files without one are of version 1
 _SEPARATOR = "/"
 
 
+class NoCheckpoint(OSError):
+    """There is no checkpoint in this place, or it is damaged: not what was written."""
+
+
 class Checkpoints:
-    """The newest checkpoint of a folder and the one before it, which steps in where the newest cannot be read."""
+    """The newest checkpoint of a folder and the one before it, which steps in where the newest is damaged or gone."""
 
     def __init__(self, folder: Path):
         self.newest, self.former = folder / "checkpoint.safetensors", folder / "checkpoint.former.safetensors"
@@ -40,12 +44,12 @@ class Checkpoints:
         save_state(self.newest, state, self.former)
 
     def load(self) -> dict[str, Any]:
-        """The newest state that can be read; a damaged newest is put aside. Raises as ``load_state``."""
+        """The newest whole state; a damaged newest is put aside. Raises as ``load_state``."""
         try:
             return load_state(self.newest)
-        except OSError as error:
+        except NoCheckpoint as error:
             if not self.former.exists():
-                raise OSError(f"{error}. There is none before it: train the stage anew with --restart.") from None
+                raise NoCheckpoint(f"{error}. There is none before it: train the stage anew with --restart.") from None
             state = load_state(self.former)
             logger.warning("%s. Going on from the one before it, %s.", error, self.former)
             if self.newest.exists():
@@ -76,11 +80,13 @@ def save_state(path: Path, state: dict[str, Any], former: Path | None = None) ->
 def load_state(path: Path) -> dict[str, Any]:
     """Read what ``save_state`` wrote.
 
-    Raises OSError where the file is missing or damaged, ConfigError where another version of the trainer wrote it.
+    Raises NoCheckpoint where the file is missing or damaged, OSError where it cannot be read just now, and ConfigError
+    where another version of the trainer wrote it.
     """
     try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata()
+        # safe_open calls whatever the system does not open a file that is not there.
+        with open(path, "rb"), safe_open(path, "pt") as file:
+            header = file.metadata() or {}
             version = header.get("version", "1")
             if version == _VERSION:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -88,8 +94,11 @@ def load_state(path: Path) -> dict[str, Any]:
                 if told != _digest(header, tensors):
                     raise ValueError("its content is not what was written")
                 return _give_tensors(json.loads(header["state"]), tensors.__getitem__)
-    except Exception as error:
-        raise OSError(f"Could not read the checkpoint {path}: {error}") from error
+    except (SafetensorError, ValueError, FileNotFoundError) as error:
+        raise NoCheckpoint(f"Could not read the checkpoint {path}: {error}") from error
+    except (OSError, MemoryError, RuntimeError) as error:  # PyTorch's word for too little memory is the last
+        reason = str(error) or type(error).__name__
+        raise OSError(f"Could not read the checkpoint {path} just now: {reason}. It is left as it is.") from error
     raise ConfigError(
         f"The checkpoint {path} is of version {version}, this trainer reads version {_VERSION}. Finish the stage with "
         "the trainer that began it, choose another output, or train the stage anew with --restart."

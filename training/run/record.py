@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .config import Config
-from .values import ConfigError, plain
+from ..config import Config, MethodOptions, Section
+from ..errors import ConfigError
 
 Record = dict[str, Any]  # by the full name of a setting
 _SAMPLED = 4096  # values of a tensor that its digest reads
 
 
-def record(config: Config, options: Any, sources: Mapping[str, Any], schedule: Mapping[str, Any]) -> Record:
+def record(config: Config, options: MethodOptions, sources: Mapping[str, Any], schedule: Mapping[str, Any]) -> Record:
     """Every setting of the selected stage that its weights depend on, with defaults and presets resolved.
 
     ``options``: the method's. ``sources``: of the options that name files, by name, what was found in them.
     ``schedule``: what the method takes of the schedule.
     """
-    stage, backbone = config.selected(), config.backbone
+    stage = config.selected()
     settings = {
         "seed": config.seed,
-        "backbone": {"name": backbone.name, "family": backbone.family, "architecture": backbone.architecture},
+        "backbone": _plain(config.backbone, include={"name", "family", "architecture"}),
         "schedule": dict(schedule),
-        "data": asdict(config.stage_data()),
+        "data": _plain(config.stage_data()),
         "stages": {
             config.stage: {
                 "method": stage.method,
                 "ema_decay": stage.ema_decay,
-                "optimizer": asdict(stage.optimizer),
-                "options": asdict(options) | dict(sources),
+                "optimizer": _plain(stage.optimizer),
+                "options": _plain(options) | dict(sources),
             }
         },
     }
-    return dict(_flat("", plain(settings)))
+    return dict(_flat("", settings))
 
 
 def check_unchanged(kept: Record, now: Record, checkpoint: Path, stage: str) -> None:
@@ -64,6 +63,11 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{list(tensor.shape)}".encode())
         digest.update(flat[:: 1 + len(flat) // _SAMPLED].to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _plain(section: Section, include: set[str] | None = None) -> dict[str, Any]:
+    """The settings of a section as a file has them: lists, no tuples."""
+    return section.model_dump(mode="json", include=include)
 
 
 def _flat(where: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -5,9 +5,10 @@ import shutil
 import pytest
 import torch
 
-from dcm_core.expert.file import inspect_expert
+from dcm_core.expert.file import metadata_of
+from dcm_core.files.format import read_header
 from training.config import ConfigError
-from training.record import weights_digest
+from training.run.record import weights_digest
 
 KAPPA = {"schedule": {"shift": 3.0, "points": 50, "kappa_index": 30}}
 SHIFT = {"schedule": {"shift": 5.0, "points": 50, "kappa_index": 29}}
@@ -50,7 +51,7 @@ def test_what_does_not_matter_may_change(trainer, trained, tmp_path):
     others = {"export_dtype": "bfloat16", "log_every": 1, "checkpoint_every": 7}
     again = trainer("semantic", {"teacher": str(moved)}, iterations=1, **others)
     again.run()
-    exported = inspect_expert(again.folder / "semantic.safetensors")
+    exported = read_header(again.folder / "semantic.safetensors")
     assert {info.dtype for info in exported.tensors.values()} == {"BF16"}
 
 
@@ -59,7 +60,7 @@ def test_more_iterations_go_on_and_the_file_says_how_many_there_were(trainer, ca
     longer = trainer("semantic", iterations=3)
     longer.run()
     assert "continued from iteration 1" in capsys.readouterr().out
-    assert ", 3 iterations of 4," in inspect_expert(longer.folder / "semantic.safetensors").metadata.trained_with
+    assert ", 3 iterations of 4," in metadata_of(longer.folder / "semantic.safetensors").trained_with
 
 
 def test_a_longer_cosine_is_told(trainer, caplog):
@@ -101,15 +102,15 @@ def test_a_restart_trains_the_stage_anew(trainer):
     first.run()
     anew = trainer("semantic", {"guidance": 5.0}, iterations=1, log_every=1)
     anew.run(restart=True)
-    metadata = inspect_expert(anew.folder / "semantic.safetensors").metadata
+    metadata = metadata_of(anew.folder / "semantic.safetensors")
     assert metadata.guidance == 5.0 and ", 1 iterations of 4," in metadata.trained_with
     assert len((anew.folder / "log.jsonl").read_text().splitlines()) == 1
 
 
 def test_the_digest_of_weights_sees_one_step_of_training(trainer):
     method = trainer("semantic").method
-    before = weights_digest(method.student.state_dict())
-    assert before == weights_digest(method.teacher.state_dict())
+    before = weights_digest(method.student.transformer.state_dict())
+    assert before == weights_digest(method.teacher.transformer.state_dict())
     method.step(0)
-    assert weights_digest(method.student.state_dict()) != before
+    assert weights_digest(method.student.transformer.state_dict()) != before
     assert weights_digest({"a": torch.zeros(1)}) != weights_digest({"b": torch.zeros(1)})

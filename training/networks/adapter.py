@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dcm_core.expert.layers import Layer, LowRank
 from dcm_core.expert.merge import layers_of
 
-from ..config import ConfigError
+from ..errors import ConfigError
 
 
 def add_adapter(

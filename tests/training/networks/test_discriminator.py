@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dcm_core.losses import hinge_discriminator
-from training.discriminator import Discriminator
+from training.networks.discriminator import Discriminator
 
 
 def tokens(seed: int, grid=(2, 3, 4), channels=8, batch=2) -> list[torch.Tensor]:

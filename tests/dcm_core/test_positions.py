@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dcm_core.families.cogvideox_positions import rotary_angles, sine_table
+from dcm_core.positions import rotary_angles, sine_table
 
 SIZES = [(13, 30, 45), (4, 12, 20), (3, 30, 20), (2, 4, 4), (1, 60, 90)]
 

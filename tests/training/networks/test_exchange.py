@@ -39,14 +39,14 @@ def written(layout: str, folder):
 
 @pytest.mark.parametrize("layout", ["comfy", "prefixed", "diffusers", "folder with shards", "released bundle"])
 def test_every_layout_gives_the_same_network(layout, backbone, tmp_path):
-    loaded = backbone.load(written(layout, tmp_path)).state_dict()
+    loaded = backbone.load(written(layout, tmp_path)).transformer.state_dict()
     state = random_state(STATE)
     assert loaded.keys() == state.keys() and all(loaded[name].equal(state[name]) for name in state)
 
 
 def test_weights_in_another_precision_are_taken_in_float32(backbone, tmp_path):
     save_file(random_state(STATE, dtype=torch.bfloat16), tmp_path / "x.safetensors")
-    loaded = backbone.load(tmp_path / "x.safetensors").state_dict()
+    loaded = backbone.load(tmp_path / "x.safetensors").transformer.state_dict()
     assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
 
 
@@ -84,5 +84,5 @@ def test_a_teacher_may_be_a_folder(trained, trainer, tmp_path):
         own = {name: state[name] for name in sorted(state)[part - 1 :: 2]}
         save_file(own, tmp_path / f"diffusion_pytorch_model-0000{part}-of-00002.safetensors")
     teachers = [trainer("semantic", options).method.teacher for options in ({}, {"teacher": str(tmp_path)})]
-    (one, other) = (teacher.state_dict() for teacher in teachers)
+    (one, other) = (teacher.transformer.state_dict() for teacher in teachers)
     assert all(one[name].equal(other[name]) for name in one)

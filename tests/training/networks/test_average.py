@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.average import MovingAverage, copied, exchanged
+from training.networks.average import MovingAverage, copied, exchanged
 
 
 @pytest.fixture

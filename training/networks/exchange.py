@@ -16,7 +16,7 @@ from dcm_core.families.keymap import KeyMap, UnknownKeyError
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
-from ..config import ConfigError
+from ..errors import ConfigError
 
 State = dict[str, Tensor]
 

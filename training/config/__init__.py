@@ -1,0 +1,39 @@
+"""The configuration of a run: what a section is, the sections there are, and how a file becomes one."""
+
+from ..errors import ConfigError
+from .load import load_config, to_yaml
+from .schema import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    MethodOptions,
+    OptimizerConfig,
+    Pair,
+    ScheduleConfig,
+    StageConfig,
+    ValidationConfig,
+)
+from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
+
+__all__ = [
+    "BackboneConfig",
+    "Config",
+    "ConfigError",
+    "Count",
+    "DataConfig",
+    "Decay",
+    "MethodOptions",
+    "OptimizerConfig",
+    "Pair",
+    "Positive",
+    "ScheduleConfig",
+    "Section",
+    "Share",
+    "StageConfig",
+    "ValidationConfig",
+    "Weight",
+    "Whole",
+    "build",
+    "load_config",
+    "to_yaml",
+]

@@ -1,0 +1,73 @@
+"""From a YAML file and dotted overrides to a configuration, and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ..errors import ConfigError
+from .schema import Config
+from .section import build
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number; YAML 1.1 itself wants 1.0e-5 and takes the other for a word."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes a word that the loader would read as a number in quotes."""
+
+
+_NUMBER = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$")
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, [*"+-0123456789"])
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply overrides such as ``stages.semantic.optimizer.lr=1e-5``.
+
+    Raises ConfigError naming all that is wrong, a line each.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name the YAML file in it, such as {path / 'shapes.yaml'}.")
+    try:
+        values = _read(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold a mapping of settings.")
+    for text in overrides:
+        _override(values, text)
+    values.setdefault("folder", str(path.absolute().parent))
+    return build(Config, values)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML; loading it gives an equal Config."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
+
+
+def _read(text: str) -> object:
+    return yaml.load(text, _Loader)
+
+
+def _override(values: dict, text: str) -> None:
+    """Apply an override such as ``data.batch_size=8`` to nested values. Raises ConfigError."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{text!r} is no override; write it as key.subkey=value.")
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{text!r}: {parent!r} is a single value and has no keys below it.")
+    try:
+        values[last] = _read(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} has a value that is not valid YAML: {error}") from None

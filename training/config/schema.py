@@ -1,0 +1,233 @@
+"""The sections of a configuration. One more is one more model, and a setting of Config.
+
+A configuration file names the backbone, the data and one entry per stage; ``stage=semantic`` picks the stage to run.
+The options of a method or a data set are models of their own, each in the file of what they belong to. The page
+docs/training_options.md is made of all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from dcm_core.families.presets import FAMILIES, find_family, preset
+from dcm_core.schedule.experts import ExpertSchedule
+
+from ..errors import ConfigError, MissingWeights, unknown
+from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
+
+Pair = Annotated[tuple[Decay, Decay], Field(strict=False)]  # YAML has lists only
+Seed = Annotated[int, Field(ge=0, le=2**40)]  # generators take 64 bits, and the iteration has to fit beside it
+
+
+class BackboneConfig(Section):
+    """Which backbone adapter, and where its weights come from."""
+
+    name: str = Field(default="wan", description="The adapter: the name of its file in `training/backbones`.")
+    family: str = Field(
+        default="",
+        description="Whose noise schedule it has, and what exported files name; empty means the adapter's name.",
+    )
+    title: str = Field(default="", description="What exported files call the backbone; empty means the family's name.")
+    weights: str | None = Field(
+        default=None, description="A file or folder of any layout, or none to start from random weights."
+    )
+    architecture: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the backbone's own class, where they differ from the adapter's.",
+    )
+
+    @field_validator("family")
+    @classmethod
+    def _known(cls, family: str) -> str:
+        if family:
+            find_family(family)
+        return family
+
+    @model_validator(mode="after")
+    def _resolved(self) -> BackboneConfig:
+        self.family = self.family or self.name
+        return self
+
+
+class ScheduleConfig(Section):
+    """The noise grid and kappa; what is not given comes from the preset of `backbone.family`."""
+
+    rule: Literal["aligned", "official"] = Field(
+        default="aligned", description="The preset: `aligned` for experts that are made here, `official` as published."
+    )
+    shift: Positive | None = Field(
+        default=None, description="The shift of the noise levels, as the backbone is sampled with."
+    )
+    points: Count | None = Field(default=None, description="How many noise levels the grid has.")
+    kappa_index: Whole | None = Field(
+        default=None, description="The grid point where the semantic expert ends and the detail expert begins."
+    )
+
+
+class DataConfig(Section):
+    """Which data set, and its batches."""
+
+    name: str = Field(default="shapes", description="The data set: the name of its file in `training/data`.")
+    batch_size: Count = Field(default=16, description="Clips of an iteration.")
+    text_dropout: Share = Field(
+        default=0.1, description="How often a caption is left out, so that guidance can be learned."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="The data set's own options.")
+
+
+class OptimizerConfig(Section):
+    """The optimizer of a network."""
+
+    name: Literal["adamw", "muon"] = Field(
+        default="adamw", description="`muon` trains the matrices of the blocks by Muon, everything else by AdamW."
+    )
+    lr: Positive = Field(default=1e-4, description="The learning rate after the warm-up.")
+    betas: Pair = Field(default=(0.9, 0.999), description="AdamW's decays of the gradient's mean and of its square.")
+    weight_decay: Weight = Field(default=0.001, description="Decoupled weight decay.")
+    warmup: Whole = Field(default=0, description="Iterations over which the learning rate rises linearly.")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant",
+        description="The learning rate after the warm-up: as it is, or falling to 0 at the last iteration.",
+    )
+    grad_clip: Positive = Field(default=1.0, description="The norm that gradients are cut to.")
+
+
+class ValidationConfig(Section):
+    """Clips sampled while training."""
+
+    every: Whole = Field(default=0, description="After so many iterations each; 0 is never.")
+    prompts: list[str] = Field(default_factory=list, description="The captions, one clip each.")
+    steps: Count = Field(
+        default=4, description="Steps of a few-step method; the teacher always takes every point of the grid."
+    )
+    seed: Seed = Field(default=0, description="Of the clips' noise.")
+    frames_per_second: Positive = Field(default=16.0, description="Of the written videos.")
+
+
+class StageConfig(Section):
+    """One stage: a method with its own options, its optimizer, and how long it runs."""
+
+    method: str = Field(description="The name of the method's file in `training/methods`.")
+    iterations: Count = Field(description="How long the stage runs.")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="The student's optimizer.")
+    ema_decay: Decay | None = Field(
+        default=None,
+        description="Of the moving average of the trained weights, which is what validation and export use; none means "
+        "the weights themselves.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="The method's own options.")
+    data: dict[str, Any] = Field(
+        default_factory=dict, description="What differs from the section `data` in this stage."
+    )
+
+
+class Config(Section):
+    """A whole run. Every stage writes into `output/STAGE`."""
+
+    output: str = Field(description="The folder of the results.")
+    seed: Seed = Field(default=0, description="All that is random follows from it and the iteration.")
+    stage: str = Field(default="", description="The stage to run; empty means all of them, in their order.")
+    device: str = Field(default="auto", description="`cuda`, `cuda:1`, `cpu`, or `auto`: a GPU where there is one.")
+    backbone: BackboneConfig = Field(default_factory=BackboneConfig, description="The network to distil.")
+    data: DataConfig = Field(default_factory=DataConfig, description="What it is trained on.")
+    schedule: ScheduleConfig = Field(
+        default_factory=ScheduleConfig,
+        description="The noise grid and kappa; what is not given comes from the preset of `backbone.family`.",
+    )
+    stages: dict[str, StageConfig] = Field(
+        default_factory=dict, description="The stages by name, in the order in which they run."
+    )
+    validation: ValidationConfig = Field(
+        default_factory=ValidationConfig, description="Clips sampled while training, to be looked at."
+    )
+    compile: str | None = Field(
+        default=None,
+        description="Backend of torch.compile for the networks, or none. `inductor` takes minutes to start and makes "
+        "an iteration about a quarter shorter.",
+    )
+    checkpoint_every: Count = Field(default=500, description="Iterations between two checkpoints.")
+    log_every: Count = Field(default=20, description="Iterations whose mean a line of the log is.")
+    export_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32", description="Of the files for ComfyUI."
+    )
+    folder: str = Field(
+        default="",
+        description="Where relative paths of weights are looked for before the working folder; the configuration "
+        "file's own unless it says otherwise.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        problems = list(self._contradictions())
+        if problems:
+            raise ConfigError("\n".join(dict.fromkeys(problems)))
+        return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """What no section can see by itself."""
+        if self.stage and self.stage not in self.stages:
+            yield str(unknown("stage", self.stage, self.stages))
+        for name in self.stages:
+            try:
+                self.of_stage(name).stage_data()
+            except ConfigError as error:
+                yield str(error)
+        if self.backbone.family not in FAMILIES:  # a backbone.name that does not exist is named when it is looked up
+            return
+        try:
+            points = self.expert_schedule().grid.points
+        except ConfigError as error:
+            yield str(error)
+        else:
+            if self.validation.steps > points:
+                yield f"validation.steps={self.validation.steps} must be at most the {points} points of the grid."
+
+    def selected(self) -> StageConfig:
+        """The stage to run. Raises ConfigError where none of that name exists."""
+        if self.stage not in self.stages:
+            raise unknown("stage", self.stage, self.stages)
+        return self.stages[self.stage]
+
+    def of_stage(self, name: str) -> Config:
+        """This configuration with that stage selected."""
+        return self.model_copy(update={"stage": name})
+
+    def stage_data(self) -> DataConfig:
+        """The data section with the selected stage's overrides. Raises ConfigError."""
+        values = self.data.model_dump(mode="json") | self.selected().data
+        return build(DataConfig, values, f"stages.{self.stage}.data")
+
+    def find(self, path: str, what: str, remedy: str) -> Path:
+        """The file or folder that a setting names. Raises MissingWeights with the places where it is not."""
+        places = list(dict.fromkeys(Path(folder, path) for folder in (self.folder, "")))
+        for place in places:
+            if place.exists():
+                return place
+        raise MissingWeights(f"There is no {what} at {' or '.join(str(p.absolute()) for p in places)}. {remedy}")
+
+    def expert_schedule(self) -> ExpertSchedule:
+        """The grid and kappa of this run. Raises ConfigError."""
+        wanted = self.schedule
+        try:
+            known = preset(self.backbone.family, wanted.rule)
+            if wanted.shift is wanted.points is wanted.kappa_index is None:
+                return known
+            given = {"shift": wanted.shift, "points": wanted.points}
+            grid = dataclasses.replace(known.grid, **{k: v for k, v in given.items() if v is not None})
+            kappa = known.kappa_index if wanted.kappa_index is None else wanted.kappa_index
+            return ExpertSchedule(grid, kappa)
+        except ValueError as error:
+            raise ConfigError(f"schedule: {error}") from None
+
+
+class MethodOptions(Section):
+    """The options of a method; those of each stand in its file."""
+
+    def contradictions(self, config: Config) -> Iterator[str]:
+        """What cannot be beside the rest of a configuration that has this stage selected, a sentence each."""
+        yield from ()

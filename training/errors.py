@@ -1,0 +1,20 @@
+"""What can be wrong with a configuration; light, so that it can be caught where packages are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key and what to write instead."""
+
+
+class MissingWeights(ConfigError):
+    """Weights that are not there, perhaps because the stage that makes them has not run yet."""
+
+
+def unknown(key: str, value: object, choices: Iterable[object]) -> ConfigError:
+    """The error of a setting whose value is none of the choices."""
+    names = [str(choice) for choice in choices]
+    listed = " or ".join(part for part in (", ".join(names[:-1]), names[-1]) if part) if names else ""
+    return ConfigError(f"{key}={value!r} is unknown; {f'use {listed}' if names else 'there is none'}.")

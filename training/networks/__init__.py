@@ -1,0 +1,1 @@
+"""Networks as methods use them: calls, adapters, averages, features, discriminator, and weights in and out."""

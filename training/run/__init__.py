@@ -1,0 +1,1 @@
+"""What carries a run: random draws, optimizers, checkpoints, and the record of what weights were trained with."""
