@@ -29,6 +29,8 @@ class Sizes:
 
     def doubt(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
         """What to say of a network that is as wide as a published one and has fewer blocks; nothing of others."""
+        if self.layer not in shapes:  # packed by another node pack
+            return ""
         size = self._of(shapes)
         for published, name in self.names.items() if size not in self.names else ():
             if size[0] == published[0] and any(mine < theirs for mine, theirs in zip(size, published, strict=True)):
