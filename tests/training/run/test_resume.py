@@ -182,7 +182,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(trai
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"training.checkpoint.{asked}", refused, raising=False)
+        patched.setattr(f"training.run.checkpoint.{asked}", refused, raising=False)
         reason = str(error) or "MemoryError"
         with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors just now") as told:
             trainer("teacher", iterations=3).run()
