@@ -143,6 +143,11 @@ def build_trainer(config: Config) -> Trainer:
         data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
+    if data.made_for not in (None, config.backbone.name):
+        raise ConfigError(
+            f"data.name={config.stage_data().name}: its clips were prepared for {data.made_for}, and backbone.name is "
+            f"{config.backbone.name}. Run training/prepare.py with --backbone {config.backbone.name}."
+        )
     method = build_method(Setup(config, build_backbone(config.backbone), data, device))
     if config.compile is not None:
         method.compile(config.compile)

@@ -81,10 +81,10 @@ def test_wrong_keys_and_values_are_named(file, override, message):
         ("stages.teacher.data.batchsize=2", "Did you mean 'batch_size'"),
         ("backbone.name=wam", "backbone.name='wam' is unknown; use shapes or wan."),
         ("backbone.family=want", "family 'want'"),
-        ("data.name=shape", "data.name='shape' is unknown; use shapes."),
+        ("data.name=shape", "data.name='shape' is unknown; use published, shapes or videos."),
         ("data.batch_size=0", "must be at least 1"),
         ("validation.steps=51", "validation.steps=51 must be at most the 50 points of the grid"),
-        ("data.name=videos", "data.name='videos' is unknown; use shapes. Real videos are to come."),
+        ("data.name=films", "data.name='films' is unknown; use published, shapes or videos."),
         (
             "backbone.name=hunyuan_video",
             "backbone.name='hunyuan_video' is unknown; use shapes or wan. Adapters of more backbones are to come.",
