@@ -33,12 +33,15 @@ class BackboneConfig(Section):
         description="Whose noise schedule it has, and what exported files name; empty means the adapter's name.",
     )
     title: str = Field(default="", description="What exported files call the backbone; empty means the family's name.")
+    size: str = Field(
+        default="", description="Which of the adapter's published sizes, such as `14b`; empty means its first."
+    )
     weights: str | None = Field(
         default=None, description="A file or folder of any layout, or none to start from random weights."
     )
     architecture: dict[str, Any] = Field(
         default_factory=dict,
-        description="Arguments of the backbone's own class, where they differ from the adapter's.",
+        description="Arguments of the backbone's own class, where they differ from those of `size`.",
     )
 
     @field_validator("family")

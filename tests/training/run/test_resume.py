@@ -71,7 +71,7 @@ def test_kill_9_in_mid_training_and_resume_is_bit_equal(tmp_path):
         "seed": 7,
         "checkpoint_every": 2,
         "backbone": {
-            "family": "shapes",
+            "name": "shapes",
             "architecture": {
                 "num_attention_heads": 2,
                 "attention_head_dim": 12,
