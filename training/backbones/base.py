@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -30,15 +30,17 @@ class Backbone(Protocol):
         """(channels of a token, number of layers of features that the network gives at this stride)."""
         ...
 
-    def add_adapter(self, network: Network, rank: int, alpha: float, seed: int) -> None:
-        """Freeze the network but for low-rank adapters and the layers a detail expert replaces; its output stays."""
+    def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None:
+        """Freeze the network and give it an adapter, over those that act now: pairs of low rank, and twins of the
+        layers that a detail expert replaces. Its output stays."""
         ...
 
-    def adapter_layers(self, network: Network, start: Mapping[str, Tensor]) -> dict[str, Layer]:
-        """What ``add_adapter`` made trainable, by ComfyUI module name; replaced layers as difference to ``start``.
+    def adapter_layers(self, network: Network, adapters: Sequence[str]) -> dict[str, Layer]:
+        """What the last of these adapters changes over the others, by ComfyUI module name; nothing for no adapter."""
+        ...
 
-        ``start``: the values of all trainable parameters as ``add_adapter`` left them, by the transformer's names.
-        """
+    def lay(self, network: Network, expert: Expert, name: str) -> None:
+        """Give the network a low-rank expert as a frozen adapter. Raises ConfigError where it is none or misfits."""
         ...
 
     def apply(self, network: Network, expert: Expert) -> None:
@@ -46,5 +48,5 @@ class Backbone(Protocol):
         ...
 
     def comfy_state(self, network: Network) -> dict[str, Tensor]:
-        """The weights of a network without adapters, under ComfyUI's names."""
+        """The weights of a network below its adapters, under ComfyUI's names."""
         ...

@@ -90,21 +90,26 @@ class WanBackbone:
         """(channels of a token, number of layers of features that the network gives at this stride)."""
         return network.transformer.proj_out.in_features, len(network.blocks[::stride])
 
-    def add_adapter(self, network: Network, rank: int, alpha: float, seed: int) -> None:
-        """Freeze the network but for low-rank adapters and the layers a detail expert replaces; its output stays."""
-        add_adapter(network.transformer, *self._detail_layers(network), rank, alpha, seed)
+    def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None:
+        """Freeze the network and give it an adapter over those that act now; its output stays."""
+        low_rank, replaced = self._detail_layers(network)
+        add_adapter(network.transformer, network.acting, name, low_rank, replaced, rank, alpha, seed)
 
-    def adapter_layers(self, network: Network, start: Mapping[str, Tensor]) -> dict[str, Layer]:
-        """What ``add_adapter`` made trainable, by ComfyUI module name; replaced layers as difference to ``start``."""
-        layers = adapter_layers(network.transformer, start)
+    def adapter_layers(self, network: Network, adapters: Sequence[str]) -> dict[str, Layer]:
+        """What the last of these adapters changes over the others, by ComfyUI module name; nothing for no adapter."""
+        layers = adapter_layers(network.transformer, adapters)
         return {self.keymap.module_to_comfy(name): layer for name, layer in layers.items()}
+
+    def lay(self, network: Network, expert: Expert, name: str) -> None:
+        """Give the network a low-rank expert as a frozen adapter. Raises ConfigError where it is none or misfits."""
+        exchange.lay_expert(network.transformer, network.acting, name, expert, self.keymap)
 
     def apply(self, network: Network, expert: Expert) -> None:
         """Add an expert to the weights of a network without adapters. Raises ConfigError where it does not fit."""
         exchange.apply_expert(network.transformer, expert, self.keymap)
 
     def comfy_state(self, network: Network) -> dict[str, Tensor]:
-        """The weights of a network without adapters, under ComfyUI's names."""
+        """The weights of a network below its adapters, under ComfyUI's names."""
         return exchange.comfy_state(network.transformer, self.keymap)
 
     def _detail_layers(self, network: Network) -> tuple[list[str], list[str]]:

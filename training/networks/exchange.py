@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from dcm_core.backbone.file import BackboneFile
 from dcm_core.errors import ExpertFileError
-from dcm_core.expert.layers import Expert
-from dcm_core.expert.merge import merged
+from dcm_core.expert.layers import Expert, Layer, LowRank
+from dcm_core.expert.merge import merged, with_difference
 from dcm_core.families.keymap import KeyMap, UnknownKeyError
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
 from ..errors import ConfigError
+from .adapter import add_adapter, fill_adapter, frozen_state
 
 State = dict[str, Tensor]
 
@@ -60,6 +61,32 @@ def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
         raise ConfigError(f"The {expert.metadata.expert} expert does not fit this backbone: {error}") from None
 
 
+def lay_expert(model: nn.Module, acting: list[str], name: str, expert: Expert, keymap: KeyMap) -> None:
+    """Lay a low-rank expert over a network as a frozen adapter. Raises ConfigError where it is none or misfits."""
+    try:
+        layers = {keymap.module_to_diffusers(module): layer for module, layer in expert.layers.items()}
+        pairs = {module: layer for module, layer in layers.items() if isinstance(layer, LowRank)}
+        if not pairs or expert.parameters:
+            raise ValueError("it changes all weights. Train it with mode: adapter, or this stage with mode: full")
+        first = next(iter(pairs.values()))
+        whole = [module for module in layers if module not in pairs]
+        add_adapter(model, acting, name, list(pairs), whole, first.rank, first.alpha, seed=0)
+        fill_adapter(model, name, layers)
+    except (UnknownKeyError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"The {expert.metadata.expert} expert cannot be an adapter of this backbone: {error}."
+        ) from None
+
+
 def comfy_state(model: nn.Module, keymap: KeyMap) -> State:
-    """The weights of a network without adapters, under ComfyUI's names."""
-    return keymap.state_to_comfy({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    """The weights of a network below its adapters, under ComfyUI's names."""
+    return keymap.state_to_comfy({name: tensor.detach().cpu() for name, tensor in frozen_state(model).items()})
+
+
+def with_layers(state: Mapping[str, Tensor], layers: Mapping[str, Layer]) -> State:
+    """A state with such layers added, both under ComfyUI's names."""
+    changed = dict(state)
+    for module, layer in layers.items():
+        for key, difference in layer.delta({}).items():
+            changed[f"{module}.{key}"] = with_difference(state[f"{module}.{key}"], difference.cpu())
+    return changed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,11 +22,24 @@ class Network(nn.Module, ABC):
 
     Whoever wraps modules, to shard or to checkpoint them, sees their calls alone: so nothing is asked of the
     transformer, its blocks or its output head but within ``forward``.
+
+    ``acting``: the names of its adapters that act now, a list that all its adapted layers share.
     """
 
     def __init__(self, transformer: Any):
         super().__init__()
         self.transformer = transformer
+        self.acting: list[str] = []
+
+    @contextmanager
+    def having(self, adapters: Sequence[str]) -> Iterator[None]:
+        """Inside this context these of its adapters act, the later ones over the earlier, and no others."""
+        former = self.acting[:]
+        self.acting[:] = adapters
+        try:
+            yield
+        finally:
+            self.acting[:] = former
 
     @property
     @abstractmethod
