@@ -6,7 +6,7 @@ from harness.two_devices import CPU, GPU, two_devices
 
 from dcm_core.files.format import read_header
 from training.config import ConfigError
-from training.trainer import usable_device
+from training.run.world import usable_device
 
 STAGES = ["teacher", "semantic", "detail", "lcm", "pcm"]
 PROMPTS = ["a red striped circle moving left fast", "a blue plain square moving up slowly"]

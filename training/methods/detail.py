@@ -109,7 +109,7 @@ class Detail(Distillation):
         self.sources["semantic"] = {"weights": semantic_weights}
         self.discriminator = discriminator.to(self.device)
         self.learners["discriminator"] = Learner(
-            self.discriminator, options.discriminator, f"{self.settings}.options.discriminator"
+            self.discriminator, options.discriminator, self.world, f"{self.settings}.options.discriminator"
         )
         self.semantic_fingerprint = semantic_fingerprint
         # With what is trained at its start, the student is the semantic expert, bit for bit.
@@ -183,13 +183,9 @@ class Detail(Distillation):
         return velocity
 
     def export(self, path: Path) -> None:
-        export_detail(
-            path,
-            self.config,
-            self.backbone.adapter_layers(self.student, self.start),
-            options=self.options,
-            base_fingerprint=self.semantic_fingerprint,
-        )
+        layers = self.backbone.adapter_layers(self.student, self.start)
+        if self.world.first:
+            export_detail(path, self.config, layers, self.options, base_fingerprint=self.semantic_fingerprint)
 
     def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
         told = conditions.told(self.options.embedded_guidance)

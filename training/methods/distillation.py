@@ -58,12 +58,13 @@ class Distillation(Method):
     options: DistillationOptions
 
     def __init__(self, setup: Setup, options: DistillationOptions, student: Network, teacher: Network):
-        super().__init__(setup, options, student)
         self.sources = {"teacher": {"weights": weights_digest(teacher.transformer.state_dict())}}
-        self.teacher = teacher.to(self.device).requires_grad_(False)
+        target = None if options.target_ema is None else copy.deepcopy(student)
+        super().__init__(setup, options, student)
+        self.teacher = setup.placed(teacher.requires_grad_(False))
         self.target = self.student
-        if options.target_ema is not None:
-            self.target = copy.deepcopy(self.student).requires_grad_(False)
+        if options.target_ema is not None and target is not None:
+            self.target = setup.placed(target.requires_grad_(False))
             everything = dict(self.target.transformer.named_parameters())
             averaged = {name: everything[name] for name in self.trainable}
             self.averages["target"] = MovingAverage(self.trainable, options.target_ema, averaged)
@@ -83,10 +84,6 @@ class Distillation(Method):
     def boundary(self) -> dict[str, Any]:
         """What of the boundary between the experts the training depends on: nothing for a single network."""
         return {}
-
-    def compile(self, backend: str) -> None:
-        for network in {self.student, self.teacher, self.target}:
-            network.compile_blocks(backend)
 
     @abstractmethod
     def spans(self) -> list[range]:

@@ -48,7 +48,9 @@ class PCM(Distillation):
         return self.followed(self.model(self.student, conditions), noise, sigmas)
 
     def export(self, path: Path) -> None:
-        export_backbone(path, self.config, self.backbone.comfy_state(self.student))
+        state = self.backbone.comfy_state(self.student)
+        if self.world.first:
+            export_backbone(path, self.config, state)
 
 
 def phases(points: int, count: int) -> list[range]:

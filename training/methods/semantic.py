@@ -77,7 +77,8 @@ class Semantic(Distillation):
 
     def export(self, path: Path) -> None:
         before, after = (self.backbone.comfy_state(each) for each in (self.teacher, self.student))
-        export_semantic(path, self.config, before, after, options=self.options)
+        if self.world.first:
+            export_semantic(path, self.config, before, after, options=self.options)
 
 
 METHOD = Semantic

@@ -52,7 +52,9 @@ class Teacher(Method):
         return self.followed(self.guided(self.student, conditions, self.options.guidance), noise, sigmas)
 
     def export(self, path: Path) -> None:
-        export_backbone(path, self.config, self.backbone.comfy_state(self.student))
+        state = self.backbone.comfy_state(self.student)
+        if self.world.first:
+            export_backbone(path, self.config, state)
 
 
 METHOD = Teacher

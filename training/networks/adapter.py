@@ -14,6 +14,7 @@ from dcm_core.expert.layers import Layer, LowRank
 from dcm_core.expert.merge import layers_of
 
 from ..errors import ConfigError
+from ..run.parallel import gathered
 
 
 def add_adapter(
@@ -38,21 +39,19 @@ def add_adapter(
 def adapter_layers(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, Layer]:
     """What ``add_adapter`` made trainable, by diffusers module name; replaced layers as difference to ``start``.
 
-    ``start``: the values of all trainable parameters as ``add_adapter`` left them.
+    ``start``: the values of all trainable parameters as ``add_adapter`` left them. Of a network that is split, the
+    first process has them alone.
     """
+    trained = gathered({name: p for name, p in model.named_parameters() if name in start})
+    start = gathered(start)
     layers: dict[str, Layer] = {
-        name: LowRank(_weight(layer.lora_A), _weight(layer.lora_B), layer.lora_alpha[_ADAPTER])
+        name: LowRank(trained[down], trained[f"{name}.lora_B.{_ADAPTER}.weight"], layer.lora_alpha[_ADAPTER])
         for name, layer in model.named_modules()
-        if isinstance(layer, LoraLayer)
+        if isinstance(layer, LoraLayer) and (down := f"{name}.lora_A.{_ADAPTER}.weight") in trained
     }
-    parameters = dict(model.named_parameters())
-    replaced = {name: value for name, value in start.items() if ".lora_" not in name}
-    differences, _ = layers_of({name: (parameters[name] - value).detach() for name, value in replaced.items()})
+    replaced = [name for name in trained if ".lora_" not in name]
+    differences, _ = layers_of({name: trained[name] - start[name] for name in replaced})
     return layers | differences
 
 
 _ADAPTER = "default"  # peft's name of the only adapter
-
-
-def _weight(factors: Any) -> Tensor:
-    return factors[_ADAPTER].weight.detach()

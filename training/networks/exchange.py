@@ -17,6 +17,7 @@ from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
 from ..errors import ConfigError
+from ..run.parallel import gathered
 
 State = dict[str, Tensor]
 
@@ -61,5 +62,5 @@ def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
 
 
 def comfy_state(model: nn.Module, keymap: KeyMap) -> State:
-    """The weights of a network without adapters, under ComfyUI's names."""
-    return keymap.state_to_comfy({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
+    """The weights of a network without adapters, under ComfyUI's names; as ``gathered`` has them."""
+    return keymap.state_to_comfy(gathered(model.state_dict()))
