@@ -207,6 +207,4 @@ def _just_now(path: Path, error: BaseException) -> OSError:
 
 
 def _refuse_version(path: Path, version: str) -> NoReturn:
-    raise ConfigError(
-        f"The checkpoint {path} is of version {version}, this trainer reads version {_VERSION}. {_ANEW}"
-    )
+    raise ConfigError(f"The checkpoint {path} is of version {version}, this trainer reads version {_VERSION}. {_ANEW}")

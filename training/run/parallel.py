@@ -7,8 +7,8 @@ would silently not be split, and an optimizer that was made before would step te
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,19 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from .world import World
 
-
-class InBlocks(Protocol):
-    """What has to be known of a network."""
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]: ...
-
-    def compile_blocks(self, backend: str) -> None: ...
-
-    def to(self, *args, **kwargs): ...
-
-
-N = TypeVar("N", bound=InBlocks)
+N = TypeVar("N", bound=nn.Module)
 
 
 def placed(network: N, world: World, compiler: str | None) -> N:
@@ -37,15 +25,16 @@ def placed(network: N, world: World, compiler: str | None) -> N:
 
     A copy of it has to be made before: a network that is split cannot be copied.
     """
+    unplaced: Any = network
     if compiler is not None:
-        network.compile_blocks(compiler)
+        unplaced.compile_blocks(compiler)
     if world.mesh is None:
         return network.to(world.device)
     # What is gathered for a call is given back after it, the root's own weights too: values that are put in place
     # between two calls, as those of an average, would not be seen otherwise.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is changed in place here
-    for module in (*network.blocks, network):
-        fully_shard(module, mesh=world.mesh, reshard_after_forward=True)  # pyright: ignore[reportArgumentType]
+    for module in (*unplaced.blocks, unplaced):
+        fully_shard(module, mesh=world.mesh, reshard_after_forward=True)
     return network
 
 
