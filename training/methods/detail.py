@@ -99,12 +99,13 @@ class Detail(Distillation):
 
     def __init__(self, setup: Setup, options: DetailOptions, roles: Roles, discriminator: Discriminator, semantic: str):
         """``semantic``: the fingerprint of the expert that the student lies over."""
+        below = weights_digest(roles.below.state())
         super().__init__(setup, options, roles)
         self.semantic_fingerprint = semantic
-        self.sources["semantic"] = {"weights": weights_digest(roles.below.state())}
+        self.sources["semantic"] = {"weights": below}
         self.discriminator = discriminator.to(self.device)
         self.learners["discriminator"] = Learner(
-            self.discriminator, options.discriminator, f"{self.settings}.options.discriminator"
+            self.discriminator, options.discriminator, self.world, f"{self.settings}.options.discriminator"
         )
 
     @classmethod
@@ -162,7 +163,9 @@ class Detail(Distillation):
         return self.followed(experts, noise, self.schedule.sigmas(steps))
 
     def export(self, path: Path) -> None:
-        export_adapter(path, self.config, "detail", self.changes(), self.options, self.semantic_fingerprint)
+        layers = self.changes()
+        if self.world.first:
+            export_adapter(path, self.config, "detail", layers, self.options, self.semantic_fingerprint)
 
     def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
         told = conditions.told(self.options.embedded_guidance)

@@ -70,9 +70,9 @@ class Distillation(Method):
 
     def __init__(self, setup: Setup, options: DistillationOptions, roles: Roles):
         self.roles = roles
+        self.sources = {"teacher": {"weights": weights_digest(roles.teacher.state())}}
         super().__init__(setup, options, roles.student)
         self.teacher, self.target = roles.teacher, roles.target
-        self.sources = {"teacher": {"weights": weights_digest(roles.teacher.state())}}
         if options.target_ema is not None:
             self.averages["target"] = roles.average(self.trainable, options.target_ema)
 

@@ -49,8 +49,9 @@ class PCM(Distillation):
         return self.followed(self.model(self.student, conditions), noise, sigmas)
 
     def export(self, path: Path) -> None:
-        state = self.backbone.comfy_state(self.student.network)
-        export_backbone(path, self.config, with_layers(state, self.changes()))
+        state, layers = self.backbone.comfy_state(self.student.network), self.changes()
+        if self.world.first:
+            export_backbone(path, self.config, with_layers(state, layers))
 
 
 def phases(points: int, count: int) -> list[range]:

@@ -17,6 +17,7 @@ from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
 from ..errors import ConfigError
+from ..run.parallel import gathered
 from .adapter import add_adapter, fill_adapter, frozen_state
 
 State = dict[str, Tensor]
@@ -89,8 +90,8 @@ def _rows(model: nn.Module, name: str) -> int:
 
 
 def comfy_state(model: nn.Module, keymap: KeyMap) -> State:
-    """The weights of a network below its adapters, under ComfyUI's names."""
-    return keymap.state_to_comfy({name: tensor.detach().cpu() for name, tensor in frozen_state(model).items()})
+    """The weights of a network below its adapters, under ComfyUI's names; as ``gathered`` has them."""
+    return keymap.state_to_comfy(gathered(frozen_state(model)))
 
 
 def with_layers(state: Mapping[str, Tensor], layers: Mapping[str, Layer]) -> State:
