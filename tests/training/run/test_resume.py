@@ -161,6 +161,19 @@ def test_a_checkpoint_with_a_changed_byte_is_damaged_and_the_one_before_it_steps
     assert "its content is not what was written" in caplog.text and "Going on from the one before it" in caplog.text
 
 
+@pytest.mark.parametrize("what", [b'"version":"4"', b'"version"', b'"digest"'])
+def test_a_damaged_version_is_no_other_trainers(trainer, caplog, what):
+    run = trainer("teacher")
+    run.run()
+    run.save()
+    content = run.checkpoints.newest.read_bytes()
+    damaged = what[:-2] + bytes([what[-2] ^ 1]) + what[-1:]
+    assert content.count(what) == 1
+    run.checkpoints.newest.write_bytes(content.replace(what, damaged))
+    assert run.checkpoints.load()["iteration"] == run.iteration
+    assert "its content is not what was written" in caplog.text and "Going on from the one before it" in caplog.text
+
+
 @pytest.mark.parametrize("asked", ["open", "safe_open"])
 @pytest.mark.parametrize(
     "error",
@@ -182,7 +195,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(trai
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"training.checkpoint.{asked}", refused, raising=False)
+        patched.setattr(f"training.run.checkpoint.{asked}", refused, raising=False)
         reason = str(error) or "MemoryError"
         with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors just now") as told:
             trainer("teacher", iterations=3).run()
