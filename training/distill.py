@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
     options = parser.parse_intermixed_args(arguments)
     try:
+        from torch.cuda import OutOfMemoryError
+
         from training.config import load_config
         from training.registry import check
     except ImportError as error:
@@ -56,6 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {cannot_import(error)}")
     except (ConfigError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except OutOfMemoryError as error:
+        sys.exit(
+            f"error: the GPU has too little memory: {error} Close what else uses it, or take a smaller "
+            "data.batch_size; checkpoints are left as they are."
+        )
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues from the last checkpoint")
 
