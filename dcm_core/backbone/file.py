@@ -107,7 +107,8 @@ class BackboneFile:
         return self.source.metadata | {QUANTISED: json.dumps({"layers": self._quantised})}
 
     def describe(self) -> str:
-        """One line: what the file is. Raises as ``formats``."""
+        """One line: what the file is. Raises as ``formats`` and ``require_as_said``."""
+        self.require_as_said()
         quantised = f", quantised as {' and '.join(self.formats)}" if self.formats else ""
         return self.layout.describe() + quantised
 
@@ -115,11 +116,17 @@ class BackboneFile:
     def formats(self) -> list[str]:
         """ComfyUI's names of the ways in which the file says that layers are quantised.
 
-        Raises LayoutError where that cannot be read, and for layers that are stored otherwise.
+        Raises LayoutError where that cannot be read.
         """
-        said = layers_said(self._quantised, self.scales, self.read)
-        require_as_said(said, self._weights, self._logical, self._beside)
-        return formats(said.values())
+        return formats(self._said.values())
+
+    def require_as_said(self) -> None:
+        """Raises LayoutError for layers that are not stored as the one of the ``formats`` that they are said to be."""
+        require_as_said(self._said, self._weights, self._logical, self._beside)
+
+    @cached_property
+    def _said(self) -> dict[str, dict]:
+        return layers_said(self._quantised, self.scales, self.read)
 
     @cached_property
     def read(self) -> Read:

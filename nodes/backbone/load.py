@@ -106,6 +106,7 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     recipes = file.recipes("comfy")
     known = quantised_formats()
     require_formats(file.formats, known)
+    file.require_as_said()
     copies, composed = copies_and_compositions(recipes)
     read: dict[str, Tensor] = {name: file.read(there) for name, there in copies.items()}
     for name, recipe in composed.items():
