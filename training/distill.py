@@ -40,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
     options = parser.parse_intermixed_args(arguments)
     try:
+        from torch.cuda import OutOfMemoryError
+
         from training.config import load_config
         from training.registry import check
         from training.run.world import check_processes, farewell
@@ -67,6 +69,11 @@ def main(arguments: list[str] | None = None) -> None:
         give_up(cannot_import(error))
     except (ConfigError, OSError, FloatingPointError) as error:
         give_up(error)
+    except OutOfMemoryError as error:
+        give_up(
+            f"the GPU has too little memory: {error} Close what else uses it, or take a smaller data.batch_size; "
+            "checkpoints are left as they are."
+        )
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues from the last checkpoint")
     farewell()

@@ -157,6 +157,8 @@ class Trainer:
             self.method.load(state["method"])
             for callback in self.callbacks:
                 callback.load(state["callbacks"].get(type(callback).__name__, {}))
+        except torch.cuda.OutOfMemoryError:  # a RuntimeError, but nothing is wrong with the checkpoint
+            raise
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"{path} does not fit this stage's networks ({error}). "

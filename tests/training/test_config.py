@@ -166,6 +166,22 @@ def test_an_unwritable_output_is_noticed_before_training(tmp_path, file, monkeyp
     assert message.startswith("error:") and "taken" in message
 
 
+@pytest.mark.parametrize("place", ["training.methods.base.Method.step", "training.run.optim.Learner.load"])
+def test_a_gpu_without_room_is_no_checkpoint_that_does_not_fit(file, tmp_path, monkeypatch, place):
+    run = ["--config", str(file), "backbone.family=shapes", *TINY, f"output={tmp_path}/run"]
+    main([*run, "stages.teacher.iterations=1"])
+    checkpoint = tmp_path / "run" / "teacher" / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(place, full)
+    message = failure(*run, "stages.teacher.iterations=2")
+    assert message.startswith("error: the GPU has too little memory: CUDA out of memory. Tried to allocate 2.00 GiB. ")
+    assert "data.batch_size" in message and "does not fit" not in message and checkpoint.read_bytes() == before
+
+
 def test_dry_run_trains_one_iteration_and_writes_nothing(file, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     main(["--dry-run", "--config", str(file), "backbone.family=shapes", *TINY])
