@@ -1,6 +1,7 @@
 """What a configuration names is the file of that name: ``methods/NAME.py``, ``backbones/NAME.py``, ``data/NAME.py``.
 
-There is no table to edit. Such a file says in one constant what it brings: ``METHOD``, ``BACKBONE`` or ``DATA``.
+A backbone's autoencoder and text encoders are ``encoders/NAME.py``. There is no table to edit. Such a file says in one
+constant what it brings: ``METHOD``, ``BACKBONE``, ``DATA`` or ``ENCODER``.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+import torch
+
 from .backbones.base import Backbone
 from .config import BackboneConfig, Config, DataConfig, MethodOptions, build
 from .data.base import Data
 from .errors import ConfigError, unknown
 from .methods.base import Method, Setup
+from .preparation.encoder import Encoder
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -24,6 +28,11 @@ def build_backbone(config: BackboneConfig) -> Backbone:
 def build_data(config: DataConfig) -> Data:
     """The data set that a configuration names. Raises ConfigError."""
     return _brought("data", "DATA", "data.name", config.name)(config)
+
+
+def build_encoder(name: str, weights: str | None, device: torch.device) -> Encoder:
+    """The encoders of a backbone, for ``training/prepare.py``. Raises ConfigError."""
+    return _brought("encoders", "ENCODER", "--backbone", name)(weights, device)
 
 
 def build_method(setup: Setup) -> Method:

@@ -11,6 +11,7 @@ import torch
 from dcm_core.files.atomic import atomic_write
 
 from .callbacks.base import Callback
+from .callbacks.card import Card
 from .callbacks.export import Export
 from .callbacks.log import Log
 from .callbacks.tensorboard import TensorBoard
@@ -143,10 +144,15 @@ def build_trainer(config: Config) -> Trainer:
         data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
+    if data.made_for not in (None, config.backbone.name):
+        raise ConfigError(
+            f"data.name={config.stage_data().name}: its clips were prepared for {data.made_for}, and backbone.name is "
+            f"{config.backbone.name}. Run training/prepare.py with --backbone {config.backbone.name}."
+        )
     method = build_method(Setup(config, build_backbone(config.backbone), data, device))
     if config.compile is not None:
         method.compile(config.compile)
-    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])
+    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Card(), Verdict()])
 
 
 def usable_device(name: str) -> torch.device:

@@ -26,7 +26,7 @@ def options(stage: str) -> dict:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_gpu_run_reaches_the_exported_file_also_after_a_resume(trainer, gpu, stage):
     first = trainer(stage, options(stage), iterations=1, **EVERYTHING)
-    assert {p.device for p in first.method.student.parameters()} == {GPU}
+    assert {p.device for p in first.method.student.network.parameters()} == {GPU}
     first.run()
     second = trainer(stage, options(stage), iterations=2, **EVERYTHING)
     second.run()
@@ -42,7 +42,7 @@ def test_what_is_kept_on_the_wrong_device_is_noticed_when_the_detail_stage_expor
 
 def test_a_teacher_that_stayed_behind_is_noticed_when_the_semantic_stage_trains(trainer, gpu):
     run = trainer("semantic", iterations=1, device="cuda")
-    run.method.teacher.to("cpu")
+    run.method.teacher.network.to("cpu")
     with pytest.raises(RuntimeError, match="at least two devices"):
         run.run()
 

@@ -18,6 +18,7 @@ class Data(Protocol):
     Options: ClassVar[type[Section]]  # the model of the data set's own options
     latent_shape: tuple[int, int, int, int]
     batch_size: int
+    made_for: str | None  # the backbone whose encoders made the latents and texts, where they are no other's
 
     def batch(self, draws: Draws) -> Batch:
         """The samples of an iteration, for the rows of ``draws``."""

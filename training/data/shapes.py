@@ -37,6 +37,7 @@ class ShapesData:
     """Clips of random attributes, rendered, encoded and captioned."""
 
     Options = ShapesOptions
+    made_for = None
 
     def __init__(self, config: DataConfig):
         self.choices = _choices(build(self.Options, config.options, "data.options").only)

@@ -22,6 +22,7 @@ from ..data.base import Data
 from ..data.batch import Batch, Conditions
 from ..networks.average import MovingAverage, exchanged
 from ..networks.network import Network, Role
+from ..networks.roles import Player
 from ..run.draws import Draws
 from ..run.optim import Learner
 from ..run.record import Record, record
@@ -57,17 +58,18 @@ class Method(ABC):
     Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
     usage: ClassVar[str] = ""  # where the exported file goes, in a sentence
 
-    def __init__(self, setup: Setup, options: Any, student: Network):
-        """``student``: the network to train, with requires_grad set on what is trained."""
+    def __init__(self, setup: Setup, options: Any, student: Player):
+        """``student``: what to train, with requires_grad set on that and on nothing else of its network."""
         self.config, self.stage, self.options = setup.config, setup.stage, options
         self.settings = f"stages.{self.config.stage}"
         self.backbone, self.data, self.device = setup.backbone, setup.data, setup.device
         self.schedule = setup.config.expert_schedule()
         self.process = process_of(self.schedule.grid)
-        self.student = student.to(self.device)
-        self.learners = {
-            "student": Learner(self.student.transformer, self.stage.optimizer, f"{self.settings}.optimizer")
-        }
+        self.student = student
+        for network in self.networks:
+            network.to(self.device)
+        transformer = student.network.transformer
+        self.learners = {"student": Learner(transformer, self.stage.optimizer, f"{self.settings}.optimizer")}
         self.averages: dict[str, MovingAverage] = {}
         if self.stage.ema_decay is not None:
             self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
@@ -86,9 +88,15 @@ class Method(ABC):
         """What is trained of the student, by its transformer's names."""
         return self.learners["student"].parameters
 
+    @property
+    def networks(self) -> list[Network]:
+        """Every network over the backbone that there is, once."""
+        return [self.student.network]
+
     def compile(self, backend: str) -> None:
         """Let torch.compile speed the networks up; their names and weights stay what they are."""
-        self.student.compile_blocks(backend)
+        for network in self.networks:
+            network.compile_blocks(backend)
 
     @abstractmethod
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:

@@ -14,6 +14,7 @@ from ..config import Count
 from ..data.batch import Batch, Conditions
 from ..errors import ConfigError
 from ..export import export_backbone
+from ..networks.exchange import with_layers
 from ..run.draws import Draws
 from .base import AS_BACKBONE, LossMap
 from .distillation import Distillation, DistillationOptions
@@ -48,7 +49,8 @@ class PCM(Distillation):
         return self.followed(self.model(self.student, conditions), noise, sigmas)
 
     def export(self, path: Path) -> None:
-        export_backbone(path, self.config, self.backbone.comfy_state(self.student))
+        state = self.backbone.comfy_state(self.student.network)
+        export_backbone(path, self.config, with_layers(state, self.changes()))
 
 
 def phases(points: int, count: int) -> list[range]:
