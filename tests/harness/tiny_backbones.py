@@ -152,6 +152,7 @@ class Noise:
     """A data set whose clips are noise and whose captions, whatever they are, are one text."""
 
     batch_size = 2
+    made_for = None
 
     def __init__(self, tiny: Tiny):
         self.tiny, self.latent_shape = tiny, tiny.shape
