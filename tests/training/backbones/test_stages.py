@@ -43,7 +43,10 @@ def stage(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [*((name, "full") for name in BACKBONES), *((name, "adapter") for name in ("wan i2v", "hunyuan_video", "cogvideox 5b"))],
+    [
+        *((name, "full") for name in BACKBONES),
+        *((name, "adapter") for name in ("wan i2v", "hunyuan_video", "cogvideox 5b")),
+    ],
 )
 def test_both_stages_train_and_their_experts_give_the_students_velocity(name, mode, stage, tmp_path):
     tiny = BACKBONES[name]
