@@ -60,8 +60,8 @@ class Tiny:
     def conditions(self, count: int = 2, seed: int = 2) -> Conditions:
         """Texts whose padding is no zeros, so that whoever lets it through is found out; the last one is longer."""
         generator = torch.Generator().manual_seed(seed)
-        mask = torch.arange(self.padded).expand(count, -1) < self.tokens
-        mask[-1, : self.tokens + 1] = True
+        lengths = self.tokens + (torch.arange(count) == count - 1).long()
+        mask = torch.arange(self.padded) < lengths[:, None]
         width = self.architecture.get("text_dim") or self.architecture["text_embed_dim"]
         frames, height, width_ = self.shape[1:]
         every = {
@@ -152,6 +152,7 @@ class Noise:
     """A data set whose clips are noise and whose captions, whatever they are, are one text."""
 
     batch_size = 2
+    made_for = None
 
     def __init__(self, tiny: Tiny):
         self.tiny, self.latent_shape = tiny, tiny.shape

@@ -107,7 +107,7 @@ class Backbone(ABC):
         return model
 
     def _refuse_image(self, shapes: Shapes, what: str) -> None:
-        found = self.channels(shapes)
+        found = type(self).channels(shapes)
         if not self.takes_image and found.inputs != found.outputs:
             title = find_family(self.family).title
             raise ConfigError(

@@ -37,7 +37,9 @@ class BackboneConfig(Section):
         default="", description="Which of the adapter's published sizes, such as `14b`; empty means its first."
     )
     weights: str | None = Field(
-        default=None, description="A file or folder of any layout, or none to start from random weights."
+        default=None,
+        description="A file or folder of any layout, a name on the hub of Hugging Face (`owner/name`, of a pair "
+        "`owner/name/transformer_2`), or none to start from random weights.",
     )
     architecture: dict[str, Any] = Field(
         default_factory=dict,

@@ -13,9 +13,10 @@ from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.experts import ExpertSchedule
 
+from .. import hub
 from ..config import Count, Decay, MethodOptions, Positive, Weight
 from ..data.batch import Batch, Conditions
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingWeights
 from ..networks.network import Network, Role
 from ..networks.roles import Mode, Roles, cast_roles
 from ..run.draws import Draws
@@ -141,8 +142,17 @@ def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
     """The teacher's network with its weights. Raises ConfigError where there are none."""
     named = options.teacher or setup.config.backbone.weights
     path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())
-    remedy = "Set backbone.weights to its file or folder, or run the teacher stage of this configuration first."
-    return setup.backbone.load(setup.config.find(path, "teacher", remedy))
+    remedy = (
+        "Set backbone.weights to its file, folder or name on the hub, or run the teacher stage of this configuration "
+        "first."
+    )
+    try:
+        found = setup.config.find(path, "teacher", remedy)
+    except MissingWeights:
+        if not hub.is_name(path):
+            raise
+        found = hub.downloaded(path)
+    return setup.backbone.load(found)
 
 
 def check_guidance(setup: Setup, options: DistillationOptions) -> None:

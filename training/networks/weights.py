@@ -16,6 +16,8 @@ from dcm_core.backbone.file import BackboneFile
 from dcm_core.errors import shortened
 from dcm_core.families.keymap import KeyMap
 from dcm_core.families.recipe import Recipe
+from dcm_core.files.format import tensor_size
+from dcm_core.files.stream import TensorSource
 
 from ..errors import ConfigError
 
@@ -65,7 +67,7 @@ def load_weights(model: nn.Module, file: BackboneFile, dtype: torch.dtype = torc
             f"backbone.architecture: {shortened(wrong, 4)}."
         )
     in_float32 = set(getattr(model, "_keep_in_fp32_modules", None) or ())
-    read = lru_cache(maxsize=1)(file.read)  # the rows of a fused weight are cut from one reading of it
+    read = _into_one_place(file.source)
     for name in sorted(recipes, key=lambda name: file.source.position(recipes[name].parts[0].name)):
         wide = in_float32.intersection(name.split("."))
         _put(model, name, _built(recipes[name], read, torch.float32 if wide else dtype))
@@ -88,12 +90,20 @@ def _unlike(model: nn.Module, file: BackboneFile, recipes: Mapping[str, Recipe])
     return shapes + lost + [f"{name} is too many" for name in found if name not in wanted]
 
 
+def _into_one_place(source: TensorSource) -> Callable[[str], Tensor]:
+    """Gives a tensor until the next one is asked for: with memory of its own for each, the heap would have holes.
+
+    The same one again, as for all the rows of a fused weight, is not read again.
+    """
+    memory = torch.empty(max(map(tensor_size, source.infos.values())), dtype=torch.uint8)
+    return lru_cache(maxsize=1)(lambda name: source.read(name, memory=memory))
+
+
 def _built(recipe: Recipe, read: Callable[[str], Tensor], dtype: torch.dtype) -> Tensor:
-    """The tensor in memory of its own."""
+    """The tensor, in memory of its own. Under diffusers' names it is made of a single one of the file."""
     (part, *more) = recipe.parts
-    if not more:
-        return read(part.name)[part.start : part.stop].to(dtype, copy=not recipe.is_copy)
-    return recipe.build(read).to(dtype)
+    whole = recipe.build(read) if more else read(part.name)[part.start : part.stop]
+    return whole.to(dtype, copy=True)
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
