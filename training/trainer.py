@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from dcm_core.files.atomic import atomic_write
 
 from .callbacks.base import Callback
