@@ -19,7 +19,7 @@ from .callbacks.verdict import Verdict
 from .config import Config, to_yaml
 from .errors import ConfigError, unknown
 from .methods.base import Method, Setup
-from .registry import build_backbone, build_data, build_method
+from .registry import build_backbone, build_method, build_training_data
 from .run.checkpoint import Checkpoints
 from .run.record import check_unchanged
 
@@ -138,7 +138,7 @@ class Trainer:
 
 def build_trainer(config: Config) -> Trainer:
     """Everything that the selected stage of a configuration needs. Raises ConfigError."""
-    device, data = usable_device(config.device), build_data(config.stage_data())
+    device, data = usable_device(config.device), build_training_data(config)
     try:
         data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:

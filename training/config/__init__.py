@@ -14,8 +14,10 @@ from .schema import (
     ValidationConfig,
 )
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
+from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
 __all__ = [
+    "AlarmsConfig",
     "BackboneConfig",
     "Config",
     "ConfigError",
@@ -25,12 +27,14 @@ __all__ = [
     "MethodOptions",
     "OptimizerConfig",
     "Pair",
+    "PathsConfig",
     "Positive",
     "ScheduleConfig",
     "Section",
     "Share",
     "StageConfig",
     "ValidationConfig",
+    "WatchConfig",
     "Weight",
     "Whole",
     "build",

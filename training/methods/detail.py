@@ -169,8 +169,10 @@ class Detail(Distillation):
 
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Both experts, each for its share of the steps."""
-        experts = with_experts(self.semantic(conditions), self.model(self.student, conditions), self.schedule)
-        return self.followed(experts, noise, self.schedule.sigmas(steps))
+        return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        return with_experts(self.semantic(conditions), self.model(self.student, conditions), self.schedule)
 
     def semantic(self, conditions: Conditions) -> VelocityModel:
         """The semantic expert below the adapter. For sampling: it cannot stand between a forward and its backward."""

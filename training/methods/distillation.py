@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
 from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
@@ -87,6 +88,14 @@ class Distillation(Method):
     def compile(self, backend: str) -> None:
         for network in {self.student, self.teacher, self.target}:
             network.compile_blocks(backend)
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0."""
+        return self.schedule.sigmas(steps)
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        """What runs at these noise levels, as far as it is trained."""
+        return self.model(self.student, conditions)
 
     @abstractmethod
     def spans(self) -> list[range]:
