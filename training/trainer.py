@@ -10,12 +10,16 @@ import torch
 
 from dcm_core.files.atomic import atomic_write
 
+from .callbacks.alarms import Alarms
 from .callbacks.base import Callback
 from .callbacks.export import Export
+from .callbacks.jump_error import JumpError
 from .callbacks.log import Log
+from .callbacks.profile import Profile
 from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
+from .callbacks.wandb import WandB
 from .config import Config, to_yaml
 from .errors import ConfigError, unknown
 from .methods.base import Method, Setup
@@ -41,6 +45,7 @@ class Trainer:
         self.folder = Path(config.output) / config.stage
         self.checkpoints = Checkpoints(self.folder)
         self.iteration = 0
+        self.stopped = False
 
     def describe(self) -> str:
         """One line: stage, method, how much is trained, where it runs and where the results go."""
@@ -67,12 +72,18 @@ class Trainer:
         print(self.describe() + self._begun())
         for callback in self.callbacks:
             callback.start(self)
-        while self.iteration < self.stage.iterations:
-            metrics = self.method.step(self.iteration)
+        while self.iteration < self.stage.iterations and not self.stopped:
+            try:
+                metrics = self.method.step(self.iteration)
+            except FloatingPointError as error:
+                if not any(callback.failed(self, self.iteration, error) for callback in self.callbacks):
+                    raise
+                continue
             for callback in self.callbacks:
                 callback.after_step(self, self.iteration, metrics)
             self.iteration += 1
-            if self.iteration % self.config.checkpoint_every == 0 or self.iteration == self.stage.iterations:
+            last = self.stopped or self.iteration == self.stage.iterations
+            if last or self.iteration % self.config.checkpoint_every == 0:
                 self.save()
         for callback in self.callbacks:
             callback.finish(self)
@@ -94,6 +105,22 @@ class Trainer:
         """Hand a picture to every callback that keeps them."""
         for callback in self.callbacks:
             callback.show(self, iteration, name, picture)
+
+    def stop(self, reason: str) -> None:
+        """End the stage after this iteration, as if it were the last."""
+        self.stopped = True
+        logger.warning("Stage %s stops early: %s.", self.config.stage, reason)
+
+    def step_back(self) -> bool:
+        """Go on from the last checkpoint, as a resumed run does; False where there is none."""
+        if not self.checkpoints.exist():
+            return False
+        for learner in self.method.learners.values():
+            learner.forget_gradients()
+        self.load()
+        for callback in self.callbacks:
+            callback.start(self)
+        return True
 
     def save(self) -> None:
         """Write the checkpoint; the former one survives until the new one is complete."""
@@ -146,7 +173,8 @@ def build_trainer(config: Config) -> Trainer:
     method = build_method(Setup(config, build_backbone(config.backbone), data, device))
     if config.compile is not None:
         method.compile(config.compile)
-    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])
+    watching = [TensorBoard(), WandB(), Alarms(), JumpError(), Validation()]
+    return Trainer(config, method, [Log(config.log_every), *watching, Profile(), Export(), Verdict()])
 
 
 def usable_device(name: str) -> torch.device:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dcm_core.process import Process
 from dcm_core.sampling import VelocityModel, euler
 from dcm_core.schedule.curves import Curve
 

@@ -172,7 +172,7 @@ class Detail(Distillation):
         return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
 
     def few_step(self, conditions: Conditions) -> VelocityModel:
-        return with_experts(self.semantic(conditions), self.model(self.student, conditions), self.schedule)
+        return with_experts(self.semantic(conditions), self.student_alone(conditions), self.schedule)
 
     def semantic(self, conditions: Conditions) -> VelocityModel:
         """The semantic expert below the adapter. For sampling: it cannot stand between a forward and its backward."""

@@ -93,9 +93,13 @@ class Distillation(Method):
         """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0."""
         return self.schedule.sigmas(steps)
 
-    def few_step(self, conditions: Conditions) -> VelocityModel:
-        """What runs at these noise levels, as far as it is trained."""
+    def student_alone(self, conditions: Conditions) -> VelocityModel:
+        """What is trained, where it acts."""
         return self.model(self.student, conditions)
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        """What runs at these noise levels, with whatever acts before what is trained."""
+        return self.student_alone(conditions)
 
     @abstractmethod
     def spans(self) -> list[range]:

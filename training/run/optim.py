@@ -20,7 +20,7 @@ class Learner:
     """
 
     def __init__(self, network: nn.Module, config: OptimizerConfig, settings: str = "optimizer"):
-        self.config, self.settings = config, settings
+        self.config, self.configured, self.settings = config, config, settings  # an alarm may slow the former down
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(self.parameters, config)
 
@@ -43,6 +43,11 @@ class Learner:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def forget_gradients(self) -> None:
+        """Drop what was collected for a step that is not taken."""
+        for p in self.parameters.values():
+            p.grad = None
 
     def state(self) -> dict[str, Any]:
         """What a resume needs: the weights and the optimizers' moments."""
