@@ -79,8 +79,8 @@ class Alarms(Callback):
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        self.losses = deque(state.get("losses", ()), self.losses.maxlen)
-        self.verdicts = deque(state.get("verdicts", ()), self.verdicts.maxlen)
+        self.losses = deque(state.get("losses", ()))
+        self.verdicts = deque(state.get("verdicts", ()))
         self.worse, self.steps_back = state.get("worse", 0), state.get("steps_back", 0)
         self.told = set(state.get("told", ()))
 

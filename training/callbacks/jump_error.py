@@ -61,7 +61,7 @@ class JumpError(Callback):
         if self.held_out is None or (done % run.config.watch.every and done != run.stage.iterations):
             return
         mean = self._measure(run, done)
-        if mean >= self.best:
+        if not mean < self.best:  # nor where it is not finite
             self.waited += 1
             if self._waited_enough(run):
                 self._stop(run)
