@@ -19,6 +19,7 @@ from ..data.teacher_paths import TeacherPaths
 from ..errors import ConfigError
 from ..methods.distillation import Distillation
 from ..run.record import weights_digest
+from .jump_error import segments
 
 
 def recipe(method: Distillation) -> Recipe:
@@ -36,16 +37,18 @@ def recipe(method: Distillation) -> Recipe:
     )
 
 
-def levels(schedule: ExpertSchedule, runs: Iterable[Sequence[float]]) -> tuple[list[float], list[float]]:
+def levels(
+    schedule: ExpertSchedule, runs: Iterable[Sequence[float]], others: Iterable[float] = ()
+) -> tuple[list[float], list[float]]:
     """(noise levels of the solver, those whose states are kept), falling from pure noise to 0.
 
     The solver's are the grid's and those of the ``runs``, each a list of falling levels that ends with 0. Kept are the
-    runs', two more within each of their steps, and kappa.
+    runs', two more within each of their steps, kappa, and ``others`` of the grid's.
     """
     runs = [[float32(sigma) for sigma in run] for run in runs]
     grid = [float32(sigma) for sigma in schedule.grid.sigmas.tolist()]
     nodes = sorted({*grid, *(sigma for run in runs for sigma in run), 0.0}, reverse=True)
-    kept = {nodes[0], float32(schedule.kappa_sigma), 0.0}
+    kept = {nodes[0], *map(float32, (schedule.kappa_sigma, *others)), 0.0}
     for run in runs:
         for first, last in zip(run, run[1:], strict=False):
             start, stop = nodes.index(first), nodes.index(last)
@@ -93,7 +96,8 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     prompts = config.validation.prompts or list(method.data.prompts)[: config.watch.paths]
     if not prompts:
         return None
-    nodes, kept = levels(method.schedule, [method.sigmas(config.validation.steps).tolist()])
+    run = method.sigmas(config.validation.steps).tolist()
+    nodes, kept = levels(method.schedule, [run], [segment.end for segment in segments(method, run)])
     count, seed = config.watch.paths, config.validation.seed
     plan = Plan(recipe(method), nodes, kept, seed, "held-out path", count, min(count, method.data.batch_size), prompts)
     name = hashlib.sha256(json.dumps(asdict(plan)).encode()).hexdigest()[:12]

@@ -60,6 +60,7 @@ def test_segments_are_those_of_the_trained_expert(trainer):
     sigmas = run.method.sigmas(4).tolist()
     expected = [(sigmas[0], sigmas[1], kappa), (sigmas[1], sigmas[2], kappa)]
     assert [pytest.approx(each) for each in expected] == semantic.segments
+    assert len(watched(trainer, "pcm", steps=3)[0].segments) == 3, "steps that are not the phases"
     lcm, _ = watched(trainer, "lcm")
     assert [each[1:] for each in lcm.segments] == [pytest.approx((sigma, 0.0)) for sigma in sigmas[1:]]
 
