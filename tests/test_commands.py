@@ -86,8 +86,9 @@ def test_the_trainer_from_another_folder(clone, tmp_path, flags):
     assert "stage teacher" in output and "flow" in output
 
 
-def test_the_trainer_from_the_clone(clone):
-    command = (os.path.join("training", "distill.py"), "--help")
+@pytest.mark.parametrize("name", ["distill.py", "paths.py"])
+def test_the_trainer_from_the_clone(clone, name):
+    command = (os.path.join("training", name), "--help")
     assert "--dry-run" in start(clone, clone, *command, packages={"training"})
 
 

@@ -15,8 +15,11 @@ import torch
 from .backbones.base import Backbone
 from .config import BackboneConfig, Config, DataConfig, MethodOptions, build
 from .data.base import Data
+from .data.teacher_paths import TeacherPaths
 from .errors import ConfigError, unknown
+from .evaluation.recipe import recipe, training_data
 from .methods.base import Method, Setup
+from .methods.distillation import Distillation
 from .preparation.encoder import Encoder
 
 
@@ -30,6 +33,11 @@ def build_data(config: DataConfig) -> Data:
     return _brought("data", "DATA", "data.name", config.name)(config)
 
 
+def build_training_data(config: Config) -> Data:
+    """What the selected stage is trained on: that data set's clips, or the teacher's paths. Raises ConfigError."""
+    return training_data(build_data(config.stage_data()), config)
+
+
 def build_encoder(name: str, weights: str | None, device: torch.device) -> Encoder:
     """The encoders of a backbone, for ``training/prepare.py``. Raises ConfigError."""
     return _brought("encoders", "ENCODER", "--backbone", name)(weights, device)
@@ -37,7 +45,10 @@ def build_encoder(name: str, weights: str | None, device: torch.device) -> Encod
 
 def build_method(setup: Setup) -> Method:
     """The method of the selected stage, with its options read and its networks built. Raises ConfigError."""
-    return _method(setup.config).build(setup, _options(setup.config))
+    method = _method(setup.config).build(setup, _options(setup.config))
+    if isinstance(setup.data, TeacherPaths) and isinstance(method, Distillation):
+        setup.data.cache.plan.recipe.check(recipe(method), setup.data.cache.folder)
+    return method
 
 
 def check(config: Config) -> None:

@@ -11,17 +11,21 @@ import torch
 
 from dcm_core.files.atomic import atomic_write
 
+from .callbacks.alarms import Alarms
 from .callbacks.base import Callback
 from .callbacks.card import Card
 from .callbacks.export import Export
+from .callbacks.jump_error import JumpError
 from .callbacks.log import Log
+from .callbacks.profile import Profile
 from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
+from .callbacks.wandb import WandB
 from .config import Config, to_yaml
 from .errors import ConfigError, Stopped
 from .methods.base import Method, Setup
-from .registry import build_backbone, build_data, build_method
+from .registry import build_backbone, build_method, build_training_data
 from .run.checkpoint import Checkpoints
 from .run.record import check_unchanged
 from .run.signals import StopRequest
@@ -46,6 +50,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.folder, self.world, config.checkpoints_kept)
         self.iteration = 0
         self.saved_at = time.monotonic()
+        self.stopped = False
 
     @property
     def first(self) -> bool:
@@ -81,18 +86,23 @@ class Trainer:
             callback.start(self)
         self.saved_at = time.monotonic()
         with StopRequest(self.folder) as request:
-            while self.iteration < self.stage.iterations:
+            while self.iteration < self.stage.iterations and not self.stopped:
                 self._iterate(request)
             for callback in self.callbacks:
                 callback.finish(self)
 
     def _iterate(self, request: StopRequest) -> None:
-        metrics = self.method.step(self.iteration)
+        try:
+            metrics = self.method.step(self.iteration)
+        except FloatingPointError as error:
+            if not any(callback.failed(self, self.iteration, error) for callback in self.callbacks):
+                raise
+            return
         for callback in self.callbacks:
             callback.after_step(self, self.iteration, metrics)
         self.iteration += 1
         # Each process has a clock and signals of its own: what one of them says holds for all.
-        stop = self.world.any(request.made())
+        stop, self.stopped = self.world.any(request.made()), self.world.any(self.stopped)
         if self.world.any(self._due()) or stop:
             self.save()
         if stop and self.iteration < self.stage.iterations:
@@ -108,6 +118,7 @@ class Trainer:
         return (
             self.iteration % self.config.checkpoint_every == 0
             or self.iteration == self.stage.iterations
+            or self.stopped
             or (minutes is not None and time.monotonic() - self.saved_at > 60 * minutes)
         )
 
@@ -128,6 +139,22 @@ class Trainer:
         """Hand a picture to every callback that keeps them."""
         for callback in self.callbacks:
             callback.show(self, iteration, name, picture)
+
+    def stop(self, reason: str) -> None:
+        """End the stage after this iteration, as if it were the last."""
+        self.stopped = True
+        logger.warning("Stage %s stops early: %s.", self.config.stage, reason)
+
+    def step_back(self) -> bool:
+        """Go on from the last checkpoint, as a resumed run does; False where there is none."""
+        if not self.checkpoints.exist():
+            return False
+        for learner in self.method.learners.values():
+            learner.forget_gradients()
+        self.load()
+        for callback in self.callbacks:
+            callback.start(self)
+        return True
 
     def save(self) -> None:
         """Write a checkpoint; the former ones survive until it is complete."""
@@ -176,7 +203,7 @@ class Trainer:
 
 def build_trainer(config: Config) -> Trainer:
     """Everything that the selected stage of a configuration needs. Raises ConfigError."""
-    world, data = join(config), build_data(config.stage_data())
+    world, data = join(config), build_training_data(config)
     try:
         data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
@@ -187,4 +214,5 @@ def build_trainer(config: Config) -> Trainer:
             f"{config.backbone.name}. Run training/prepare.py with --backbone {config.backbone.name}."
         )
     method = build_method(Setup(config, build_backbone(config.backbone), data, world))
-    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Card(), Verdict()])
+    watching = [TensorBoard(), WandB(), Alarms(), JumpError(), Validation()]
+    return Trainer(config, method, [Log(config.log_every), *watching, Profile(), Export(), Card(), Verdict()])

@@ -39,6 +39,7 @@ def tiny_config(folder, stage: str, options: dict | None = None, **settings) -> 
                     **values,
                 }
             },
+            "watch": {"every": 0},
             **settings,
         },
     )

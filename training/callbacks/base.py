@@ -36,6 +36,14 @@ class TrainingRun(Protocol):
         """Hand a picture to every callback that keeps them."""
         ...
 
+    def stop(self, reason: str) -> None:
+        """End the stage after this iteration, as if it were the last."""
+        ...
+
+    def step_back(self) -> bool:
+        """Go on from the last checkpoint, as a resumed run does; False where there is none."""
+        ...
+
 
 class Callback:
     """Override what you need. State that must survive a resume is what ``state`` returns.
@@ -50,6 +58,10 @@ class Callback:
 
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         """After each iteration, counted from 0, with its losses and gradient norms."""
+
+    def failed(self, run: TrainingRun, iteration: int, error: FloatingPointError) -> bool:
+        """A loss or gradient of an iteration is not finite. True where the run can go on all the same."""
+        return False
 
     def report(self, run: TrainingRun, iteration: int, values: dict[str, float]) -> None:
         """Values to be kept, after so many iterations: means of the losses, results of a validation."""

@@ -15,8 +15,10 @@ from .schema import (
     ValidationConfig,
 )
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
+from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
 __all__ = [
+    "AlarmsConfig",
     "BackboneConfig",
     "Config",
     "ConfigError",
@@ -27,12 +29,14 @@ __all__ = [
     "OptimizerConfig",
     "Pair",
     "ParallelConfig",
+    "PathsConfig",
     "Positive",
     "ScheduleConfig",
     "Section",
     "Share",
     "StageConfig",
     "ValidationConfig",
+    "WatchConfig",
     "Weight",
     "Whole",
     "build",

@@ -19,6 +19,7 @@ from dcm_core.schedule.experts import ExpertSchedule
 
 from ..errors import ConfigError, MissingWeights, unknown
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
+from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
 Pair = Annotated[tuple[Decay, Decay], Field(strict=False)]  # YAML has lists only
 Seed = Annotated[int, Field(ge=0, le=2**40)]  # generators take 64 bits, and the iteration has to fit beside it
@@ -78,6 +79,11 @@ class DataConfig(Section):
     """Which data set, and its batches."""
 
     name: str = Field(default="shapes", description="The data set: the name of its file in `training/data`.")
+    source: Literal["teacher"] | None = Field(
+        default=None,
+        description="`teacher` trains on the paths of the section `paths`, whose ends are the clips; none on the data "
+        "set's own clips.",
+    )
     batch_size: Count = Field(default=16, description="Clips of an iteration.")
     text_dropout: Share = Field(
         default=0.1, description="How often a caption is left out, so that guidance can be learned."
@@ -168,6 +174,22 @@ class Config(Section):
     validation: ValidationConfig = Field(
         default_factory=ValidationConfig, description="Clips sampled while training, to be looked at."
     )
+    paths: PathsConfig = Field(
+        default_factory=PathsConfig, description="The teacher's own paths, as training data from prompts alone."
+    )
+    watch: WatchConfig = Field(
+        default_factory=WatchConfig, description="How far the student's jumps lead away from held-out teacher paths."
+    )
+    alarms: AlarmsConfig = Field(
+        default_factory=AlarmsConfig,
+        description="What happens when something goes wrong: `warn` says what to do, `stop` saves and ends the stage.",
+    )
+    wandb: str | None = Field(
+        default=None, description="A project of Weights & Biases that the curves go to as well, or none."
+    )
+    profile: Whole = Field(
+        default=0, description="Iterations that are profiled at the beginning, into `output/STAGE/profile`; 0 is none."
+    )
     compile: str | None = Field(
         default=None,
         description="Backend of torch.compile for the networks, or none. `inductor` takes minutes to start and makes "
@@ -219,8 +241,10 @@ class Config(Section):
         except ConfigError as error:
             yield str(error)
         else:
-            if self.validation.steps > points:
-                yield f"validation.steps={self.validation.steps} must be at most the {points} points of the grid."
+            asked = [("validation.steps", self.validation.steps), *(("paths.steps", each) for each in self.paths.steps)]
+            for name, steps in asked:
+                if steps > points:
+                    yield f"{name}={steps} must be at most the {points} points of the grid."
 
     def selected(self) -> StageConfig:
         """The stage to run. Raises ConfigError where none of that name exists."""
@@ -244,6 +268,10 @@ class Config(Section):
             if place.exists():
                 return place
         raise MissingWeights(f"There is no {what} at {' or '.join(str(p.absolute()) for p in places)}. {remedy}")
+
+    def runs(self) -> list[int]:
+        """The numbers of steps at whose noise levels states of paths are kept."""
+        return self.paths.steps or [self.validation.steps]
 
     def expert_schedule(self) -> ExpertSchedule:
         """The grid and kappa of this run. Raises ConfigError."""

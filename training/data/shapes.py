@@ -46,6 +46,12 @@ class ShapesData:
         self.config = config
         self.latent_shape, self.batch_size = LATENT_SHAPE, config.batch_size
 
+    @property
+    def prompts(self) -> list[str]:
+        """All captions, in an order in which neighbours differ."""
+        order = torch.randperm(len(self.choices), generator=torch.Generator().manual_seed(0)).tolist()
+        return [self.choices[i].caption() for i in order]
+
     def batch(self, draws: Draws) -> Batch:
         """The clips of an iteration."""
         clips, captions = [], []

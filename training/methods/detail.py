@@ -19,7 +19,7 @@ from dcm_core.errors import ExpertFileError
 from dcm_core.expert.file import load_expert
 from dcm_core.expert.layers import Expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
-from dcm_core.sampling import with_experts
+from dcm_core.sampling import VelocityModel, with_experts
 from dcm_core.schedule.experts import ExpertSchedule
 
 from ..config import Config, Count, OptimizerConfig, Pair, Positive, Weight, Whole
@@ -158,9 +158,11 @@ class Detail(Distillation):
 
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Both experts, each for its share of the steps."""
-        semantic, detail = (self.model(role, conditions) for role in (self.roles.below, self.student))
-        experts = with_experts(semantic, detail, self.schedule)
-        return self.followed(experts, noise, self.schedule.sigmas(steps))
+        return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        semantic = self.model(self.roles.below, conditions)
+        return with_experts(semantic, self.student_alone(conditions), self.schedule)
 
     def export(self, path: Path) -> None:
         layers = self.changes()

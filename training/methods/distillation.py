@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+from torch import Tensor
 
 from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families.presets import find_family
@@ -99,6 +100,18 @@ class Distillation(Method):
     def boundary(self) -> dict[str, Any]:
         """What of the boundary between the experts the training depends on: nothing for a single network."""
         return {}
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0."""
+        return self.schedule.sigmas(steps)
+
+    def student_alone(self, conditions: Conditions) -> VelocityModel:
+        """What is trained, where it acts."""
+        return self.model(self.student, conditions)
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        """What runs at these noise levels, with whatever acts before what is trained."""
+        return self.student_alone(conditions)
 
     @abstractmethod
     def spans(self) -> list[range]:

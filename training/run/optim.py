@@ -22,7 +22,8 @@ class Learner:
     """
 
     def __init__(self, network: nn.Module, config: OptimizerConfig, world: World, settings: str = "optimizer"):
-        self.config, self.world, self.settings = config, world, settings
+        self.config, self.configured = config, config  # an alarm may slow the former down
+        self.world, self.settings = world, settings
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(self.parameters, config)
         for optimizer in self.optimizers:
@@ -52,6 +53,11 @@ class Learner:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def forget_gradients(self) -> None:
+        """Drop what was collected for a step that is not taken."""
+        for p in self.parameters.values():
+            p.grad = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The weights and the optimizers' moments, as they live: what is written into them is restored."""

@@ -38,6 +38,8 @@ def record(config: Config, options: MethodOptions, sources: Mapping[str, Any], s
             }
         },
     }
+    if config.stage_data().source is not None:
+        settings["paths"] = _plain(config.paths, include={"prompts", "count", "batch_size", "steps"})
     return dict(_flat("", settings))
 
 
