@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import textwrap
 from abc import ABC, abstractmethod
@@ -104,7 +103,6 @@ class PipelineEncoder(ABC):
         if self._autoencoder is None:
             if self._pipeline is not None:
                 self._pipeline = None
-                gc.collect()
                 torch.cuda.empty_cache()
             self._autoencoder = self.autoencoder()
         return self._autoencoder
