@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
             dry_run=options.dry_run,
         )
         print(prepare(settings, encoder).text())
-        done = "nothing was encoded, the same command without --dry-run does" if options.dry_run else "the cache"
-        print(f"In {options.output}: {done}; contact_sheet.png shows what the clips look like.")
+        done = "Nothing was encoded" if options.dry_run else "The cache is there"
+        print(f"{done}; contact_sheet.png in {options.output} shows what the clips look like.")
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     except OutOfMemoryError:

@@ -11,6 +11,7 @@ import torch
 from dcm_core.files.atomic import atomic_write
 
 from .callbacks.base import Callback
+from .callbacks.card import Card
 from .callbacks.export import Export
 from .callbacks.log import Log
 from .callbacks.tensorboard import TensorBoard
@@ -151,7 +152,7 @@ def build_trainer(config: Config) -> Trainer:
     method = build_method(Setup(config, build_backbone(config.backbone), data, device))
     if config.compile is not None:
         method.compile(config.compile)
-    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])
+    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Card(), Verdict()])
 
 
 def usable_device(name: str) -> torch.device:

@@ -17,17 +17,21 @@ from ..errors import LayoutError, shortened
 from ..expert.check import Report, check
 from ..expert.fingerprint import fingerprint, norm_names
 from ..expert.layers import Expert
+from ..families.blocks import lost_in_blocks
+from ..families.keymap import UnknownKeyError
 from ..families.presets import FAMILIES
 from ..families.recipe import Recipe
 from ..families.relatives import Relative, find_relative
-from ..files.format import TensorInfo
+from ..files.format import TensorInfo, tensor_size
 from ..files.shards import open_weights
 from ..files.stream import TensorSource
-from ..files.zeros import all_zero
+from ..files.zeros import all_zero, zero_tails
 from .layouts import Kind, Layout, recognise, relative_by_name, relatives_of, sort_names, unwrapped, without_wrappers
 from .quantised import QUANTISED, formats, layers_in_header, logical_shapes, require_scales
 
 Read = Callable[[str], Tensor]
+_OF_LAYERS = (".weight", ".bias")
+_PAGE = 4096
 
 
 class BackboneFile:
@@ -58,8 +62,13 @@ class BackboneFile:
             self.layout = self._described(prefix, relative)
         except LayoutError:
             raise
-        except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        except ValueError as error:
             raise LayoutError(f"this looks like a {self.keymap.network} backbone, but {error}") from error
+        except (LookupError, ArithmeticError) as error:
+            raise LayoutError(
+                f"this looks like a {self.keymap.network} backbone, but its layers have shapes that none has. Download "
+                "it again."
+            ) from error
 
     @classmethod
     def open(cls, path: str | os.PathLike, reader: Callable[[TensorSource], Read] = attrgetter("read")) -> BackboneFile:
@@ -140,16 +149,24 @@ class BackboneFile:
         return fingerprint(self.layout.family.name, self.shapes, self.norms)
 
     def require_written(self) -> None:
-        """Raises LayoutError for weight matrices of nothing but zeros, which no trained backbone has."""
-        base = self.names.base
-        matrices = [name for name in base if name.endswith(".weight") and len(self.infos[base[name]].shape) > 1]
+        """Raises LayoutError for weight matrices that were never written, or not to their end.
+
+        Matrices of nothing but zeros, which no trained network has, nor do relatives in what they add. And one of which
+        more than a last row is zero, as is all that follows in its file: a row may be zero, since a channel can die.
+        """
         # Of a bundle the detail expert's too, but for the halves of pairs that are zero before training.
-        own = [there for there in (*self.names.twins.values(), *self.names.down.values()) if there.endswith(".weight")]
-        own = [there for there in own if len(self.infos[there].shape) > 1]
-        if empty := all_zero(self.source, [*(base[name] for name in self.keymap.known(matrices)), *own]):
+        names = [*self.names.base.values(), *self.names.twins.values(), *self.names.down.values()]
+        matrices = [name for name in names if name.endswith(".weight") and len(self.infos[name].shape) > 1]
+        if empty := all_zero(self.source, matrices):
             raise LayoutError(
                 f"{len(empty)} weights hold nothing but zeros ({shortened(empty, 4)}): the file was never written to "
                 "its end, as after a download that stopped. Download it again."
+            )
+        tails = zero_tails(self.source)
+        if half := [name for name in matrices if tails.get(name, 0) >= _dead_rows(self.infos[name])]:
+            raise LayoutError(
+                f"from the middle of {shortened(half)} to its end the file holds nothing but zeros, as after a "
+                "download that stopped. Download it again."
             )
 
     def check_fit(self, expert: Expert) -> Report:
@@ -165,6 +182,12 @@ class BackboneFile:
     @cached_property
     def _weights(self) -> dict[str, TensorInfo]:
         return {name: self.infos[there] for name, there in self.names.base.items()}
+
+    @property
+    def _layers(self) -> list[str]:
+        """The backbone's own names, without what a quantised copy has beside a weight."""
+        base = self.names.base
+        return [name for name in base if name.endswith(_OF_LAYERS) or f"{name.rpartition('.')[0]}.weight" not in base]
 
     @cached_property
     def _logical(self) -> dict[str, tuple[int, ...]]:
@@ -185,6 +208,8 @@ class BackboneFile:
         relative = relative or find_relative(relatives, (), self.shapes)
         if relative and relative.other_latents:
             raise LayoutError(relative.refusal(title))
+        # Before anything is told from the shapes, since it is told from those of layers that may be lost.
+        self._require_whole(relative)
         dtypes: Counter[str] = Counter()
         for name, info in self._weights.items():
             dtypes[info.dtype] += prod(self._logical[name])
@@ -199,11 +224,11 @@ class BackboneFile:
             rank=max([self.infos[name].shape[0] for name in self.names.down.values()], default=None),
             parameters=dtypes.total(),
             relative=relative,
+            doubt=self.keymap.doubt(self.shapes),
         )
 
     def _made(self, to: Literal["comfy", "diffusers"]) -> dict[str, Recipe]:
         if self._kind == to == "comfy":
-            self._require_whole()
             return {name: Recipe.copy(there) for name, there in {**self.names.base, **self.scales}.items()}
         if self.scales:
             raise LayoutError(
@@ -213,20 +238,30 @@ class BackboneFile:
         if self._kind == "comfy":
             try:
                 recipes = self.keymap.recipes_to_diffusers(self._weights, self.names.base)
+            except UnknownKeyError as error:
+                relative = self.layout.relative
+                raise LayoutError(relative.untranslated if relative else str(error)) from error
             except ValueError as error:
                 raise LayoutError(str(error)) from error
         elif to == "comfy":
             recipes = self._to_comfy
         else:
             recipes = {name: Recipe.copy(there) for name, there in self.names.base.items()}
-        self._require_whole()
         return recipes
 
-    def _require_whole(self) -> None:
-        # A relative may do without some tensors of the family's own.
-        lost = [] if self.layout.relative else self.keymap.missing(self.shapes)
+    def _require_whole(self, relative: Relative | None) -> None:
+        """Raises LayoutError for a file without all tensors of the family's network, and of what a relative adds."""
+        lost, what = self.keymap.missing(self.shapes), "tensors"
+        if relative and not lost:
+            what = f"parts of {relative.named()}"
+            lost = relative.lost(self.names.base) or lost_in_blocks(self._layers)
         if lost:
             raise LayoutError(
-                f"{len(lost)} tensors are missing ({shortened(lost)}): the file is cut off, or a part of a sharded "
+                f"{len(lost)} {what} are missing ({shortened(lost)}): the file is cut off, or a part of a sharded "
                 "model. Download it again, or open the folder with all its parts."
             )
+
+
+def _dead_rows(info: TensorInfo) -> int:
+    """More bytes than may be zero at the end of a matrix without being a sign of anything."""
+    return max(_PAGE, 2 * tensor_size(info) // info.shape[0])

@@ -49,6 +49,7 @@ class Layout:
     * ``rank``: of a released bundle's adapter; None where there is none
     * ``parameters``: numbers in the backbone, without adapters, copies and scales
     * ``relative``: what it is where it is no backbone of the family's own, but another over its network
+    * ``doubt``: what is odd about its size, or nothing
     """
 
     family: Family
@@ -60,6 +61,7 @@ class Layout:
     rank: int | None
     parameters: int
     relative: Relative | None = None
+    doubt: str = ""
 
     def describe(self) -> str:
         """One line: what the file is."""

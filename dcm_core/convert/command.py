@@ -113,13 +113,13 @@ def _inspect(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     _check_export(options)
     target = _target(options)
-    with BackboneFile.open(options.source) as backbone:
+    with _opened(options.source) as backbone:
         if options.semantic is None:
             _export_detail(options, backbone, target)
         elif options.semantic == "whole":
             export_whole(backbone, target, options.dtype)
         else:
-            with BackboneFile.open(options.base) as base:
+            with _opened(options.base) as base:
                 losses = export_change(backbone, base, target, options.rank, options.dtype)
             if backbone.layout.dtype == "F64" and not options.dtype:
                 _say("written in fp32: an expert file holds no float64")
@@ -163,7 +163,7 @@ def _check_export(options: argparse.Namespace) -> None:
 
 def _to_comfy(options: argparse.Namespace) -> None:
     target = _target(options)
-    with BackboneFile.open(options.source) as backbone:
+    with _opened(options.source) as backbone:
         if backbone.layout.kind == "released":
             export_whole(backbone, target, options.dtype)
             _say("this backbone is the bundle's semantic expert; 'export' writes its detail expert")
@@ -175,12 +175,19 @@ def _to_diffusers(options: argparse.Namespace) -> None:
     if options.expert and options.dtype:
         options.parser.error("--dtype is for a backbone alone: a bundle keeps every bit")
     target = _target(options)
-    with BackboneFile.open(options.source) as backbone:
+    with _opened(options.source) as backbone:
         if options.expert:
             for warning in export_bundle(backbone, load_expert(options.expert), target):
                 _say("warning: {}", warning)
         else:
             convert_backbone(backbone, target, "diffusers", options.dtype)
+
+
+def _opened(path: str) -> BackboneFile:
+    backbone = BackboneFile.open(path)
+    if backbone.layout.doubt:
+        _say("warning: {}: {}", path, backbone.layout.doubt)
+    return backbone
 
 
 def _target(options: argparse.Namespace) -> Path:

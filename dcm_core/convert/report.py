@@ -91,6 +91,8 @@ def _backbone(backbone: BackboneFile) -> dict[str, Any]:
         "tensors": len(source.infos),
         "metadata": dict(sorted(source.metadata.items())),
     }
+    if layout.doubt:
+        said["doubt"] = layout.doubt
     # Made in full, so that a tensor that fits nowhere is told here and not in the middle of other work.
     backbone.recipes("comfy")
     if layout.kind == "released":
@@ -191,6 +193,8 @@ def as_text(said: dict[str, Any]) -> str:
         lines += _schedule_text(said["schedule"])
     if said.get("wrong"):
         lines.append(f"  {'NOT USABLE' if said.get('intact', True) else 'DAMAGED'}: {said['wrong']}")
+    if "doubt" in said:
+        lines.append(f"  DOUBTFUL: {said['doubt']}")
     for key, value in said["metadata"].items():
         if key != ERRORS:
             lines.append(f"  {key} = {value if len(value) <= 100 else value[:97] + '...'}")

@@ -8,27 +8,21 @@ from dataclasses import replace
 
 from ..schedule.experts import ExpertSchedule
 from ..schedule.grid import NoiseGrid
+from .blocks import Sizes
 from .family import Family
-from .keymap import KeyMap, Row, Shapes, blocks_of, layers
+from .keymap import KeyMap, Row, Shapes, layers
 from .relatives import Channels, Relative
 
 _PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "attn_out"))
 
 _HEADS_OF_2B = 30
 _PATCH_OF_1_5 = 2 * 2 * 2
-# Name by (width, blocks).
-_SIZES = {(1920, 30): "2B", (3072, 42): "5B"}
+SIZES = Sizes("patch_embed.proj.weight", ("blocks.{i}",), {(1920, 30): "2B", (3072, 42): "5B"})
 
 
 def is_2b(shapes: Shapes) -> bool:
     """2B has 30 heads, 5B and 1.5 have 48."""
     return shapes["patch_embed.proj.weight"][0] // shapes["blocks.0.norm_q.weight"][0] == _HEADS_OF_2B
-
-
-def size(shapes: Shapes) -> str:
-    """By the shapes of the weights, under ComfyUI's names."""
-    width, blocks = shapes["patch_embed.proj.weight"][0], blocks_of("blocks.{i}", shapes)
-    return _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
 
 
 def channels(shapes: Shapes) -> Channels:
@@ -44,7 +38,7 @@ def variant(shapes: Shapes) -> str:
     patches = shapes["patch_embed.proj.weight"]
     version, inputs = ("1.0", patches[1]) if len(patches) == 4 else ("1.5", patches[1] // _PATCH_OF_1_5)
     task = {16: "T2V", 32: "I2V"}.get(inputs, f"with {inputs} channels")
-    return f"CogVideoX {version} {task} {size(shapes)}"
+    return f"CogVideoX {version} {task} {SIZES.name(shapes)}"
 
 
 RELATIVES = (
@@ -100,7 +94,8 @@ KEYMAP = KeyMap(
     # the embedding of the timestep, the last modulation and the output.
     replaced=("time_embedding_linear_1", "time_embedding_linear_2", "norm_out.linear", "proj_out"),
     variant=variant,
-    size=size,
+    size=SIZES.name,
+    doubt=SIZES.doubt,
     recognised_by=layers("transformer_blocks.0.norm1.norm", "blocks.0.norm1.norm")[0],
     twins=("time_embedding", "norm_out", "proj_out"),
     optional=("patch_embed.pos_embedding", "ofs_embedding_linear"),

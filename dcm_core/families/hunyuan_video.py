@@ -7,14 +7,17 @@ are written as ``.scale``: newer hosts call them ``.weight``, and take both on l
 
 from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
+from .blocks import Sizes
 from .family import Family, Published
-from .keymap import KeyMap, Row, Shapes, blocks_of, layers
+from .keymap import KeyMap, Row, Shapes, layers
 from .relatives import Channels, Relative
 
 _DOUBLE, _OURS = "transformer_blocks.{i}", "double_blocks.{i}"
 _SINGLE = "single_transformer_blocks.{i}"
 _REFINER = "context_embedder.token_refiner.refiner_blocks.{i}"
 _TXT_IN = "txt_in.individual_token_refiner.blocks.{i}"
+
+SIZES = Sizes("img_in.proj.weight", (_OURS, "single_blocks.{i}"), {(3072, 20, 40): "13B"})
 
 
 def _qkv(module: str) -> tuple[str, ...]:
@@ -32,13 +35,6 @@ def _embedder(diffusers: str, comfy: str) -> tuple[Row, ...]:
     )
 
 
-def size(shapes: Shapes) -> str:
-    """By the shapes of the weights, under ComfyUI's names."""
-    width = shapes["img_in.proj.weight"][0]
-    double, single = (blocks_of(f"{stem}_blocks.{{i}}", shapes) for stem in ("double", "single"))
-    return "13B" if (width, double, single) == (3072, 20, 40) else f"of width {width}, {double} + {single} blocks"
-
-
 def channels(shapes: Shapes) -> Channels:
     return Channels.of(shapes, "img_in.proj.weight", "final_layer.linear.weight")
 
@@ -49,7 +45,7 @@ def variant(shapes: Shapes) -> str:
     Image-to-video by an image in the first frame's place (16 channels) is of text-to-video's shape.
     """
     task = "T2V" if shapes["img_in.proj.weight"][1] == 16 else "I2V"
-    return f"HunyuanVideo {task} {size(shapes)}"
+    return f"HunyuanVideo {task} {SIZES.name(shapes)}"
 
 
 def makes_images(shapes: Shapes) -> bool:
@@ -158,7 +154,8 @@ KEYMAP = KeyMap(
         "final_layer.linear",
     ),
     variant=variant,
-    size=size,
+    size=SIZES.name,
+    doubt=SIZES.doubt,
     recognised_by=layers("context_embedder.proj_in", "txt_in.input_embedder")[0],
     # The text refiner is shared by both experts, but for its adapter.
     twins=("time_text_embed", "norm_out", "proj_out"),

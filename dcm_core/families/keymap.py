@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from typing import Protocol
 
 from torch import Tensor
 
+from .blocks import over_blocks
 from .recipe import Part, Recipe
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -65,7 +65,8 @@ class KeyMap:
     * ``network``: what its class is called; ``recognised_by``: a weight that no other table has, in either naming.
     * ``low_rank``, ``replaced``: ComfyUI module names (with ``{i}``), those that get low-rank pairs and those
       that get a full difference.
-    * ``variant``: version, task and size for people, from the shapes by ComfyUI name; ``size``: the size alone.
+    * ``variant``: version, task and size for people, from the shapes by ComfyUI name; ``size``: the size alone;
+      ``doubt``: what is odd about it, or nothing.
     * ``twins``: diffusers modules of which a released bundle holds a second copy, ``<module>_lora``.
     * ``optional``: beginnings of ComfyUI names that only some variants have.
     * ``spellings``: pieces of other names that ComfyUI reads too, and what it reads them as, one after the other.
@@ -80,6 +81,7 @@ class KeyMap:
     recognised_by: Row
     variant: Callable[[Shapes], str]
     size: Callable[[Shapes], str] = lambda shapes: ""
+    doubt: Callable[[Shapes], str] = lambda shapes: ""
     twins: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     spellings: tuple[tuple[str, str], ...] = ()
@@ -186,7 +188,7 @@ class KeyMap:
         Returns those that get low-rank pairs and those that are replaced, in the order of the table.
         """
         names = set(names)
-        low_rank, replaced = (_over_blocks(modules, names) for modules in (self.low_rank, self.replaced))
+        low_rank, replaced = (over_blocks(modules, names) for modules in (self.low_rank, self.replaced))
         return [m for m in low_rank if f"{m}.weight" in names], [m for m in replaced if f"{m}.weight" in names]
 
     def comfy_names(self, name: str) -> tuple[str, ...]:
@@ -219,6 +221,11 @@ class KeyMap:
         row, _ = self._row(f"{module}.weight", self._by_comfy)
         return min(len(row.sources), 3) if row else 1
 
+    def adapted(self, module: str) -> list[str]:
+        """The diffusers modules with an adapter of their own in a ComfyUI module, in the order of its rows."""
+        sources = self.sources(f"{module}.weight")[: self.projections(module)]
+        return [source.removesuffix(".weight") for source in sources]
+
     @cached_property
     def fuses(self) -> bool:
         """Has ComfyUI several of diffusers' weights in one?"""
@@ -227,7 +234,7 @@ class KeyMap:
     def missing(self, names: Collection[str]) -> list[str]:
         """The ComfyUI parameters that a whole backbone with these ComfyUI names would have beside them."""
         groups = tuple(group for group, begins in self._optional if not any(map(begins.match, names)))
-        expected = _over_blocks([row.comfy for row in self.rows if not row.comfy.startswith(groups)], names)
+        expected = over_blocks([row.comfy for row in self.rows if not row.comfy.startswith(groups)], names)
         return self.lacking(expected, names)
 
     def _find(self, name: str, table: dict[str, Row], side: str) -> tuple[Row, str]:
@@ -263,28 +270,6 @@ class KeyMap:
     @cached_property
     def _by_comfy(self) -> dict[str, Row]:
         return {name: row for row in self.rows for name in (row.comfy, row.also) if name}
-
-
-def blocks_of(stem: str, names: Iterable[str]) -> int:
-    """How many blocks the names have for ``stem``, which ends in ``{i}``."""
-    return len(_over_blocks([stem], names))
-
-
-def _over_blocks(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
-    """The patterns with every block number up to the highest that the names have after the text before ``{i}``."""
-    blocks: dict[str, list[str]] = {}
-    found: list[str] = []
-    for pattern in patterns:
-        stem, numbered, _ = pattern.partition("{i}")
-        if not numbered:
-            found.append(pattern)
-            continue
-        if stem not in blocks:
-            matches = map(re.compile(rf"{re.escape(stem)}(\d+)\.").match, names)
-            highest = max([int(match[1]) for match in matches if match], default=-1)
-            blocks[stem] = [str(number) for number in range(highest + 1)]
-        found += map(pattern.replace, repeat("{i}"), blocks[stem])
-    return found
 
 
 def _cuts(name: str, parts: int, infos: Mapping[str, Shaped]) -> list[tuple[int, int]]:

@@ -19,7 +19,8 @@ class Relative:
     """Another model over a family's network.
 
     * ``title``: its name, for people; ``parts``: what it was told by, where it has none.
-    * ``signs``: beginnings of parameter names that only it has, in ComfyUI's naming or in diffusers'.
+    * ``signs``: beginnings of parameter names that only it has, in ComfyUI's naming or in diffusers'. Where it is told
+      by one of them, it has them all, and ``needs`` too: beginnings of names that others may have.
     * ``fits``: whether the shapes (by ComfyUI's names) are its own.
     * ``other_latents``: it does not work on the family's latents, so that nothing of the family's serves it.
     """
@@ -29,10 +30,25 @@ class Relative:
     fits: Callable[[Shapes], bool] = lambda shapes: False
     other_latents: bool = False
     parts: str = ""
+    needs: tuple[str, ...] = ()
 
     def named(self, size: str = "") -> str:
         """Its name and size, for people."""
         return " ".join(filter(None, (self.title, size, self.parts and f"(it has {self.parts})")))
+
+    def lost(self, names: Collection[str]) -> list[str]:
+        """What a file with these parameter names lacks of all that only it has."""
+
+        def has(*beginnings: str) -> bool:
+            return any(name.startswith(beginnings) for name in names)
+
+        parts = (*self.signs, *self.needs) if has(*self.signs) else ()
+        return [part.rstrip(".") for part in parts if not has(part)]
+
+    @property
+    def untranslated(self) -> str:
+        """Why it cannot be written in diffusers' layout."""
+        return f"this is {self.named()}, whose names in diffusers DCM does not know: use it in ComfyUI as it is."
 
     @property
     def remark(self) -> str:

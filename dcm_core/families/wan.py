@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
+from .blocks import Sizes
 from .family import Family, Pair, Published
-from .keymap import KeyMap, Row, Shapes, blocks_of, layers
+from .keymap import KeyMap, Row, Shapes, layers
 from .relatives import Channels, Relative
 
 _ATTENTION = (("attn1", "self_attn"), ("attn2", "cross_attn"))
@@ -17,14 +18,7 @@ _PROJECTIONS = (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
 _IMAGE_PROJECTIONS = (("add_k_proj", "k_img"), ("add_v_proj", "v_img"))
 _NORMS = (("norm_q", "norm_q"), ("norm_k", "norm_k"))
 
-# Name by (width, blocks).
-_SIZES = {(1536, 30): "1.3B", (5120, 40): "14B", (3072, 30): "5B"}
-
-
-def size(shapes: Shapes) -> str:
-    """By the shapes of the weights, under ComfyUI's names."""
-    width, blocks = shapes["patch_embedding.weight"][0], blocks_of("blocks.{i}", shapes)
-    return _SIZES.get((width, blocks), f"of width {width} with {blocks} blocks")
+SIZES = Sizes("patch_embedding.weight", ("blocks.{i}",), {(1536, 30): "1.3B", (5120, 40): "14B", (3072, 30): "5B"})
 
 
 def channels(shapes: Shapes) -> Channels:
@@ -36,7 +30,7 @@ def variant(shapes: Shapes) -> str:
 
     Wan 2.2 A14B is two backbones of Wan 2.1's shape; its image-to-video ones take no image embedding.
     """
-    made, inputs = size(shapes), shapes["patch_embedding.weight"][1]
+    made, inputs = SIZES.name(shapes), shapes["patch_embedding.weight"][1]
     if channels(shapes).outputs == 48:
         return f"Wan 2.2 {made}"
     if "img_emb.proj.0.weight" in shapes:
@@ -67,16 +61,56 @@ def takes_other_channels(shapes: Shapes) -> bool:
     return found.inputs is not None and (found.inputs, found.outputs) not in ((16, 16), (36, 16), (48, 48))
 
 
+def layer(name: str) -> tuple[str, str]:
+    return f"{name}.weight", f"{name}.bias"
+
+
 RELATIVES = (
-    Relative("Wan VACE", signs=("vace_blocks.", "vace_patch_embedding.")),
-    Relative("Wan Camera", signs=("control_adapter.",)),
-    Relative("Wan S2V", signs=("casual_audio_encoder.",)),
-    Relative("Wan HuMo", signs=("audio_proj.audio_proj_glob_1.",)),
-    Relative("Wan Animate", signs=("face_adapter.", "motion_encoder.", "pose_patch_embedding.")),
-    Relative("Wan SCAIL 2", signs=("patch_embedding_mask.",)),
-    Relative("Wan SCAIL", signs=("patch_embedding_pose.",)),
-    Relative("WanDancer", signs=("patch_embedding_global.",)),
-    Relative("Wan Fun Control", signs=("ref_conv.",), fits=has_channels(made=(16,), taken=(48, 52))),
+    Relative(
+        "Wan VACE",
+        signs=("vace_blocks.", *layer("vace_patch_embedding")),
+        needs=layer("vace_blocks.0.before_proj"),
+    ),
+    Relative(
+        "Wan Camera",
+        signs=layer("control_adapter.conv"),
+        needs=(*layer("control_adapter.residual_blocks.0.conv1"), *layer("control_adapter.residual_blocks.0.conv2")),
+    ),
+    Relative(
+        "Wan S2V",
+        signs=("casual_audio_encoder.",),
+        needs=("audio_injector.", "frame_packer.", "trainable_cond_mask.", *layer("cond_encoder")),
+    ),
+    Relative(
+        "Wan HuMo",
+        signs=layer("audio_proj.audio_proj_glob_1.layer"),
+        needs=(
+            *layer("audio_proj.audio_proj_glob_2.layer"),
+            *layer("audio_proj.audio_proj_glob_3.layer"),
+            *layer("audio_proj.audio_proj_glob_norm.layer"),
+            "blocks.0.audio_cross_attn_wrapper.",
+        ),
+    ),
+    Relative(
+        "Wan Animate",
+        signs=("face_adapter.", "motion_encoder.", *layer("pose_patch_embedding")),
+        needs=("face_encoder.",),
+    ),
+    Relative("Wan SCAIL 2", signs=layer("patch_embedding_mask"), needs=layer("patch_embedding_pose")),
+    Relative("Wan SCAIL", signs=layer("patch_embedding_pose")),
+    Relative(
+        "WanDancer",
+        signs=layer("patch_embedding_global"),
+        needs=(
+            "head_global.modulation",
+            *layer("head_global.head"),
+            "img_emb_refimage.",
+            "music_encoder.",
+            "music_injector.",
+            *layer("music_projection"),
+        ),
+    ),
+    Relative("Wan Fun Control", signs=layer("ref_conv"), fits=has_channels(made=(16,), taken=(48, 52))),
     Relative("a relative of Wan", fits=makes_other_latents, other_latents=True, parts="latents of other channels"),
     Relative("a relative of Wan", fits=takes_other_channels, parts="other input channels"),
 )
@@ -131,7 +165,8 @@ KEYMAP = KeyMap(
         "head.head",
     ),
     variant=variant,
-    size=size,
+    size=SIZES.name,
+    doubt=SIZES.doubt,
     recognised_by=layers("condition_embedder.time_proj", "time_projection.1")[0],
     # The modulation tables are shared by both experts; the twin of the last norm has no weights.
     twins=("condition_embedder", "norm_out", "proj_out"),

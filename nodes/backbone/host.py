@@ -180,12 +180,18 @@ def load_state(
     """A MODEL of weights by ComfyUI's names, by the stock loader; None where it knows no such backbone.
 
     ``metadata``: of the file's header, which newer versions ask how layers are quantised. Raises ValueError naming each
-    tensor of another shape than the network's.
+    tensor of another shape than the network's, and for those that no network can be made of.
     """
     stock = comfy.sd.load_diffusion_model_state_dict
     asked = {"metadata": dict(metadata)} if "metadata" in inspect.signature(stock).parameters else {}
     try:
         return stock(state, **options, **asked)
+    except (LookupError, ArithmeticError) as error:
+        # While it counts and measures them, to know what they are.
+        raise ValueError(
+            f"ComfyUI can make no network of these tensors: one is lost or of a wrong shape ({error!r}). Download the "
+            "file again."
+        ) from error
     except RuntimeError as error:
         wrong = [f"{name} [{given}] for [{needed}]" for name, given, needed in _MISMATCH.findall(str(error))]
         if not wrong:

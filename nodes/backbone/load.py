@@ -116,7 +116,7 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     network = model.model.diffusion_model
     if wrong := unlike_the_network(network, file.shapes):
         raise wrong_shapes(wrong)
-    warnings = check_read(file.keymap, given, network.state_dict().keys())
+    warnings = check_read(file.keymap, given, network)
     compose(network, composed, file.read)
     return model, warnings
 

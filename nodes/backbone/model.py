@@ -50,11 +50,11 @@ def relative_of(model: ModelPatcher) -> Relative | None:
 
 
 def remarks_on(model: ModelPatcher) -> list[str]:
-    """The warning that belongs to a relative; none where a node before has given it."""
+    """The warnings that belong to a relative, and to an odd size; none where a node before has given them."""
     if model.get_attachment(_REMARKED):
         return []
-    relative = relative_of(model)
-    return [relative.remark] if relative else []
+    relative, doubt = relative_of(model), family_of(model).keymap.doubt(shapes_of(model))
+    return [*([relative.remark] if relative else []), *([doubt] if doubt else [])]
 
 
 def declare_remarked(model: ModelPatcher) -> None:

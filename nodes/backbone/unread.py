@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from torch import nn
+
 from ...dcm_core.errors import shortened
 from ...dcm_core.families.keymap import KeyMap
 
@@ -24,12 +26,13 @@ def require_formats(said: Collection[str], known: Collection[str]) -> None:
         )
 
 
-def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -> list[str]:
+def check_read(keymap: KeyMap, given: Collection[str], network: nn.Module) -> list[str]:
     """What the network has not of the tensors that were given to it, as warnings.
 
     Raises ValueError for scales, without which weights mean nothing, and for tensors that the network has and was not
     given.
     """
+    there = network.state_dict().keys()
     unread = keymap.lacking(given, there)
     scales, others = [], []
     for name in unread:
@@ -43,8 +46,9 @@ def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -
             f"its weights are quantised in a way that this ComfyUI does not know: it left {len(scales)} scales unread "
             f"({shortened(scales, 3)}), without which they are noise. Update ComfyUI, or take the bf16 file."
         )
-    # The host fills them with whatever lies in memory.
-    if absent := [name for name in keymap.lacking(there, given) if keymap.comfy_names(name)]:
+    # The host fills them with whatever lies in memory. Of parts that no table knows, it makes the buffers itself.
+    layers = {name for name, _ in network.named_parameters() if _is_of_layer(name, given)}
+    if absent := [name for name in keymap.lacking(there, given) if keymap.comfy_names(name) or name in layers]:
         raise ValueError(
             f"the file lacks {len(absent)} tensors of its network ({shortened(absent, 4)}), without which it makes "
             "noise. Download it again."
@@ -56,3 +60,9 @@ def check_read(keymap: KeyMap, given: Collection[str], there: Collection[str]) -
             "model than it seems, or for a newer ComfyUI."
         )
     return warnings
+
+
+def _is_of_layer(name: str, given: Collection[str]) -> bool:
+    """Is it none of what a quantised layer has beside its weight?"""
+    layer, _, kind = name.rpartition(".")
+    return kind in ("weight", "bias") or f"{layer}.weight" not in given

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcm_core.backbone.file import BackboneFile
+from dcm_core.families.presets import find_family
 from dcm_core.files.format import TensorInfo
 
 _WAN = {
@@ -64,6 +65,25 @@ def random_state(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -
     generator = torch.Generator().manual_seed(seed)
     state = network(name).state_dict()
     return {key: torch.randn(tensor.shape, generator=generator).to(dtype) for key, tensor in state.items()}
+
+
+def comfy_state(name: str) -> dict[str, Tensor]:
+    """The same under ComfyUI's names."""
+    return find_family(family_of(name)).keymap.state_to_comfy(random_state(name))
+
+
+def vace_state(blocks: int = 5) -> dict[str, Tensor]:
+    """A whole Wan VACE under ComfyUI's names."""
+    state = comfy_state("wan t2v")
+    block = {key.removeprefix("blocks.0."): tensor for key, tensor in state.items() if key.startswith("blocks.0.")}
+    width = len(block["norm3.bias"])
+    own = {"vace_patch_embedding": (width, 96, 1, 2, 2), "vace_blocks.0.before_proj": (width, width)}
+    for number in range(blocks):
+        state |= {f"vace_blocks.{number}.{key}": tensor.clone() for key, tensor in block.items()}
+        own[f"vace_blocks.{number}.after_proj"] = (width, width)
+    for layer, shape in own.items():
+        state |= {f"{layer}.weight": torch.randn(shape), f"{layer}.bias": torch.randn(width)}
+    return state
 
 
 def infos(state: Mapping[str, Tensor]) -> dict[str, TensorInfo]:

@@ -25,7 +25,7 @@ def tiny_config(folder, stage: str, options: dict | None = None, **settings) -> 
             "output": str(folder),
             "stage": stage,
             "device": "cpu",
-            "backbone": {"family": "shapes", "architecture": ARCHITECTURE},
+            "backbone": {"name": "shapes", "architecture": ARCHITECTURE},
             "data": {"batch_size": 4},
             # not the preset, which may move: the golden values hold for this one
             "schedule": {"shift": 3.0, "points": 50, "kappa_index": 29},

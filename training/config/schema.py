@@ -33,12 +33,15 @@ class BackboneConfig(Section):
         description="Whose noise schedule it has, and what exported files name; empty means the adapter's name.",
     )
     title: str = Field(default="", description="What exported files call the backbone; empty means the family's name.")
+    size: str = Field(
+        default="", description="Which of the adapter's published sizes, such as `14b`; empty means its first."
+    )
     weights: str | None = Field(
         default=None, description="A file or folder of any layout, or none to start from random weights."
     )
     architecture: dict[str, Any] = Field(
         default_factory=dict,
-        description="Arguments of the backbone's own class, where they differ from the adapter's.",
+        description="Arguments of the backbone's own class, where they differ from those of `size`.",
     )
 
     @field_validator("family")
@@ -126,6 +129,14 @@ class StageConfig(Section):
     )
 
 
+class CardConfig(Section):
+    """What only the maker knows, for the model card beside an exported file."""
+
+    licence: str = Field(default="", description="Of the exported file, as hubs spell it, such as `apache-2.0`.")
+    base_licence: str = Field(default="", description="Of the backbone.")
+    data: str = Field(default="", description="Where the videos or prompts come from, and under which terms.")
+
+
 class Config(Section):
     """A whole run. Every stage writes into `output/STAGE`."""
 
@@ -154,6 +165,9 @@ class Config(Section):
     log_every: Count = Field(default=20, description="Iterations whose mean a line of the log is.")
     export_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="Of the files for ComfyUI."
+    )
+    card: CardConfig = Field(
+        default_factory=CardConfig, description="What the model card says beside what the run itself knows."
     )
     folder: str = Field(
         default="",

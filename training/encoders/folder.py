@@ -99,11 +99,14 @@ class PipelineFolder:
         return model.to(device).eval().requires_grad_(False)
 
     def tokenizer(self, part: str) -> Any:
-        """Raises ConfigError where it cannot be read, of which a missing package is the usual reason."""
+        """Raises ConfigError where it cannot be read."""
+        path = self.path / part
         try:
-            return AutoTokenizer.from_pretrained(self.path / part, local_files_only=True)
+            return AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (ImportError, OSError, ValueError) as error:
-            raise ConfigError(f"{self.path / part} cannot be read: {error}") from error
+            # of these packages transformers names another, for a format that it tries after theirs
+            lacking = "" if (path / "tokenizer.json").is_file() else " It may lack sentencepiece or protobuf."
+            raise ConfigError(f"{path} cannot be read: {str(error).strip()}{lacking}") from error
 
     def fingerprint(self, settings: str) -> str:
         """Changes with the weights, configs and tokenizers, and with ``settings``, what else they are used with."""

@@ -11,7 +11,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from dcm_core.expert.layers import Layer, LowRank
-from dcm_core.expert.merge import layers_of
+from dcm_core.expert.merge import in_one_layer, layers_of
+from dcm_core.families.keymap import KeyMap
 
 from ..errors import ConfigError
 
@@ -35,23 +36,32 @@ def add_adapter(
         model.get_submodule(name).requires_grad_(True)
 
 
-def adapter_layers(model: nn.Module, start: Mapping[str, Tensor]) -> dict[str, Layer]:
-    """What ``add_adapter`` made trainable, by diffusers module name; replaced layers as difference to ``start``.
+def adapter_layers(model: nn.Module, start: Mapping[str, Tensor], keymap: KeyMap) -> dict[str, Layer]:
+    """What ``add_adapter`` made trainable, by ComfyUI module name; replaced layers as difference to ``start``.
 
     ``start``: the values of all trainable parameters as ``add_adapter`` left them.
     """
-    layers: dict[str, Layer] = {
+    pairs = {
         name: LowRank(_weight(layer.lora_A), _weight(layer.lora_B), layer.lora_alpha[_ADAPTER])
         for name, layer in model.named_modules()
         if isinstance(layer, LoraLayer)
     }
+    layers: dict[str, Layer] = {}
+    for name in dict.fromkeys(map(keymap.module_to_comfy, pairs)):
+        rows = sum(_rows(model, weight.removesuffix(".weight")) for weight in keymap.sources(f"{name}.weight"))
+        layers[name] = in_one_layer([pairs[each] for each in keymap.adapted(name)], rows)
     parameters = dict(model.named_parameters())
     replaced = {name: value for name, value in start.items() if ".lora_" not in name}
-    differences, _ = layers_of({name: (parameters[name] - value).detach() for name, value in replaced.items()})
-    return layers | differences
+    changes = {name: (parameters[name] - value).detach() for name, value in replaced.items()}
+    return layers | layers_of(keymap.state_to_comfy(changes))[0]
 
 
 _ADAPTER = "default"  # peft's name of the only adapter
+
+
+def _rows(model: nn.Module, name: str) -> int:
+    linear: Any = model.get_submodule(name)
+    return linear.out_features
 
 
 def _weight(factors: Any) -> Tensor:

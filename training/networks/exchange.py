@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcm_core.backbone.file import BackboneFile
 from dcm_core.errors import ExpertFileError
 from dcm_core.expert.layers import Expert
 from dcm_core.expert.merge import merged
@@ -19,29 +18,6 @@ from dcm_core.files.format import write_tensors
 from ..errors import ConfigError
 
 State = dict[str, Tensor]
-
-
-def load_weights(model: nn.Module, path: str | Path, keymap: KeyMap) -> None:
-    """Load a backbone of any layout into model; of a released bundle, the semantic expert.
-
-    ``path`` is a file, a shard or its index, or a folder. Raises ConfigError naming what does not fit.
-    """
-    try:
-        file = BackboneFile.open(path)
-    except FileNotFoundError:
-        raise ConfigError(f"There is no backbone at {path}.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if file.keymap is not keymap:
-        raise ConfigError(f"{path} is {file.layout.describe()}: that is no backbone for this backbone.name.")
-    try:
-        with file:
-            recipes = file.recipes("diffusers")
-            model.load_state_dict({name: file.build(recipe).float() for name, recipe in recipes.items()})
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"{path} does not fit backbone.architecture: {error}") from None
 
 
 def save_backbone(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:

@@ -30,18 +30,18 @@ class Entry:
     caption: str
 
 
-def read_collection(data: Path, caption: str = "", ignore: Path | None = None) -> tuple[list[Entry], list[Dropped]]:
+def read_collection(data: Path, caption: str = "") -> tuple[list[Entry], list[Dropped]]:
     """The files of a folder or table in a fixed order, and those without a caption.
 
-    ``caption``: of those that have none. ``ignore``: a folder in it that is not looked into. A folder that holds
-    ``metadata.csv``, ``.jsonl`` or ``.parquet`` is that table. Raises ConfigError where there is nothing to read.
+    ``caption``: of those that have none. A folder that holds ``metadata.csv``, ``.jsonl`` or ``.parquet`` is that
+    table. Raises ConfigError where there is nothing to read.
     """
     tables = [data, *(data / f"metadata{kind}" for kind in TABLES)]
     table = next((each for each in tables if each.is_file()), None)
     if not data.exists():
         raise ConfigError(f"There is no folder or table at {shown(data)}.")
     base = data if data.is_dir() else data.parent
-    found = _of_table(table, base) if table else _of_folder(data, ignore)
+    found = _of_table(table, base) if table else _of_folder(data)
     entries, dropped = [], []
     for path, text in found:
         source = shown(os.path.relpath(path, base) if path.is_relative_to(base) else path)
@@ -64,10 +64,10 @@ def shown(name: str | os.PathLike) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _of_folder(folder: Path, ignore: Path | None) -> Iterator[tuple[Path, str | None]]:
+def _of_folder(folder: Path) -> Iterator[tuple[Path, str | None]]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted((each for each in folders if not each.startswith(".")), key=os.fsencode)
-        if ignore and Path(parent).resolve() == ignore.resolve():
+        if {"shards", "summary.json"} <= {*folders, *names}:  # a cache, whose contact sheet is no image to train on
             folders.clear()
             continue
         for name in sorted(names, key=os.fsencode):

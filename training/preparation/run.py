@@ -69,7 +69,7 @@ class _Preparation:
 
     def run(self) -> Summary:
         settings = self.settings
-        entries, self.dropped = read_collection(settings.data, settings.caption, settings.output)
+        entries, self.dropped = read_collection(settings.data, settings.caption)
         files = len(entries) + len(self.dropped)
         scanned = self._scan(entries)
         clips, unfit = plan(scanned, settings.rules)

@@ -26,7 +26,7 @@ def record(config: Config, options: MethodOptions, sources: Mapping[str, Any], s
     stage = config.selected()
     settings = {
         "seed": config.seed,
-        "backbone": _plain(config.backbone, include={"name", "family", "architecture"}),
+        "backbone": _plain(config.backbone, include={"name", "family", "size", "architecture"}),
         "schedule": dict(schedule),
         "data": _plain(config.stage_data()),
         "stages": {

@@ -181,10 +181,11 @@ def test_a_tensor_that_fits_no_row_is_an_error_with_the_nearest():
     with pytest.raises(LayoutError, match=r"wan backbone.*'blocks\.0\.attn1\.to_z\.weight'.*nearest row"):
         opened(state)
     # ComfyUI knows variants of its own (VACE and others), whose files it may have whole.
-    comfy = converted(random_state("wan t2v"), "comfy") | {"vace_blocks.0.before_proj.weight": torch.zeros(1)}
-    assert "VACE" in opened(comfy).layout.variant
+    comfy = converted(random_state("wan t2v"), "comfy") | {"patch_embedding_pose.weight": torch.zeros(1)}
+    comfy |= {"patch_embedding_pose.bias": torch.zeros(1)}
+    assert "SCAIL" in opened(comfy).layout.variant
     assert same(converted(comfy, "comfy"), comfy)
-    with pytest.raises(LayoutError, match="vace_blocks"):
+    with pytest.raises(LayoutError, match="this is Wan SCAIL, whose names in diffusers DCM does not know"):
         opened(comfy).recipes("diffusers")
 
 

@@ -2,23 +2,25 @@
 
 import pytest
 import torch
-from harness.diffusers_models import MODELS, family_of, opened, random_state
-from safetensors.torch import save_file
+from harness.diffusers_models import (
+    MODELS,
+    comfy_state,
+    family_of,
+    infos,
+    opened,
+    random_state,
+    vace_state,
+    with_header,
+)
 
-from dcm_core.backbone.file import BackboneFile
 from dcm_core.errors import LayoutError
 from dcm_core.families.presets import find_family
-
-NAMES = ["wan t2v", "hunyuan_video t2v", "cogvideox t2v"]
-
-
-def comfy(name: str) -> dict[str, torch.Tensor]:
-    return find_family(family_of(name)).keymap.state_to_comfy(random_state(name))
+from dcm_core.files.format import TensorInfo
 
 
 def widened(name: str, key: str, factor: float, dimension: int) -> dict[str, torch.Tensor]:
     """A backbone with more of a layer's inputs (dimension 1) or outputs (0)."""
-    state = comfy(name)
+    state = comfy_state(name)
     shape = list(state[key].shape)
     shape[dimension] = int(shape[dimension] * factor)
     return state | {key: torch.randn(shape)}
@@ -27,37 +29,137 @@ def widened(name: str, key: str, factor: float, dimension: int) -> dict[str, tor
 @pytest.mark.parametrize("name", MODELS)
 def test_no_backbone_of_a_family_is_a_relative(name):
     quantised = {"scaled_fp8": torch.zeros(2)}
-    for key, tensor in comfy(name).items():
+    for key, tensor in comfy_state(name).items():
         if key.endswith(".weight") and tensor.ndim == 2:
             for kind in ("scale_weight", "scale_input", "weight_scale", "comfy_quant", "pre_quant_scale"):
                 quantised[key.removesuffix("weight") + kind] = torch.ones(())
-    for state in (random_state(name), comfy(name), comfy(name) | quantised):
+    for state in (random_state(name), comfy_state(name), comfy_state(name) | quantised):
         assert opened(state).layout.relative is None
-    renamed = {key.replace("_norm.scale", "_norm.weight"): tensor for key, tensor in comfy(name).items()}
+    renamed = {key.replace("_norm.scale", "_norm.weight"): tensor for key, tensor in comfy_state(name).items()}
     assert opened(renamed).layout.relative is None
 
 
-@pytest.mark.parametrize(
-    ("sign", "title"),
-    [
-        ("vace_blocks.0.before_proj.weight", "Wan VACE"),
-        ("control_adapter.conv.weight", "Wan Camera"),
-        ("casual_audio_encoder.encoder.final_linear.weight", "Wan S2V"),
-        ("audio_proj.audio_proj_glob_1.layer.bias", "Wan HuMo"),
-        ("face_adapter.fuser_blocks.0.k_norm.weight", "Wan Animate"),
-        ("patch_embedding_mask.weight", "Wan SCAIL 2"),
-        ("patch_embedding_pose.weight", "Wan SCAIL"),
-        ("patch_embedding_global.weight", "WanDancer"),
-        ("ref_conv.weight", "Wan Fun Control"),
-        ("blocks.0.audio_cross_attn.q.weight", "a relative of Wan"),
-        ("fps_embedding.weight", "a relative of Wan"),
+# By what its file is told, first, and the least that a whole one has.
+PARTS = {
+    "Wan VACE": [
+        "vace_blocks.0.before_proj.weight",
+        "vace_blocks.0.before_proj.bias",
+        "vace_patch_embedding.weight",
+        "vace_patch_embedding.bias",
     ],
-)
-def test_relatives_on_the_same_latents_run_under_their_own_names(sign, title):
-    file = opened(comfy("wan t2v") | {sign: torch.ones(1)})
+    "Wan Camera": [
+        "control_adapter.conv.weight",
+        "control_adapter.conv.bias",
+        *(f"control_adapter.residual_blocks.0.conv{conv}.{kind}" for conv in (1, 2) for kind in ("weight", "bias")),
+    ],
+    "Wan S2V": [
+        "casual_audio_encoder.encoder.final_linear.weight",
+        "audio_injector.injector.0.q.weight",
+        "frame_packer.proj.weight",
+        "trainable_cond_mask.weight",
+        "cond_encoder.weight",
+        "cond_encoder.bias",
+    ],
+    "Wan HuMo": [
+        *(
+            f"audio_proj.audio_proj_glob_{each}.layer.{kind}"
+            for each in (1, 2, 3, "norm")
+            for kind in ("weight", "bias")
+        ),
+        *(f"blocks.{number}.audio_cross_attn_wrapper.norm1_audio.weight" for number in range(3)),
+    ],
+    "Wan Animate": [
+        "face_adapter.fuser_blocks.0.k_norm.weight",
+        "motion_encoder.dec.direction.weight",
+        "pose_patch_embedding.weight",
+        "pose_patch_embedding.bias",
+        "face_encoder.out_proj.weight",
+    ],
+    "Wan SCAIL 2": [
+        "patch_embedding_mask.weight",
+        "patch_embedding_mask.bias",
+        "patch_embedding_pose.weight",
+        "patch_embedding_pose.bias",
+    ],
+    "Wan SCAIL": ["patch_embedding_pose.weight", "patch_embedding_pose.bias"],
+    "WanDancer": [
+        "patch_embedding_global.weight",
+        "patch_embedding_global.bias",
+        "head_global.modulation",
+        "head_global.head.weight",
+        "head_global.head.bias",
+        "img_emb_refimage.proj.0.weight",
+        "music_encoder.0.norm1.weight",
+        "music_injector.injector.0.q.weight",
+        "music_projection.weight",
+        "music_projection.bias",
+    ],
+    "Wan Fun Control": ["ref_conv.weight", "ref_conv.bias"],
+    "a relative of Wan": ["fps_embedding.weight"],
+}
+
+
+@pytest.mark.parametrize("title", PARTS)
+def test_relatives_on_the_same_latents_run_under_their_own_names(title):
+    state = comfy_state("wan t2v") | dict.fromkeys(PARTS[title], torch.ones(1))
+    file = opened(state)
     assert file.layout.variant.startswith(f"{title} of width 8 with 3 blocks")
     assert "has not been tried on" in file.layout.relative.remark
-    assert sign in file.recipes("comfy")
+    assert file.recipes("comfy").keys() == state.keys()
+
+
+@pytest.mark.parametrize("title", [title for title in PARTS if title.startswith("Wan") and title != "Wan SCAIL 2"])
+def test_a_relative_without_one_of_its_parts_is_refused(title):
+    for lost in PARTS[title][1:]:
+        there = dict.fromkeys(set(PARTS[title]) - {lost}, torch.ones(1))
+        with pytest.raises(LayoutError, match=f"1 parts of {title}.* are missing \\(.*Download it again") as caught:
+            opened(comfy_state("wan t2v") | there)
+        assert lost.startswith(str(caught.value).partition("(")[2].partition(")")[0].split(",")[0])
+
+
+def relatives():
+    """One of each family that has some."""
+    fun = widened("wan t2v", "patch_embedding.weight", 3, 1)
+    inpaint = widened("cogvideox t2v", "patch_embed.proj.weight", 3, 1)
+    framepack = comfy_state("hunyuan_video t2v") | {"clean_x_embedder.proj.weight": torch.ones(1)}
+    return {"Wan VACE": vace_state(), "Wan Fun Control": fun, "CogVideoX Inpaint": inpaint, "FramePack": framepack}
+
+
+@pytest.mark.parametrize("title", relatives())
+def test_of_a_relative_everything_is_asked_that_the_family_has(title):
+    state = relatives()[title]
+    assert opened(state).layout.variant.startswith(title)
+    table = opened(state).keymap
+    asked = [key for key in table.known(state) if table.missing(state.keys() - {key})]
+    assert len(asked) > 60
+    for key in asked:
+        if key == table.recognised_by.comfy:
+            continue  # without it, it is nothing that is known
+        with pytest.raises(LayoutError, match="1 tensors are missing") as caught:
+            opened({other: tensor for other, tensor in state.items() if other != key})
+        assert key.removesuffix(".weight") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "vace_blocks.2.modulation",
+        "vace_blocks.2.",
+        "vace_blocks.0.",
+        "vace_blocks.1.ffn.0.weight",
+        "vace_blocks.4.after_proj.bias",
+        "vace_blocks.",
+    ],
+)
+def test_gaps_in_the_numbered_blocks_of_a_relative_are_found(lost):
+    with pytest.raises(LayoutError, match=f"parts of Wan VACE are missing .*{lost.rstrip('.')}"):
+        opened({key: tensor for key, tensor in vace_state().items() if not key.startswith(lost)})
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 0, 2, 2), (8,), ()])
+def test_shapes_that_no_backbone_has_are_said(shape):
+    with pytest.raises(LayoutError, match="looks like a wan backbone, but its layers have shapes that none has"):
+        opened(comfy_state("wan t2v") | {"patch_embedding.weight": torch.ones(shape)})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +197,7 @@ def test_a_wan_is_2_2_by_the_channels_it_makes():
 )
 def test_relatives_on_other_latents_are_refused_by_name(name, sign, title):
     with pytest.raises(LayoutError, match=f"this is {title}, another model than HunyuanVideo: its latents are others"):
-        opened(comfy(name) | {sign: torch.ones(1)})
+        opened(comfy_state(name) | {sign: torch.ones(1)})
 
 
 @pytest.mark.parametrize(
@@ -131,16 +233,17 @@ def test_relatives_in_diffusers_layout_are_named(name, sign, says):
         opened(random_state(name) | {sign: torch.ones(1)})
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_download_that_stopped_is_refused(name, tmp_path):
-    state = comfy(name)
-    save_file(state, tmp_path / "whole.safetensors")
-    assert BackboneFile.open(tmp_path / "whole.safetensors")
-    bias = next(key for key, tensor in state.items() if key.endswith("bias"))
-    save_file(state | {bias: torch.zeros_like(state[bias])}, tmp_path / "bias.safetensors")
-    assert BackboneFile.open(tmp_path / "bias.safetensors")
-    whole = (tmp_path / "whole.safetensors").read_bytes()
-    half = len(whole) * 3 // 4
-    (tmp_path / "half.safetensors").write_bytes(whole[:half] + bytes(len(whole) - half))
-    with pytest.raises(LayoutError, match="half.safetensors: .*nothing but zeros.*Download it again"):
-        BackboneFile.open(tmp_path / "half.safetensors")
+@pytest.mark.parametrize(
+    ("name", "key", "width", "says"),
+    [
+        ("wan t2v", "patch_embedding.weight", 5120, "the 14B one and has 3 blocks instead of 40: unless it was pruned"),
+        ("wan t2v", "patch_embedding.weight", 5119, ""),
+        ("hunyuan_video t2v", "img_in.proj.weight", 3072, "the 13B one and has 2 + 3 blocks instead of 20 + 40"),
+        ("cogvideox t2v", "patch_embed.proj.weight", 3072, "the 5B one and has 3 blocks instead of 42"),
+    ],
+)
+def test_a_file_that_lacks_the_last_blocks_of_a_published_size_is_doubted(name, key, width, says):
+    header = infos(comfy_state(name))
+    header[key] = TensorInfo("F32", (width, *header[key].shape[1:]))
+    doubt = with_header(header).layout.doubt
+    assert says in doubt and bool(says) == bool(doubt)

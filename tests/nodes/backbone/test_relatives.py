@@ -1,11 +1,18 @@
 """Other models over a family's network, as MODELs of any loader: refused by name, or run with one warning."""
 
+import importlib
+from types import SimpleNamespace
+
 import comfy.ops
 import comfy.sd
 import folder_paths
 import pytest
 import torch
 from comfy.ldm.wan.model import VaceWanModel
+from dcm_pack.dcm_core.backbone.file import BackboneFile
+from dcm_pack.dcm_core.families.wan import SIZES
+from dcm_pack.dcm_core.files.format import TensorInfo
+from dcm_pack.nodes.backbone.load import load_backbone
 from dcm_pack.nodes.backbone.model import family_of, relative_of
 from harness import tiny
 from harness.random_weights import randomise
@@ -101,6 +108,65 @@ def test_vace_of_a_file_is_called_by_its_name_and_warned_of_once(models, caplog)
     assert caplog.text.count(VACE.removeprefix("Warning: ")) == 1
     assert "VACE" not in dcm_node("DCMApplyExperts").execute(model, this.detail, this.semantic)[1]
     assert "VACE" not in dcm_node("DCMSigmas").execute(model, 4)[1]
+
+
+def network_of(module: str, name: str, **sizes):
+    kind = getattr(importlib.import_module(f"comfy.ldm.wan.{module}"), name)
+    sizes |= {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 5, "dtype": torch.float32, "device": "meta"}
+    return kind(**sizes, operations=comfy.ops.disable_weight_init)
+
+
+RELATIVES = {
+    "Wan VACE": ("model", "VaceWanModel", {"vace_layers": 3, "vace_in_dim": 96}),
+    "Wan Camera": ("model", "CameraWanModel", {"in_dim": 36}),
+    "Wan S2V": ("model", "WanModel_S2V", {}),
+    "Wan HuMo": ("model", "HumoWanModel", {"in_dim": 36}),
+    "Wan Animate": ("model_animate", "AnimateWanModel", {"in_dim": 36}),
+    "Wan SCAIL": ("model", "SCAILWanModel", {}),
+    "Wan SCAIL 2": ("model", "SCAIL2WanModel", {}),
+    "WanDancer": ("model_wandancer", "WanDancerModel", {"in_dim": 36}),
+    "Wan Fun Control": ("model", "WanModel", {"in_dim": 48, "in_dim_ref_conv": 16}),
+}
+
+
+@pytest.mark.parametrize("title", RELATIVES)
+def test_the_hosts_own_relatives_are_whole(title):
+    module, name, sizes = RELATIVES[title]
+    try:
+        network = network_of(module, name, **sizes)
+    except (ImportError, AttributeError, TypeError):
+        pytest.skip(f"this ComfyUI has no {title}")
+    infos = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in network.state_dict().items()}
+    layout = BackboneFile(SimpleNamespace(infos=infos, metadata={})).layout
+    assert layout.variant.startswith(f"{title} of width 128 with 5 blocks") and layout.relative.signs
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["head.head.weight", "patch_embedding.weight", "blocks.0.ffn.0.", "vace_blocks.", "vace_blocks.0.norm3.bias"],
+)
+def test_a_relative_that_is_not_whole_is_refused_in_a_clear_sentence(models, lost):
+    save_file({name: tensor for name, tensor in vace().items() if not name.startswith(lost)}, models / "a.safetensors")
+    with pytest.raises(ValueError, match=r"a.safetensors.*(are missing|lacks).*Download it again"):
+        dcm_node("DCMLoadBackbone").execute("a.safetensors", "default")
+
+
+@pytest.mark.parametrize("key", ["head.head.weight", "vace_patch_embedding.weight"])
+def test_shapes_that_no_network_can_be_made_of_are_refused_in_a_clear_sentence(models, key):
+    save_file(vace() | {key: torch.ones(())}, models / "a.safetensors")
+    with pytest.raises(ValueError, match=r"a.safetensors: ComfyUI can make no network of these tensors.*Download"):
+        dcm_node("DCMLoadBackbone").execute("a.safetensors", "default")
+
+
+def test_fewer_blocks_than_the_published_size_of_this_width_are_said_once(models, monkeypatch):
+    monkeypatch.setitem(SIZES.names, (128, 3), "9B")
+    says = "this backbone is as wide as the 9B one and has 2 blocks instead of 3: unless it was pruned"
+    save_file(world("wan").network.state_dict(), models / "a.safetensors")
+    assert any(says in warning for warning in load_backbone(str(models / "a.safetensors")).warnings)
+    model = stock(world("wan").network.state_dict())
+    assert says in dcm_node("DCMSigmas").execute(model, 4)[1]
+    model, info = dcm_node("DCMApplyExperts").execute(model, world("wan").detail, world("wan").semantic)
+    assert info.count(says) == 1 and says not in dcm_node("DCMSigmas").execute(model, 4)[1]
 
 
 def test_a_network_compiled_block_by_block_is_no_relative():

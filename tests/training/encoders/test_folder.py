@@ -123,6 +123,15 @@ def test_weights_that_do_not_fill_a_model_are_refused_and_not_drawn_at_random(wa
             read(encoder(wan))
 
 
+def test_a_tokenizer_that_cannot_be_read_is_named_with_what_may_be_missing(wan):
+    tokenizer = wan / "tokenizer"
+    (tokenizer / "tokenizer.json").unlink()
+    (tokenizer / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    (tokenizer / "spiece.model").write_bytes(b"no model")
+    with pytest.raises(ConfigError, match=rf"{tokenizer} cannot be read: .* may lack sentencepiece or protobuf\."):
+        encoder(wan).texts(["a cat"])
+
+
 def test_the_fingerprint_is_of_what_decides_and_of_nothing_else(whole, wan):
     before = encoder(whole).fingerprint
     assert encoder(wan).fingerprint == before, "where the folder is does not count"

@@ -43,8 +43,8 @@ def test_a_caption_that_is_no_text(tmp_path):
 
 
 def test_a_cache_inside_the_collection_is_not_part_of_it(tmp_path):
-    touch(tmp_path, "a.mp4", "cache/contact_sheet.png")
-    assert found(tmp_path, caption="x", ignore=tmp_path / "cache")[0] == {"a.mp4": "x"}
+    touch(tmp_path, "a.mp4", "cache/contact_sheet.png", "cache/summary.json", "cache/shards/x", "b/shards/b.mp4")
+    assert found(tmp_path, caption="x")[0] == {"a.mp4": "x", "b/shards/b.mp4": "x"}
 
 
 def test_the_order_does_not_depend_on_the_disk(tmp_path):

@@ -71,7 +71,7 @@ def test_kill_9_in_mid_training_and_resume_is_bit_equal(tmp_path):
         "seed": 7,
         "checkpoint_every": 2,
         "backbone": {
-            "family": "shapes",
+            "name": "shapes",
             "architecture": {
                 "num_attention_heads": 2,
                 "attention_head_dim": 12,
@@ -182,7 +182,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(trai
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"training.checkpoint.{asked}", refused, raising=False)
+        patched.setattr(f"training.run.checkpoint.{asked}", refused, raising=False)
         reason = str(error) or "MemoryError"
         with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors just now") as told:
             trainer("teacher", iterations=3).run()
