@@ -145,8 +145,8 @@ class PipelineFolder:
         try:
             return Path(snapshot_download(weights, allow_patterns=self.layout.files()))
         except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"{weights} cannot be downloaded: {reason} {self._by_hand(weights)}") from error
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise ConfigError(f"{weights} cannot be downloaded: {reason}. {self._by_hand(weights)}") from error
 
     def _missing(self) -> Iterator[str]:
         for part in (*self.layout.models, *self.layout.described):

@@ -60,11 +60,11 @@ def test_a_folder_that_is_not_there_is_no_hub_name():
 def test_the_hub_out_of_reach_says_what_to_download_by_hand(monkeypatch):
     def unreachable(name, allow_patterns):
         assert name == "someone/their-wan" and "text_encoder/*.safetensors" in allow_patterns
-        raise LocalEntryNotFoundError("An error happened while trying to locate the files on the Hub.\nAnd more.")
+        raise LocalEntryNotFoundError("Got: Name or service not known\nAnd more.")
 
     monkeypatch.setattr(folders, "snapshot_download", unreachable)
     told = refused("someone/their-wan")
-    assert told.startswith("someone/their-wan cannot be downloaded: An error happened while trying to locate the files")
+    assert told.startswith("someone/their-wan cannot be downloaded: Got: Name or service not known. By hand: download")
     assert BY_HAND.format("someone/their-wan") in told and "And more" not in told
 
 
