@@ -62,20 +62,24 @@ def export_semantic(path: Path, config: Config, base: State, state: State, optio
     _save(path, config, Expert(metadata, layers, parameters))
 
 
-def export_detail(
+def export_adapter(
     path: Path,
     config: Config,
+    expert: str,
     layers: Mapping[str, Layer],
     options: LowRankCarried,
     base_fingerprint: str,
+    fingerprint: str = "",
 ) -> None:
-    """A detail expert as low-rank pairs and differences of replaced layers, by ComfyUI module name.
+    """An expert as low-rank pairs and differences of replaced layers, by ComfyUI module name.
 
-    ``base_fingerprint``: of the semantic expert, over which the
-    layers lie.
+    ``base_fingerprint``: of what the layers lie over; ``fingerprint``: of what a semantic expert makes of it.
     """
-    metadata = _metadata(config, "detail", options, base_fingerprint)
-    _save(path, config, Expert(replace(metadata, rank=options.rank, alpha=options.alpha), dict(layers)))
+    metadata = _metadata(config, expert, options, base_fingerprint)
+    changed = {"rank": options.rank, "alpha": options.alpha, "fingerprint": fingerprint}
+    if expert == "semantic":
+        changed["complete"] = False  # a complete one changes every weight
+    _save(path, config, Expert(replace(metadata, **changed), dict(layers)))
 
 
 def backbone_fingerprint(family: str, state: State) -> str:

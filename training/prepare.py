@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         from training.errors import ConfigError
         from training.preparation.run import Settings, prepare
         from training.registry import build_encoder
-        from training.trainer import usable_device
+        from training.run.world import usable_device
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     try:

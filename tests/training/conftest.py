@@ -8,6 +8,7 @@ from training.trainer import Trainer, build_trainer
 
 ARCHITECTURE = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 3}
 DETAIL = {"rank": 4, "alpha": 8.0, "discriminator": {"lr": 1e-3, "width": 32}}
+ADAPTER = {"mode": "adapter", "rank": 3, "alpha": 6.0}  # of a semantic expert
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -58,8 +59,17 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def adapted(trained, tmp_path_factory):
+    """The file of a semantic expert over that teacher that is an adapter, three iterations old."""
+    folder = tmp_path_factory.mktemp("adapted")
+    options = {**ADAPTER, "teacher": str(trained / "teacher" / "teacher.safetensors")}
+    build_trainer(tiny_config(folder, "semantic", options, iterations=3)).run()
+    return folder / "semantic" / "semantic.safetensors"
+
+
 @pytest.fixture
-def trainer(trained, tmp_path):
+def trainer(trained, adapted, tmp_path):
     """Builds a trainer of a stage over that teacher and semantic expert, writing into a folder of its own."""
 
     def build_one(stage: str, options: dict | None = None, **settings) -> Trainer:
@@ -67,7 +77,9 @@ def trainer(trained, tmp_path):
         if stage != "teacher":
             options.setdefault("teacher", str(trained / "teacher" / "teacher.safetensors"))
         if stage == "detail":
-            options = {"semantic": str(trained / "semantic" / "semantic.safetensors"), **DETAIL, **options}
+            whole = trained / "semantic" / "semantic.safetensors"
+            semantic = adapted if options.get("mode") == "adapter" else whole
+            options = {"semantic": str(semantic), **DETAIL, **options}
         return build_trainer(tiny_config(settings.pop("folder", tmp_path), stage, options, **settings))
 
     return build_one

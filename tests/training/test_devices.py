@@ -6,7 +6,7 @@ from harness.two_devices import CPU, GPU, two_devices
 
 from dcm_core.files.format import read_header
 from training.config import ConfigError
-from training.trainer import usable_device
+from training.run.world import usable_device
 
 STAGES = ["teacher", "semantic", "detail", "lcm", "pcm"]
 PROMPTS = ["a red striped circle moving left fast", "a blue plain square moving up slowly"]
@@ -26,7 +26,7 @@ def options(stage: str) -> dict:
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_gpu_run_reaches_the_exported_file_also_after_a_resume(trainer, gpu, stage):
     first = trainer(stage, options(stage), iterations=1, **EVERYTHING)
-    assert {p.device for p in first.method.student.parameters()} == {GPU}
+    assert {p.device for p in first.method.student.network.parameters()} == {GPU}
     first.run()
     second = trainer(stage, options(stage), iterations=2, **EVERYTHING)
     second.run()
@@ -34,15 +34,9 @@ def test_a_gpu_run_reaches_the_exported_file_also_after_a_resume(trainer, gpu, s
     assert {value.device for value in second.method.averages["student"].values.values()} == {GPU}
 
 
-def test_what_is_kept_on_the_wrong_device_is_noticed_when_the_detail_stage_exports(trainer, gpu, monkeypatch):
-    monkeypatch.setattr("training.methods.detail.copied", lambda kept: {n: p.detach().cpu() for n, p in kept.items()})
-    with pytest.raises(RuntimeError, match="at least two devices"):
-        trainer("detail", iterations=1, device="cuda").run()
-
-
 def test_a_teacher_that_stayed_behind_is_noticed_when_the_semantic_stage_trains(trainer, gpu):
     run = trainer("semantic", iterations=1, device="cuda")
-    run.method.teacher.to("cpu")
+    run.method.teacher.network.to("cpu")
     with pytest.raises(RuntimeError, match="at least two devices"):
         run.run()
 

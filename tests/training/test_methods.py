@@ -122,7 +122,7 @@ def test_the_semantic_expert_stays_whole_below_a_trained_adapter(trainer, traine
         assert asked.step(iteration) == unasked.step(iteration)
         with torch.no_grad(), asked.averaged():
             expected = asked.model(semantic_network(asked, trained), batch.conditions)(x, sigma)
-            assert torch.equal(asked.semantic(batch.conditions)(x, sigma), expected)
+            assert torch.equal(asked.model(asked.roles.below, batch.conditions)(x, sigma), expected)
             detail = asked.model(asked.student, batch.conditions)(x, sigma)
         assert (detail - expected).abs().max() > 1e-3, "the adapter must have an effect, or this shows nothing"
     for name, p in asked.trainable.items():
@@ -133,7 +133,7 @@ def test_the_semantic_expert_stays_whole_below_a_trained_adapter(trainer, traine
 def test_frozen_weights_stay_bit_identical(trainer, stage):
     method = trainer(stage).method
     trained = {id(p) for learner in method.learners.values() for p in learner.parameters.values()}
-    networks = {"student": method.student, "teacher": method.teacher}
+    networks = {"student": method.student.network, "teacher": method.teacher.network}
     before = {(role, name): p.detach().clone() for role, net in networks.items() for name, p in net.named_parameters()}
     for iteration in range(3):
         method.step(iteration)
@@ -145,7 +145,7 @@ def test_frozen_weights_stay_bit_identical(trainer, stage):
 def test_the_detail_adapter_trains_what_the_key_map_lists(trainer):
     names = set(trainer("detail").method.trainable)
     assert {name for name in names if ".lora_" not in name} == {
-        f"{layer}.{kind}"
+        f"{layer}.twins.student.{kind}"
         for layer in (
             "condition_embedder.time_embedder.linear_1",
             "condition_embedder.time_embedder.linear_2",
@@ -163,7 +163,7 @@ def test_target_average_follows_the_student(trainer):
     method = trainer("semantic", {"target_ema": 0.75}).method
     start = {name: p.detach().clone() for name, p in method.trainable.items()}
     method.step(0)
-    for name, p in method.target.transformer.named_parameters():
+    for name, p in method.target.network.transformer.named_parameters():
         torch.testing.assert_close(p, 0.75 * start[name] + 0.25 * method.trainable[name])
         assert not p.requires_grad
 

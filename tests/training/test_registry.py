@@ -83,7 +83,7 @@ def test_each_is_one_added_file(added, tmp_path):
         "stages": {"first": {"method": "still", "iterations": 1, "options": {"pull": 0.25}}},
     }
     method = build_trainer(build(Config, values)).method
-    assert type(method).__name__ == "Still" and len(method.student.blocks) == 1
+    assert type(method).__name__ == "Still" and len(method.student.network.blocks) == 1
     assert method.step(0)["pull"] == 0.25
 
 

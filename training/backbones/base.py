@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +37,7 @@ class Backbone(ABC):
     transformer: ClassVar[Callable[..., nn.Module]]
     network: ClassVar[type[Network]]
     keymap: ClassVar[KeyMap]
-    channels: ClassVar[Callable[[Shapes], Channels]]
+    channels: ClassVar[staticmethod[[Shapes], Channels]]
     sizes: ClassVar[Mapping[str, Arguments]] = {}
     architecture: ClassVar[Arguments] = {}
     takes_image: ClassVar[bool] = False
@@ -75,26 +75,29 @@ class Backbone(ABC):
         """(channels of a token, number of layers of features that the network gives at this stride)."""
         return network.transformer.proj_out.in_features, len(network.tapped[::stride])
 
-    def add_adapter(self, network: Network, rank: int, alpha: float, seed: int) -> None:
-        """Freeze the network but for low-rank adapters and the layers a detail expert replaces; its output stays."""
+    def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None:
+        """Freeze the network and give it an adapter, over those that act now: pairs of low rank, and twins of the
+        layers that a detail expert replaces. Its output stays."""
         low_rank, replaced = self.keymap.detail_layers(self._shapes(network.transformer))
-        adapted = [each for name in low_rank for each in self.keymap.adapted(name)]
-        replaced = [self.keymap.module_to_diffusers(name) for name in replaced]
-        adapter.add_adapter(network.transformer, adapted, replaced, rank, alpha, seed)
+        adapted = [each for layer in low_rank for each in self.keymap.adapted(layer)]
+        replaced = [self.keymap.module_to_diffusers(layer) for layer in replaced]
+        adapter.add_adapter(network.transformer, network.acting, name, adapted, replaced, rank, alpha, seed)
 
-    def adapter_layers(self, network: Network, start: Mapping[str, Tensor]) -> dict[str, Layer]:
-        """What ``add_adapter`` made trainable, by ComfyUI module name; replaced layers as difference to ``start``.
+    def adapter_layers(self, network: Network, adapters: Sequence[str]) -> dict[str, Layer]:
+        """What the last of these adapters changes over the others, by ComfyUI module name; nothing for no adapter."""
+        layers = adapter.adapter_layers(network.transformer, adapters)
+        return exchange.comfy_layers(network.transformer, layers, self.keymap)
 
-        ``start``: the values of all trainable parameters as ``add_adapter`` left them, by the transformer's names.
-        """
-        return adapter.adapter_layers(network.transformer, start, self.keymap)
+    def lay(self, network: Network, expert: Expert, name: str) -> None:
+        """Give the network a low-rank expert as a frozen adapter. Raises ConfigError where it is none or misfits."""
+        exchange.lay_expert(network.transformer, network.acting, name, expert, self.keymap)
 
     def apply(self, network: Network, expert: Expert) -> None:
         """Add an expert to the weights of a network without adapters. Raises ConfigError where it does not fit."""
         exchange.apply_expert(network.transformer, expert, self.keymap)
 
     def comfy_state(self, network: Network) -> dict[str, Tensor]:
-        """The weights of a network without adapters, under ComfyUI's names."""
+        """The weights of a network below its adapters, under ComfyUI's names."""
         return exchange.comfy_state(network.transformer, self.keymap)
 
     def _made(self) -> nn.Module:
@@ -113,5 +116,5 @@ class Backbone(ABC):
 
     def _shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
         """Of its weights, under ComfyUI's names."""
-        shapes = {name: tensor.detach().to("meta") for name, tensor in model.state_dict().items()}
+        shapes = {name: tensor.detach().to("meta") for name, tensor in adapter.frozen_state(model).items()}
         return {name: tuple(tensor.shape) for name, tensor in self.keymap.state_to_comfy(shapes).items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..config import Config, StageConfig
 from ..methods.base import Method
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class TrainingRun(Protocol):
     """What a callback sees of a run: the trainer.
 
-    ``folder``: where everything of the stage is written. ``iteration``: how many are done.
+    ``folder``: where everything of the stage is written. ``iteration``: how many are done. ``first``: whether this
+    process writes and prints; the others call the networks with it, which may be split among them.
     """
 
     config: Config
@@ -23,6 +24,9 @@ class TrainingRun(Protocol):
     method: Method
     folder: Path
     iteration: int
+
+    @property
+    def first(self) -> bool: ...
 
     def report(self, iteration: int, values: dict[str, float]) -> None:
         """Hand values to every callback that keeps them."""
@@ -34,7 +38,12 @@ class TrainingRun(Protocol):
 
 
 class Callback:
-    """Override what you need. State that must survive a resume is what ``state`` returns."""
+    """Override what you need. State that must survive a resume is what ``state`` returns.
+
+    ``everywhere``: of several processes each has this callback, and not the first alone: it calls a network.
+    """
+
+    everywhere: ClassVar[bool] = False
 
     def start(self, run: TrainingRun) -> None:
         """Before the first iteration, after a resume has been loaded."""

@@ -24,8 +24,10 @@ class Validation(Callback):
     They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept.
     """
 
+    everywhere = True
+
     def start(self, run: TrainingRun) -> None:
-        if run.config.validation.every and run.iteration < run.stage.iterations:
+        if run.first and run.config.validation.every and run.iteration < run.stage.iterations:
             tqdm.write(_EXPLANATION)
 
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
@@ -42,6 +44,8 @@ class Validation(Callback):
         conditions = method.data.conditions(config.prompts).to(method.device)
         with method.averaged():
             latents = method.sample(noise, conditions, config.steps)
+        if not run.first:
+            return
         real = method.data.batch(method.draws(0)).latents.to(latents)
         contrast, motion = _spread(latents) / _spread(real), _motion(latents) / _motion(real)
         run.report(iteration, {"validation/contrast": contrast, "validation/motion": motion})

@@ -100,6 +100,16 @@ class OptimizerConfig(Section):
     grad_clip: Positive = Field(default=1.0, description="The norm that gradients are cut to.")
 
 
+class ParallelConfig(Section):
+    """How several processes, as torchrun starts them, share the work."""
+
+    shard: Count | None = Field(
+        default=None,
+        description="Over how many processes each network is split; where there are more, groups of so many hold "
+        "copies. None means over all. Best are the GPUs of one machine.",
+    )
+
+
 class ValidationConfig(Section):
     """Clips sampled while training."""
 
@@ -161,7 +171,16 @@ class Config(Section):
         description="Backend of torch.compile for the networks, or none. `inductor` takes minutes to start and makes "
         "an iteration about a quarter shorter.",
     )
+    parallel: ParallelConfig = Field(
+        default_factory=ParallelConfig, description="How several processes, as torchrun starts them, share the work."
+    )
     checkpoint_every: Count = Field(default=500, description="Iterations between two checkpoints.")
+    checkpoint_minutes: Positive | None = Field(
+        default=30.0, description="Minutes after which there is a checkpoint all the same; none means never."
+    )
+    checkpoints_kept: Count = Field(
+        default=2, description="How many of the last checkpoints are kept; the one before steps in for a damaged one."
+    )
     log_every: Count = Field(default=20, description="Iterations whose mean a line of the log is.")
     export_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="Of the files for ComfyUI."

@@ -22,9 +22,12 @@ from ..data.base import Data
 from ..data.batch import Batch, Conditions
 from ..networks.average import MovingAverage, exchanged
 from ..networks.network import Network, Role
+from ..networks.roles import Player
 from ..run.draws import Draws
 from ..run.optim import Learner
+from ..run.parallel import placed
 from ..run.record import Record, record
+from ..run.world import World
 
 LossMap = dict[str, Tensor]
 AS_BACKBONE = "Put it into ComfyUI/models/diffusion_models and open it with DCM Load Backbone."
@@ -38,12 +41,16 @@ class Setup:
     config: Config
     backbone: Backbone
     data: Data
-    device: torch.device
+    world: World
 
     @property
     def stage(self) -> StageConfig:
         """The selected stage's settings."""
         return self.config.selected()
+
+    def placed(self, network: Network) -> Network:
+        """A network, with its adapters, where it is trained; a copy of it has to be made before."""
+        return placed(network, self.world, self.config.compile)
 
 
 class Method(ABC):
@@ -57,17 +64,19 @@ class Method(ABC):
     Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
     usage: ClassVar[str] = ""  # where the exported file goes, in a sentence
 
-    def __init__(self, setup: Setup, options: Any, student: Network):
-        """``student``: the network to train, with requires_grad set on what is trained."""
+    def __init__(self, setup: Setup, options: Any, student: Player):
+        """``student``: what to train, with requires_grad set on that and on nothing else of its network."""
         self.config, self.stage, self.options = setup.config, setup.stage, options
         self.settings = f"stages.{self.config.stage}"
-        self.backbone, self.data, self.device = setup.backbone, setup.data, setup.device
+        self.backbone, self.data, self.world = setup.backbone, setup.data, setup.world
+        self.device = self.world.device
         self.schedule = setup.config.expert_schedule()
         self.process = process_of(self.schedule.grid)
-        self.student = student.to(self.device)
-        self.learners = {
-            "student": Learner(self.student.transformer, self.stage.optimizer, f"{self.settings}.optimizer")
-        }
+        self.student = student
+        for network in self.networks:
+            setup.placed(network)
+        transformer, optimizer = student.network.transformer, f"{self.settings}.optimizer"
+        self.learners = {"student": Learner(transformer, self.stage.optimizer, self.world, optimizer)}
         self.averages: dict[str, MovingAverage] = {}
         if self.stage.ema_decay is not None:
             self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
@@ -86,9 +95,10 @@ class Method(ABC):
         """What is trained of the student, by its transformer's names."""
         return self.learners["student"].parameters
 
-    def compile(self, backend: str) -> None:
-        """Let torch.compile speed the networks up; their names and weights stay what they are."""
-        self.student.compile_blocks(backend)
+    @property
+    def networks(self) -> list[Network]:
+        """Every network over the backbone that there is, once."""
+        return [self.student.network]
 
     @abstractmethod
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
@@ -105,8 +115,10 @@ class Method(ABC):
         stepped: list[str] = []
         for name, losses in self.turns(batch, draws):
             loss = reduce(torch.add, losses.values())
+            learner = self.learners[name]
+            learner.backward(loss)
             try:
-                norm = self.learners[name].minimise(loss, iteration, self.stage.iterations)
+                norm = learner.step(iteration, self.stage.iterations)
             except FloatingPointError as error:
                 took = [f"the {done} took its step of this iteration before" for done in stepped]
                 kept = "The last checkpoint is sound" + "".join(f"; {each}" for each in took)
@@ -116,11 +128,12 @@ class Method(ABC):
             metrics["grad_norm" if name == "student" else f"grad_norm_{name}"] = norm
         for average in self.averages.values():
             average.update(iteration)
-        return metrics
+        return self.world.mean(metrics)
 
     def draws(self, iteration: int) -> Draws:
-        """All that is random in an iteration."""
-        return Draws.of(self.config.seed, iteration, self.data.batch_size)
+        """All that is random in an iteration, for this process's rows of its batch."""
+        count = self.data.batch_size
+        return Draws(self.config.seed, iteration, count, self.world.rows(count))
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside this context the student has its averaged weights, where an average is kept."""
@@ -146,18 +159,19 @@ class Method(ABC):
 
     @abstractmethod
     def export(self, path: Path) -> None:
-        """Write what was trained as a safetensors file for ComfyUI."""
+        """Write what was trained as a safetensors file for ComfyUI: all processes gather it, the first one writes."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that a resume needs, as they live: what is written into them is restored."""
+        parts = {f"learners/{name}": learner.tensors() for name, learner in self.learners.items()}
+        parts |= {f"averages/{name}": average.tensors() for name, average in self.averages.items()}
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything a resume needs."""
-        return {
-            "learners": {name: learner.state() for name, learner in self.learners.items()},
-            "averages": {name: average.state() for name, average in self.averages.items()},
-        }
+        """Everything else that a resume needs."""
+        return {name: learner.state() for name, learner in self.learners.items()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what ``state`` returned. Raises KeyError, RuntimeError or ValueError for another method's state."""
+        """Restore what ``state`` returned. Raises KeyError for another method's state."""
         for name, learner in self.learners.items():
-            learner.load(state["learners"][name])
-        for name, average in self.averages.items():
-            average.load(state["averages"][name])
+            learner.load(state[name])

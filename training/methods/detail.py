@@ -6,7 +6,6 @@ through the frozen teacher's features, and feature matching.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,22 +19,21 @@ from dcm_core.errors import ExpertFileError
 from dcm_core.expert.file import load_expert
 from dcm_core.expert.layers import Expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
-from dcm_core.sampling import VelocityModel, with_experts
+from dcm_core.sampling import with_experts
 from dcm_core.schedule.experts import ExpertSchedule
 
 from ..config import Config, Count, OptimizerConfig, Pair, Positive, Weight, Whole
 from ..data.batch import Batch, Conditions
 from ..errors import ConfigError
-from ..export import export_detail
-from ..networks.average import copied, exchanged
+from ..export import export_adapter
 from ..networks.discriminator import Discriminator
 from ..networks.features import Features
-from ..networks.network import Network
+from ..networks.roles import Roles
 from ..run.draws import Draws
 from ..run.optim import Learner
 from ..run.record import weights_digest
 from .base import AS_EXPERT, LossMap, Setup
-from .distillation import Distillation, DistillationOptions, boundary, check_guidance, load_teacher
+from .distillation import Distillation, DistillationOptions, boundary, cast, check_guidance
 
 
 class DiscriminatorOptions(OptimizerConfig):
@@ -49,8 +47,6 @@ class DiscriminatorOptions(OptimizerConfig):
 class DetailOptions(DistillationOptions):
     """A detail expert."""
 
-    rank: Count = Field(default=128, description="Of the low-rank adapters.")
-    alpha: Positive = Field(default=256.0, description="`alpha / rank` scales the output of the low-rank adapters.")
     semantic: str | None = Field(
         default=None, description="The semantic expert's file; none means this run's semantic stage."
     )
@@ -82,6 +78,13 @@ class DetailOptions(DistillationOptions):
                 f"stages.{config.stage} has no semantic expert to build on: put a stage `semantic` before it, or name "
                 f"its file in stages.{config.stage}.options.semantic."
             )
+        before = config.stages.get("semantic")
+        if self.mode == "adapter" and self.semantic is None and before and before.options.get("mode") != "adapter":
+            yield (
+                f"stages.{config.stage}.options.mode=adapter needs a semantic expert that is an adapter as well: set "
+                "stages.semantic.options.mode=adapter, or name the file of one in "
+                f"stages.{config.stage}.options.semantic."
+            )
 
 
 class Detail(Distillation):
@@ -94,41 +97,27 @@ class Detail(Distillation):
     options: DetailOptions
     usage = AS_EXPERT
 
-    def __init__(
-        self,
-        setup: Setup,
-        options: DetailOptions,
-        student: Network,
-        teacher: Network,
-        discriminator: Discriminator,
-        semantic_fingerprint: str,
-        semantic_weights: str,
-    ):
-        """``semantic_weights``: digest of the network below the adapter."""
-        super().__init__(setup, options, student, teacher)
-        self.sources["semantic"] = {"weights": semantic_weights}
+    def __init__(self, setup: Setup, options: DetailOptions, roles: Roles, discriminator: Discriminator, semantic: str):
+        """``semantic``: the fingerprint of the expert that the student lies over."""
+        below = weights_digest(roles.below.state())
+        super().__init__(setup, options, roles)
+        self.semantic_fingerprint = semantic
+        self.sources["semantic"] = {"weights": below}
         self.discriminator = discriminator.to(self.device)
         self.learners["discriminator"] = Learner(
-            self.discriminator, options.discriminator, f"{self.settings}.options.discriminator"
+            self.discriminator, options.discriminator, self.world, f"{self.settings}.options.discriminator"
         )
-        self.semantic_fingerprint = semantic_fingerprint
-        # With what is trained at its start, the student is the semantic expert, bit for bit.
-        self.start = copied(self.trainable)
 
     @classmethod
     def build(cls, setup: Setup, options: DetailOptions) -> Detail:
         check_guidance(setup, options)
-        teacher = load_teacher(setup, options)
         semantic = _load_semantic(setup, options)
-        student = copy.deepcopy(teacher)
-        setup.backbone.apply(student, semantic)
-        weights = weights_digest(student.transformer.state_dict())
-        setup.backbone.add_adapter(student, options.rank, options.alpha, setup.config.seed)
-        channels, layers = setup.backbone.feature_shape(teacher, options.feature_stride)
+        roles = cast(setup, options, semantic)
+        channels, layers = setup.backbone.feature_shape(roles.teacher.network, options.feature_stride)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.config.seed)
             discriminator = Discriminator(channels, layers, options.discriminator.width)
-        return cls(setup, options, student, teacher, discriminator, semantic.metadata.fingerprint, weights)
+        return cls(setup, options, roles, discriminator, semantic.metadata.fingerprint)
 
     def boundary(self) -> dict[str, Any]:
         return boundary(self.schedule)
@@ -169,27 +158,14 @@ class Detail(Distillation):
 
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Both experts, each for its share of the steps."""
-        experts = with_experts(self.semantic(conditions), self.model(self.student, conditions), self.schedule)
+        semantic, detail = (self.model(role, conditions) for role in (self.roles.below, self.student))
+        experts = with_experts(semantic, detail, self.schedule)
         return self.followed(experts, noise, self.schedule.sigmas(steps))
 
-    def semantic(self, conditions: Conditions) -> VelocityModel:
-        """The semantic expert below the adapter. For sampling: it cannot stand between a forward and its backward."""
-        student = self.model(self.student, conditions)
-
-        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            with exchanged(self.trainable, self.start):
-                return student(x, sigma)
-
-        return velocity
-
     def export(self, path: Path) -> None:
-        export_detail(
-            path,
-            self.config,
-            self.backbone.adapter_layers(self.student, self.start),
-            options=self.options,
-            base_fingerprint=self.semantic_fingerprint,
-        )
+        layers = self.changes()
+        if self.world.first:
+            export_adapter(path, self.config, "detail", layers, self.options, self.semantic_fingerprint)
 
     def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
         told = conditions.told(self.options.embedded_guidance)

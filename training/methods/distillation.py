@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.experts import ExpertSchedule
 
-from ..config import Decay, MethodOptions, Positive, Weight
+from ..config import Count, Decay, MethodOptions, Positive, Weight
 from ..data.batch import Batch, Conditions
 from ..errors import ConfigError
-from ..networks.average import MovingAverage
 from ..networks.network import Network, Role
+from ..networks.roles import Mode, Roles, cast_roles
 from ..run.draws import Draws
 from ..run.record import Record, record, weights_digest
 from .base import Method, Setup
@@ -27,6 +27,17 @@ from .consistency import Jumps, consistency
 class DistillationOptions(MethodOptions):
     """What every distillation needs to know."""
 
+    mode: Mode = Field(
+        default="full",
+        description="What is trained and held: `full`, all weights of a copy (a detail expert: an adapter over a copy "
+        "that is the semantic expert), or `adapter`, an adapter of the one frozen backbone that all roles share.",
+    )
+    rank: Count = Field(default=128, description="Of an adapter's low-rank pairs, over the attentions' projections.")
+    alpha: Positive = Field(
+        default=256.0,
+        description="`alpha / rank` scales the output of the low-rank pairs. The embedders and the output head get "
+        "whole layers in their place.",
+    )
     guidance: Weight = Field(
         default=6.0,
         description="Scale of the teacher's guidance, `v_uncond + guidance * (v_cond - v_uncond)`; 1 is none.",
@@ -57,23 +68,27 @@ class Distillation(Method):
     Options = DistillationOptions
     options: DistillationOptions
 
-    def __init__(self, setup: Setup, options: DistillationOptions, student: Network, teacher: Network):
-        super().__init__(setup, options, student)
-        self.sources = {"teacher": {"weights": weights_digest(teacher.transformer.state_dict())}}
-        self.teacher = teacher.to(self.device).requires_grad_(False)
-        self.target = self.student
+    def __init__(self, setup: Setup, options: DistillationOptions, roles: Roles):
+        self.roles = roles
+        self.sources = {"teacher": {"weights": weights_digest(roles.teacher.state())}}
+        super().__init__(setup, options, roles.student)
+        self.teacher, self.target = roles.teacher, roles.target
         if options.target_ema is not None:
-            self.target = copy.deepcopy(self.student).requires_grad_(False)
-            everything = dict(self.target.transformer.named_parameters())
-            averaged = {name: everything[name] for name in self.trainable}
-            self.averages["target"] = MovingAverage(self.trainable, options.target_ema, averaged)
+            self.averages["target"] = roles.average(self.trainable, options.target_ema)
 
     @classmethod
     def build(cls, setup: Setup, options: DistillationOptions) -> Distillation:
         """The student starts as the teacher."""
         check_guidance(setup, options)
-        teacher = load_teacher(setup, options)
-        return cls(setup, options, student=copy.deepcopy(teacher), teacher=teacher)
+        return cls(setup, options, cast(setup, options))
+
+    @property
+    def networks(self) -> list[Network]:
+        return self.roles.networks
+
+    def changes(self) -> dict[str, Layer]:
+        """What the student's adapter changes, by ComfyUI module name; nothing where all weights are trained."""
+        return self.backbone.adapter_layers(self.student.network, self.student.adapters)
 
     def trained_with(self) -> Record:
         grid = self.schedule.grid
@@ -83,10 +98,6 @@ class Distillation(Method):
     def boundary(self) -> dict[str, Any]:
         """What of the boundary between the experts the training depends on: nothing for a single network."""
         return {}
-
-    def compile(self, backend: str) -> None:
-        for network in {self.student, self.teacher, self.target}:
-            network.compile_blocks(backend)
 
     @abstractmethod
     def spans(self) -> list[range]:
@@ -117,6 +128,13 @@ class Distillation(Method):
     def guided_teacher(self, conditions: Conditions) -> VelocityModel:
         """The teacher with classifier-free guidance: what the student has to reproduce in one call."""
         return self.guided(self.teacher, conditions, self.options.guidance)
+
+
+def cast(setup: Setup, options: DistillationOptions, semantic: Expert | None = None) -> Roles:
+    """The roles over the teacher, and over a semantic expert if there is one. Raises ConfigError."""
+    adapter = {"rank": options.rank, "alpha": options.alpha, "seed": setup.config.seed}
+    averaged = options.target_ema is not None
+    return cast_roles(setup.backbone, load_teacher(setup, options), options.mode, adapter, averaged, semantic)
 
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> Network:

@@ -14,6 +14,7 @@ from ..config import Count
 from ..data.batch import Batch, Conditions
 from ..errors import ConfigError
 from ..export import export_backbone
+from ..networks.exchange import with_layers
 from ..run.draws import Draws
 from .base import AS_BACKBONE, LossMap
 from .distillation import Distillation, DistillationOptions
@@ -48,7 +49,9 @@ class PCM(Distillation):
         return self.followed(self.model(self.student, conditions), noise, sigmas)
 
     def export(self, path: Path) -> None:
-        export_backbone(path, self.config, self.backbone.comfy_state(self.student))
+        state, layers = self.backbone.comfy_state(self.student.network), self.changes()
+        if self.world.first:
+            export_backbone(path, self.config, with_layers(state, layers))
 
 
 def phases(points: int, count: int) -> list[range]:

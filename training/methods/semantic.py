@@ -14,8 +14,8 @@ from dcm_core.losses import pseudo_huber, temporal_coherence
 
 from ..config import Count, Weight
 from ..data.batch import Batch, Conditions
-from ..export import export_semantic
-from ..networks.network import Network
+from ..export import backbone_fingerprint, export_adapter, export_semantic
+from ..networks.roles import Roles
 from ..run.draws import Draws
 from .base import AS_EXPERT, LossMap, Setup
 from .distillation import Distillation, DistillationOptions, boundary
@@ -37,8 +37,8 @@ class Semantic(Distillation):
     options: SemanticOptions
     usage = AS_EXPERT
 
-    def __init__(self, setup: Setup, options: SemanticOptions, student: Network, teacher: Network):
-        super().__init__(setup, options, student, teacher)
+    def __init__(self, setup: Setup, options: SemanticOptions, roles: Roles):
+        super().__init__(setup, options, roles)
         frames = self.data.latent_shape[1]
         if frames <= options.tc_lag:
             logger.warning(
@@ -76,8 +76,17 @@ class Semantic(Distillation):
         return self.followed(self.guided_teacher(conditions), at_kappa, [*below, 0.0])
 
     def export(self, path: Path) -> None:
-        before, after = (self.backbone.comfy_state(each) for each in (self.teacher, self.student))
-        export_semantic(path, self.config, before, after, options=self.options)
+        before = self.backbone.comfy_state(self.teacher.network)
+        if self.student.adapters:
+            layers = self.changes()
+            if self.world.first:
+                # A fingerprint is made of the norms, which no adapter changes: the same before and after.
+                same = backbone_fingerprint(self.config.backbone.family, before)
+                export_adapter(path, self.config, "semantic", layers, self.options, same, same)
+            return
+        after = self.backbone.comfy_state(self.student.network)
+        if self.world.first:
+            export_semantic(path, self.config, before, after, options=self.options)
 
 
 METHOD = Semantic

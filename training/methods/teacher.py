@@ -13,6 +13,7 @@ from dcm_core.schedule.curves import shift_sigma
 from ..config import MethodOptions, Positive, Weight
 from ..data.batch import Batch, Conditions
 from ..export import export_backbone
+from ..networks.roles import Player
 from ..run.draws import Draws
 from .base import AS_BACKBONE, LossMap, Method, Setup
 
@@ -37,7 +38,7 @@ class Teacher(Method):
 
     @classmethod
     def build(cls, setup: Setup, options: TeacherOptions) -> Teacher:
-        return cls(setup, options, student=setup.backbone.build(setup.config.seed))
+        return cls(setup, options, student=Player(setup.backbone.build(setup.config.seed)))
 
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
         noise = draws.noise("noise", batch.latents)
@@ -52,7 +53,9 @@ class Teacher(Method):
         return self.followed(self.guided(self.student, conditions, self.options.guidance), noise, sigmas)
 
     def export(self, path: Path) -> None:
-        export_backbone(path, self.config, self.backbone.comfy_state(self.student))
+        state = self.backbone.comfy_state(self.student.network)
+        if self.world.first:
+            export_backbone(path, self.config, state)
 
 
 METHOD = Teacher

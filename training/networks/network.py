@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,8 @@ class Network(nn.Module, ABC):
     called, and what its last layers make of tokens.
 
     ``values``: how the numbers of a patch lie in a token of the output, for each frame, row, column and channel.
+
+    ``acting``: the names of its adapters that act now, a list that all its adapted layers share.
     """
 
     values: ClassVar[str] = "c p q r"
@@ -34,6 +37,17 @@ class Network(nn.Module, ABC):
     def __init__(self, transformer: Any):
         super().__init__()
         self.transformer = transformer
+        self.acting: list[str] = []
+
+    @contextmanager
+    def having(self, adapters: Sequence[str]) -> Iterator[None]:
+        """Inside this context these of its adapters act, the later ones over the earlier, and no others."""
+        former = self.acting[:]
+        self.acting[:] = adapters
+        try:
+            yield
+        finally:
+            self.acting[:] = former
 
     @property
     @abstractmethod

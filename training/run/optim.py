@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..config import OptimizerConfig
 from ..errors import ConfigError
+from .parallel import share_gradients, whole
+from .world import World
 
 
 class Learner:
     """The trained parameters of one network with their optimizers: the student, or a discriminator.
 
-    ``settings``: where a configuration has the optimizer's settings.
+    ``settings``: where a configuration has the optimizer's settings. The network is where it is trained, and split
+    among the processes if it is to be.
     """
 
-    def __init__(self, network: nn.Module, config: OptimizerConfig, settings: str = "optimizer"):
-        self.config, self.settings = config, settings
+    def __init__(self, network: nn.Module, config: OptimizerConfig, world: World, settings: str = "optimizer"):
+        self.config, self.world, self.settings = config, world, settings
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizers = build_optimizers(self.parameters, config)
+        for optimizer in self.optimizers:
+            _remember(optimizer)
 
-    def minimise(self, loss: Tensor, iteration: int, iterations: int) -> float:
-        """One optimizer step. Returns the gradient norm before clipping.
-
-        Raises FloatingPointError, with this learner's weights as they were, where the gradient is not finite.
-        """
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss."""
         loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip))
-        if not math.isfinite(norm):
+
+    def step(self, iteration: int, iterations: int) -> float:
+        """One optimizer step along the gradients. Returns their norm before clipping.
+
+        Raises FloatingPointError, with this learner's weights as they were, where the gradient of any process is not
+        finite: on all of them, so that none waits for another.
+        """
+        share_gradients(self.parameters.values())
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)))
+        if self.world.any(not math.isfinite(norm)):
             raise FloatingPointError(
-                f"The gradient at iteration {iteration} is not finite (loss {float(loss.detach())}). Lower "
-                f"{self.settings}.lr or {self.settings}.grad_clip and train the stage anew with --restart."
+                f"The gradient at iteration {iteration} is not finite. Lower {self.settings}.lr or "
+                f"{self.settings}.grad_clip and train the stage anew with --restart."
             )
         rate = learning_rate(self.config, iteration, iterations)
         for optimizer in self.optimizers:
@@ -44,20 +53,27 @@ class Learner:
             optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def state(self) -> dict[str, Any]:
-        """What a resume needs: the weights and the optimizers' moments."""
-        return {
-            "weights": {name: p.detach() for name, p in self.parameters.items()},
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights and the optimizers' moments, as they live: what is written into them is restored."""
+        moments = {f"{key}/{name}": value for name, key, value in self._optimizer_state() if value.ndim}
+        return {f"weights/{name}": p.detach() for name, p in self.parameters.items()} | moments
 
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Any]) -> None:
+    def state(self) -> dict[str, float]:
+        """What a resume needs beside the tensors: how many steps an optimizer has behind it, weight by weight."""
+        return {f"{key}/{name}": value.item() for name, key, value in self._optimizer_state() if not value.ndim}
+
+    def load(self, state: Mapping[str, float]) -> None:
         """Restore what ``state`` returned."""
+        for name, key, value in self._optimizer_state():
+            if not value.ndim:
+                value.fill_(state[f"{key}/{name}"])
+
+    def _optimizer_state(self) -> Iterator[tuple[str, str, Tensor]]:
+        """(name of the weight, name of the value, value) of all that the optimizers remember."""
         for name, p in self.parameters.items():
-            p.copy_(state["weights"][name])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(p, {}).items():
+                    yield name, key, value
 
 
 def build_optimizers(named: Mapping[str, nn.Parameter], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -78,6 +94,22 @@ def build_optimizers(named: Mapping[str, nn.Parameter], config: OptimizerConfig)
         adjust_lr_fn="match_rms_adamw",  # one learning rate then suits both optimizers
     )
     return [muon, _adamw(others, config)]
+
+
+def _remember(optimizer: torch.optim.Optimizer) -> None:
+    """Let an optimizer have its moments before its first step, so that a checkpoint finds where to restore them."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.zero_()
 
 
 def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:

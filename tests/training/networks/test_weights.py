@@ -87,5 +87,5 @@ def test_a_teacher_may_be_a_folder(trained, trainer, tmp_path):
         own = {name: state[name] for name in sorted(state)[part - 1 :: 2]}
         save_file(own, tmp_path / f"diffusion_pytorch_model-0000{part}-of-00002.safetensors")
     teachers = [trainer("semantic", options).method.teacher for options in ({}, {"teacher": str(tmp_path)})]
-    (one, other) = (teacher.transformer.state_dict() for teacher in teachers)
+    (one, other) = (teacher.network.transformer.state_dict() for teacher in teachers)
     assert all(one[name].equal(other[name]) for name in one)

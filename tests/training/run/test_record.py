@@ -109,8 +109,8 @@ def test_a_restart_trains_the_stage_anew(trainer):
 
 def test_the_digest_of_weights_sees_one_step_of_training(trainer):
     method = trainer("semantic").method
-    before = weights_digest(method.student.transformer.state_dict())
-    assert before == weights_digest(method.teacher.transformer.state_dict())
+    before = weights_digest(method.student.network.transformer.state_dict())
+    assert before == weights_digest(method.teacher.network.transformer.state_dict())
     method.step(0)
-    assert weights_digest(method.student.transformer.state_dict()) != before
+    assert weights_digest(method.student.network.transformer.state_dict()) != before
     assert weights_digest({"a": torch.zeros(1)}) != weights_digest({"b": torch.zeros(1)})
