@@ -8,6 +8,7 @@ On several GPUs: torchrun --nproc-per-node GPUS training/distill.py ... (trainin
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--restart", action="store_true", help="with stage=NAME: forget its checkpoint and train anew")
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
     options = parser.parse_intermixed_args(arguments)
+    if RANK:
+        logging.disable(logging.WARNING)  # the first process says the same
     try:
         from training.config import load_config
         from training.registry import check
@@ -68,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (ConfigError, OSError, FloatingPointError) as error:
         give_up(error)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint")
+        sys.exit(1 if RANK else "interrupted; the same command continues from the last checkpoint")
     farewell()
 
 
