@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from einops import rearrange
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families import wan
@@ -20,6 +22,7 @@ from ..data.batch import Conditions
 from ..errors import ConfigError
 from ..networks import exchange
 from ..networks.adapter import adapter_layers, add_adapter
+from ..networks.context import Context
 from ..networks.features import Features, recorded
 from ..networks.network import Network
 
@@ -42,6 +45,8 @@ ARCHITECTURE = {
 class WanNetwork(Network):
     """A Wan transformer."""
 
+    context: Context | None = None
+
     @property
     def blocks(self) -> Sequence[nn.Module]:
         return self.transformer.blocks
@@ -50,16 +55,25 @@ class WanNetwork(Network):
         self, x: Tensor, timestep: Tensor, conditions: Conditions, stride: int = 0
     ) -> tuple[Tensor, Features | None]:
         model = self.transformer
+        frames, height, width = x.shape[2:]
+        p_t, p_h, p_w = model.config.patch_size
+        grid = (frames // p_t, height // p_h, width // p_w)
+        if self.context is not None:
+            x = self.context.entering(x, prod(grid))
         arguments: dict[str, Any] = {"encoder_hidden_states": conditions.text, "return_dict": False}
         if not stride:
             return model(x, timestep, **arguments)[0], None
         with recorded([model.condition_embedder]) as embeddings, recorded(self.blocks[::stride]) as tokens:
             velocity = model(x, timestep, **arguments)[0]
         time_embedding = embeddings[0][0]
-        frames, height, width = x.shape[2:]
-        p_t, p_h, p_w = model.config.patch_size
-        grid = (frames // p_t, height // p_h, width // p_w)
-        return velocity, Features(tokens, [_head(model, each, time_embedding, grid) for each in tokens], grid)
+        velocities = [_head(model, each, time_embedding, grid) for each in tokens]
+        if self.context is not None:
+            tokens = [self.context.gathered(each) for each in tokens]
+        return velocity, Features(tokens, velocities, grid)
+
+    def share_context(self, mesh: DeviceMesh) -> None:
+        """Let the processes of ``mesh`` share the tokens of each clip. Raises ConfigError where they cannot."""
+        self.context = Context(self.transformer, mesh)
 
 
 class WanBackbone:

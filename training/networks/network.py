@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from ..data.batch import Conditions
+from ..errors import ConfigError
 from .features import Features
 
 # (x [B, C, T, H, W], timestep [B], conditions, stride) to (velocity like x, features): a network in one of its roles
@@ -40,6 +42,13 @@ class Network(nn.Module, ABC):
 
         With a stride also the tokens after blocks 0, stride, 2 stride, ..., with gradient into x.
         """
+
+    def share_context(self, mesh: DeviceMesh) -> None:
+        """Let the processes of ``mesh`` share the tokens of each clip. Raises ConfigError where they cannot."""
+        raise ConfigError(
+            f"parallel.context: the tokens of a clip cannot be shared with {type(self.transformer).__name__}, whose "
+            "attention would see those of its own process alone. Leave it at 1."
+        )
 
     def compile_blocks(self, backend: str) -> None:
         """Let torch.compile speed the blocks up; names and weights stay what they are, and hooks go on working."""

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from training.config import Config, ConfigError, to_yaml
 from training.distill import run
+from training.networks.network import Network
 from training.run.world import check_processes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,11 +55,23 @@ def config_of(tiny, trained: Path, folder: Path, iterations: int = 4, **settings
     return stages[0].model_copy(update={"stages": both, "stage": ""})
 
 
+# diffusers asks how many accelerators there are before it shares a clip, and a machine without one has 0.
+COMMAND = """
+import sys
+import torch
+from training import distill
+
+torch.accelerator.device_count = lambda: 1
+distill.main(sys.argv[1:])
+"""
+
+
 def train(processes: int, config: Config) -> str:
     """What the command says on its standard output."""
-    file = Path(config.output).with_suffix(".yaml")
+    file, command = (Path(config.output).with_suffix(suffix) for suffix in (".yaml", ".py"))
     file.write_text(to_yaml(config))
-    done = torchrun(processes, "training/distill.py", "--config", str(file))
+    command.write_text(COMMAND)
+    done = torchrun(processes, str(command), "--config", str(file))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -132,6 +145,23 @@ def test_what_four_saved_is_resumed_by_two_and_by_one(runs, stage, resumed):
     assert_same_end(runs / "one", runs / resumed, stage)
 
 
+def test_two_processes_share_each_clip_and_train_what_one_trains(tiny, trained, runs):
+    """Two readers of two processes each: velocities, features and gradients through the teacher's features."""
+    train(4, config_of(tiny, trained, runs / "shared", iterations=2, parallel={"context": 2}))
+    for stage in STAGES:
+        assert_same_checkpoint(runs / "one", runs / "shared", stage, 2)
+
+
+def test_a_network_whose_attention_cannot_be_shared_is_refused_by_name():
+    class Alone(Network):
+        blocks = ()
+
+        def forward(self, *_): ...
+
+    with pytest.raises(ConfigError, match="parallel.context: .* cannot be shared with Linear.* Leave it at 1"):
+        Alone(torch.nn.Linear(1, 1)).share_context(None)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -140,13 +170,16 @@ def test_what_four_saved_is_resumed_by_two_and_by_one(runs, stage, resumed):
             "data.batch_size=6 of stage teacher cannot be .* 4 processes: use 4 or 8,",
         ),
         ({"data": {"batch_size": 2}}, "data.batch_size=2 of stage teacher cannot be .* 4 processes: use 4,"),
+        ({"parallel": {"context": 2}, "data": {"batch_size": 3}}, "cannot be .* 2 groups of processes: use 2 or 4,"),
+        ({"parallel": {"context": 3}}, "parallel.context=3 does not divide the number of processes, 4"),
         ({"parallel": {"shard": 3}}, "parallel.shard=3 does not divide the 4 processes"),
         ({"device": "cuda:1"}, "device='cuda:1' is one device, and 4 processes need one each: use device=cuda"),
     ],
 )
 def test_what_so_many_processes_cannot_do_is_named_at_once(tiny, tmp_path, monkeypatch, settings, message):
     config = tiny(tmp_path, "teacher", **settings)
-    check_processes(config)
+    if "parallel" not in settings:
+        check_processes(config)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=message):
         check_processes(config)
