@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         from training.config import load_config
         from training.registry import check
-        from training.run.world import check_processes, farewell
+        from training.run.world import another_is_gone, check_processes, farewell
     except ImportError as error:
         give_up(cannot_import(error))
     try:
@@ -70,6 +70,10 @@ def main(arguments: list[str] | None = None) -> None:
         give_up(cannot_import(error))
     except (ConfigError, OSError, FloatingPointError) as error:
         give_up(error)
+    except RuntimeError as error:
+        if not another_is_gone(error):
+            raise
+        give_up("another process has ended, and this one with it; its reason stands above.")
     except KeyboardInterrupt:
         sys.exit(1 if RANK else "interrupted; the same command continues from the last checkpoint")
     farewell()

@@ -30,11 +30,11 @@ def placed(network: N, world: World, compiler: str | None) -> N:
         unplaced.compile_blocks(compiler)
     if world.mesh is None:
         return network.to(world.device)
-    # What is gathered for a call is given back after it, the root's own weights too: values that are put in place
-    # between two calls, as those of an average, would not be seen otherwise.
     if world.context is not None:
         unplaced.share_context(world.context)
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is changed in place here
+    # What is gathered for a call is given back after it, the root's own weights too: values that are put in place
+    # between two calls, as those of an average, would not be seen otherwise.
     for module in (*unplaced.blocks, unplaced):
         fully_shard(module, mesh=world.mesh, reshard_after_forward=True)
         # The mean over the processes that have clips of their own, of the sums over those that share one.

@@ -98,6 +98,11 @@ def farewell() -> None:
         dist.destroy_process_group()
 
 
+def another_is_gone(error: RuntimeError) -> bool:
+    """Whether an error is only that another process has ended, which has said why."""
+    return isinstance(error, dist.DistError) or (processes() > 1 and "Connection closed by peer" in str(error))
+
+
 def check_processes(config: Config) -> None:
     """Raises ConfigError naming what of a configuration so many processes cannot do, a line each."""
     size = processes()
@@ -135,6 +140,7 @@ def usable_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def _contradictions(config: Config, size: int) -> Iterator[str]:
+    """A sentence each."""
     if size % config.parallel.context:
         yield f"parallel.context={config.parallel.context} does not divide the number of processes, {size}."
         return

@@ -227,3 +227,4 @@ def test_what_happens_to_one_process_happens_to_all(tiny, tmp_path, happens, cod
     told = done.stdout + done.stderr
     assert done.returncode == code, told
     assert told.count(said) == 1, told
+    assert "[rank0]: RuntimeError" not in told
