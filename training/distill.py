@@ -8,6 +8,7 @@ On several GPUs: torchrun --nproc-per-node GPUS training/distill.py ... (trainin
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -39,12 +40,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--restart", action="store_true", help="with stage=NAME: forget its checkpoint and train anew")
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
     options = parser.parse_intermixed_args(arguments)
+    if RANK:
+        logging.disable(logging.WARNING)  # the first process says the same
     try:
         from torch.cuda import OutOfMemoryError
 
         from training.config import load_config
         from training.registry import check
-        from training.run.world import check_processes, farewell
+        from training.run.world import another_is_gone, check_processes, farewell
     except ImportError as error:
         give_up(cannot_import(error))
     try:
@@ -74,8 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
             f"the GPU has too little memory: {error} Close what else uses it, or take a smaller data.batch_size; "
             "checkpoints are left as they are."
         )
+    except RuntimeError as error:
+        if not another_is_gone(error):
+            raise
+        give_up("another process has ended, and this one with it; its reason stands above.")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint")
+        sys.exit(1 if RANK else "interrupted; the same command continues from the last checkpoint")
     farewell()
 
 

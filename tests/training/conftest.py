@@ -45,7 +45,7 @@ def tiny_config(folder, stage: str, options: dict | None = None, **settings) -> 
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """Makes such a configuration: ``tiny(folder, stage, options, **settings)``."""
     return tiny_config

@@ -31,7 +31,6 @@ class Backbone(ABC):
     * ``sizes``: arguments of the published models by name, of which the first is taken where none is named;
       ``architecture``: those that all of them share
     * ``takes_image``: can it be trained where an image is given?
-    * ``context_parallel``: how diffusers may split the tokens of one video over several GPUs, or None
     """
 
     transformer: ClassVar[Callable[..., nn.Module]]
@@ -41,7 +40,6 @@ class Backbone(ABC):
     sizes: ClassVar[Mapping[str, Arguments]] = {}
     architecture: ClassVar[Arguments] = {}
     takes_image: ClassVar[bool] = False
-    context_parallel: ClassVar[Mapping[str, Any] | None] = None
 
     def __init__(self, config: BackboneConfig):
         self.family, record = config.family, find_family(config.family)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.functional import pad
 
 from dcm_core.families import wan
 
 from ..data.batch import Conditions
 from ..errors import ConfigError
+from ..networks.context import Context
 from ..networks.network import Network, Patch
 from .base import Backbone
 
@@ -62,6 +64,9 @@ class WanNetwork(Network):
         shift, scale = (model.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)
         return model.proj_out((model.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
 
+    def share_context(self, mesh: DeviceMesh) -> None:
+        self.context = Context(self.transformer, mesh)
+
     def _padded(self, conditions: Conditions) -> Tensor:
         text, mask = conditions.text, conditions.mask
         if mask is not None:
@@ -81,7 +86,6 @@ class WanBackbone(Backbone):
     keymap = wan.KEYMAP
     channels = staticmethod(wan.channels)
     takes_image = True
-    context_parallel = getattr(WanTransformer3DModel, "_cp_plan", None)
     sizes = {
         "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
         "14b": _14B,

@@ -116,6 +116,11 @@ class ParallelConfig(Section):
         description="Over how many processes each network is split; where there are more, groups of so many hold "
         "copies. None means over all. Best are the GPUs of one machine.",
     )
+    context: Count = Field(
+        default=1,
+        description="How many processes share the tokens of each clip, for clips too long for one GPU. It has to "
+        "divide the attention's heads and the tokens of a clip.",
+    )
 
 
 class ValidationConfig(Section):

@@ -5,14 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from ..data.batch import Conditions
 from ..errors import ConfigError
+from .context import Context
 from .features import Features, recorded
 
 # (x [B, C, T, H, W], timestep [B], conditions, stride) to (velocity like x, features): a network in one of its roles
@@ -29,10 +32,12 @@ class Network(nn.Module, ABC):
 
     ``values``: how the numbers of a patch lie in a token of the output, for each frame, row, column and channel.
 
-    ``acting``: the names of its adapters that act now, a list that all its adapted layers share.
+    ``acting``: the names of its adapters that act now, a list that all its adapted layers share. ``context``: how
+    processes share the tokens of a clip, if they do.
     """
 
     values: ClassVar[str] = "c p q r"
+    context: Context | None = None
 
     def __init__(self, transformer: Any):
         super().__init__()
@@ -89,15 +94,26 @@ class Network(nn.Module, ABC):
 
         With a stride also the tokens after the ``tapped`` blocks 0, stride, 2 stride, ..., with gradient into x.
         """
-        arguments = self._with_image(x, conditions).to(self.dtype), timestep, conditions.cast(self.dtype)
+        grid, entering = self._grid(x), self._with_image(x, conditions).to(self.dtype)
+        if self.context is not None:
+            entering = self.context.entering(entering, prod(grid))
+        arguments = entering, timestep, conditions.cast(self.dtype)
         if not stride:
             return self.velocity(*arguments).to(x.dtype), None
         with recorded([self.embedder]) as embeddings, recorded(self.tapped[::stride]) as outputs:
             velocity = self.velocity(*arguments).to(x.dtype)
         tokens, embedding = [_first(output) for output in outputs], _first(embeddings[0])
-        grid = self._grid(x)
         seen = [self._unpatched(self.head(each, embedding), grid).to(x.dtype) for each in tokens]
+        if self.context is not None:
+            tokens = [self.context.gathered(each) for each in tokens]
         return velocity, Features(tokens, seen, grid)
+
+    def share_context(self, mesh: DeviceMesh) -> None:
+        """Let the processes of ``mesh`` share the tokens of each clip. Raises ConfigError where they cannot."""
+        raise ConfigError(
+            f"parallel.context: the tokens of a clip cannot be shared with {type(self.transformer).__name__}, whose "
+            "attention would see those of its own process alone. Leave it at 1."
+        )
 
     def compile_blocks(self, backend: str) -> None:
         """Let torch.compile speed the blocks up; names and weights stay what they are, and hooks go on working."""

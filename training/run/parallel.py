@@ -21,7 +21,7 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def placed(network: N, world: World, compiler: str | None) -> N:
-    """The network with its adapters on this process's device: compiled, then split among the processes.
+    """The network with its adapters on this process's device: compiled, its tokens shared, then its weights split.
 
     A copy of it has to be made before: a network that is split cannot be copied.
     """
@@ -30,11 +30,16 @@ def placed(network: N, world: World, compiler: str | None) -> N:
         unplaced.compile_blocks(compiler)
     if world.mesh is None:
         return network.to(world.device)
+    if world.context is not None:
+        unplaced.share_context(world.context)
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is changed in place here
     # What is gathered for a call is given back after it, the root's own weights too: values that are put in place
     # between two calls, as those of an average, would not be seen otherwise.
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is changed in place here
     for module in (*unplaced.blocks, unplaced):
         fully_shard(module, mesh=world.mesh, reshard_after_forward=True)
+        # The mean over the processes that have clips of their own, of the sums over those that share one.
+        module.set_force_sum_reduction_for_comms(True)
+        module.set_gradient_divide_factor(world.readers)
     return network
 
 

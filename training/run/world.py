@@ -21,24 +21,31 @@ _DEVICES = ("auto", "cpu", "cuda")
 class World:
     """What this process has of a run, and what all of them agree on.
 
-    ``mesh``: how networks are split among the processes, None where there is only one. Everything that talks to the
-    others has to be called by all processes, in the same order.
+    ``mesh``: how networks are split among the processes, None where there is only one. ``context``: those that share
+    their clips with this one, None where it has its own. Everything that talks to the others has to be called by all
+    processes, in the same order.
     """
 
     device: torch.device
     rank: int = 0
     size: int = 1
     mesh: DeviceMesh | None = None
+    context: DeviceMesh | None = None
 
     @property
     def first(self) -> bool:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
+    @property
+    def readers(self) -> int:
+        """How many processes, or groups that share their clips, have clips of their own."""
+        return self.size if self.context is None else self.size // self.context.size()
+
     def rows(self, count: int) -> range:
         """Which rows of a batch of ``count`` are this process's."""
-        share = count // self.size
-        return range(share * self.rank, share * (self.rank + 1))
+        share, reader = count // self.readers, self.rank * self.readers // self.size
+        return range(share * reader, share * (reader + 1))
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so."""
@@ -73,7 +80,11 @@ def join(config: Config) -> World:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     shard = config.parallel.shard or size
     shape, names = ((size,), ("shard",)) if shard == size else ((size // shard, shard), ("replicate", "shard"))
-    return World(device, dist.get_rank(), size, init_device_mesh(device.type, shape, mesh_dim_names=names))
+    mesh, context = init_device_mesh(device.type, shape, mesh_dim_names=names), None
+    if (sharing := config.parallel.context) > 1:
+        shape = size // sharing, 1, sharing
+        context = init_device_mesh(device.type, shape, mesh_dim_names=("reader", "ring", "ulysses"))["ring", "ulysses"]
+    return World(device, dist.get_rank(), size, mesh, context)
 
 
 def processes() -> int:
@@ -87,10 +98,15 @@ def farewell() -> None:
         dist.destroy_process_group()
 
 
+def another_is_gone(error: RuntimeError) -> bool:
+    """Whether an error is only that another process has ended, which has said why."""
+    return isinstance(error, dist.DistError) or (processes() > 1 and "Connection closed by peer" in str(error))
+
+
 def check_processes(config: Config) -> None:
     """Raises ConfigError naming what of a configuration so many processes cannot do, a line each."""
     size = processes()
-    if size > 1 and (problems := dict.fromkeys(_contradictions(config, size))):
+    if (size > 1 or config.parallel.context > 1) and (problems := dict.fromkeys(_contradictions(config, size))):
         raise ConfigError("\n".join(problems))
 
 
@@ -124,16 +140,22 @@ def usable_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def _contradictions(config: Config, size: int) -> Iterator[str]:
+    """A sentence each."""
+    if size % config.parallel.context:
+        yield f"parallel.context={config.parallel.context} does not divide the number of processes, {size}."
+        return
+    readers = size // config.parallel.context
     stages = [config.stage] if config.stage else config.stages
     for stage in map(config.of_stage, stages):
         count = stage.stage_data().batch_size
-        if count % size:
-            fitting = sorted({max(1, count // size) * size, -(-count // size) * size})
+        if count % readers:
+            fitting = sorted({max(1, count // readers) * readers, -(-count // readers) * readers})
+            who = f"{size} processes" if readers == size else f"{readers} groups of processes"
             yield (
-                f"data.batch_size={count} of stage {stage.stage} cannot be shared equally by {size} processes: use "
+                f"data.batch_size={count} of stage {stage.stage} cannot be shared equally by {who}: use "
                 f"{' or '.join(map(str, fitting))}, or start another number of processes."
             )
     if config.parallel.shard and size % config.parallel.shard:
         yield f"parallel.shard={config.parallel.shard} does not divide the {size} processes of this run."
-    if ":" in config.device:
+    if size > 1 and ":" in config.device:
         yield f"device={config.device!r} is one device, and {size} processes need one each: use device=cuda."
