@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,7 @@ from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
 from .config import Config, to_yaml
+from .data.ahead import ReadAhead
 from .errors import ConfigError, unknown
 from .methods.base import Method, Setup
 from .registry import build_backbone, build_data, build_method
@@ -143,9 +144,9 @@ def build_trainer(config: Config) -> Trainer:
         data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
-    method = build_method(Setup(config, build_backbone(config.backbone), data, device))
-    if config.compile is not None:
-        method.compile(config.compile)
+    read: Any = ReadAhead(data) if config.compute.read_ahead else data
+    method = build_method(Setup(config, build_backbone(config.backbone), read, device))
+    method.prepare()
     return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])
 
 

@@ -1,6 +1,7 @@
 """The configuration of a run: what a section is, the sections there are, and how a file becomes one."""
 
 from ..errors import ConfigError
+from .compute import ComputeConfig
 from .load import load_config, to_yaml
 from .schema import (
     BackboneConfig,
@@ -17,6 +18,7 @@ from .section import Count, Decay, Positive, Section, Share, Weight, Whole, buil
 
 __all__ = [
     "BackboneConfig",
+    "ComputeConfig",
     "Config",
     "ConfigError",
     "Count",

@@ -23,13 +23,15 @@ class Network(nn.Module, ABC):
     Whoever wraps modules, to shard or to checkpoint them, sees their calls alone: so nothing is asked of the
     transformer, its blocks or its output head but within ``forward``.
 
-    ``acting``: the names of its adapters that act now, a list that all its adapted layers share.
+    ``acting``: the names of its adapters that act now, a list that all its adapted layers share. ``compute_dtype``:
+    what it computes in, by autocast: neither its inputs nor its timestep are cast.
     """
 
     def __init__(self, transformer: Any):
         super().__init__()
         self.transformer = transformer
         self.acting: list[str] = []
+        self.compute_dtype = torch.float32
 
     @contextmanager
     def having(self, adapters: Sequence[str]) -> Iterator[None]:
@@ -54,8 +56,3 @@ class Network(nn.Module, ABC):
 
         With a stride also the tokens after blocks 0, stride, 2 stride, ..., with gradient into x.
         """
-
-    def compile_blocks(self, backend: str) -> None:
-        """Let torch.compile speed the blocks up; names and weights stay what they are, and hooks go on working."""
-        for block in self.blocks:
-            block.forward = torch.compile(block.forward, backend=backend)
