@@ -102,7 +102,8 @@ def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.opt
 def _taken_apart(state: Any) -> Any:
     """A state in which the averages of 8 bits are the plain tensors that they are made of."""
     if is_traceable_wrapper_subclass(state):
-        return {_PARTS: {name: getattr(state, name) for name in ("codes", "scale", "qmap")}, "signed": state.signed}
+        parts = {name: getattr(state, name) for name in ("codes", "scale", "qmap")}
+        return {_PARTS: parts, "signed": state.signed}
     if isinstance(state, dict):
         return {key: _taken_apart(value) for key, value in state.items()}
     return state
