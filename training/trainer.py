@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,7 @@ from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
 from .callbacks.wandb import WandB
 from .config import Config, to_yaml
+from .data.ahead import ReadAhead
 from .errors import ConfigError, Stopped
 from .methods.base import Method, Setup
 from .registry import build_backbone, build_method, build_training_data
@@ -213,6 +214,7 @@ def build_trainer(config: Config) -> Trainer:
             f"data.name={config.stage_data().name}: its clips were prepared for {data.made_for}, and backbone.name is "
             f"{config.backbone.name}. Run training/prepare.py with --backbone {config.backbone.name}."
         )
-    method = build_method(Setup(config, build_backbone(config.backbone), data, world))
+    read: Any = ReadAhead(data) if config.compute.read_ahead else data
+    method = build_method(Setup(config, build_backbone(config.backbone), read, world))
     watching = [TensorBoard(), WandB(), Alarms(), JumpError(), Validation()]
     return Trainer(config, method, [Log(config.log_every), *watching, Profile(), Export(), Card(), Verdict()])

@@ -23,7 +23,7 @@ from ..errors import ExpertFileError
 _MAX_HEADER = 100_000_000
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
           "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}  # fmt: skip
-_WRITTEN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_WRITTEN = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 _PICKLE = "pickles can run code and are not read; export it as safetensors"
 _OTHERS = (
     (b"PK\x03\x04", "a zip archive (a PyTorch .pt/.ckpt file, perhaps)", _PICKLE),

@@ -76,7 +76,7 @@ def test_wrong_keys_and_values_are_named(file, override, message):
             "stages.teacher.options.shfit=3",
             "Unknown key 'stages.teacher.options.shfit'. Did you mean 'shift'",
         ),
-        ("stages.teacher.optimizer.name=sgd", "teacher.optimizer.name='sgd' is unknown; use adamw or muon"),
+        ("stages.teacher.optimizer.name=sgd", "teacher.optimizer.name='sgd' is unknown; use adamw, adamw8bit or muon"),
         ("stages.teacher.optimizer.schedule=3", "optimizer.schedule=3 is unknown; use constant or cosine"),
         ("stages.teacher.data.batchsize=2", "Did you mean 'batch_size'"),
         ("backbone.name=wam", "backbone.name='wam' is unknown; use cogvideox, hunyuan_video, shapes or wan."),
@@ -235,8 +235,9 @@ def test_relative_weights_are_looked_for_beside_the_configuration_then_in_the_wo
     assert build_trainer(saved).iteration == 0
 
 
-def test_a_diverging_discriminator_says_that_the_student_has_stepped(trainer):
+def test_a_diverging_discriminator_leaves_the_student_as_it_was(trainer):
     method = trainer("detail").method
+    before = {name: p.detach().clone() for name, p in method.trainable.items()}
     first = next(iter(method.learners["discriminator"].parameters.values()))
     first.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(FloatingPointError) as stopped:
@@ -244,7 +245,8 @@ def test_a_diverging_discriminator_says_that_the_student_has_stepped(trainer):
     message = str(stopped.value)
     assert message.startswith("discriminator: The gradient at iteration 0 is not finite")
     assert "stages.detail.options.discriminator.lr" in message
-    assert message.endswith("The last checkpoint is sound; the student took its step of this iteration before.")
+    assert message.endswith("The weights and the last checkpoint are sound.")
+    assert all(torch.equal(p, before[name]) for name, p in method.trainable.items())
 
 
 def test_a_diverging_run_stops_with_sound_weights(trainer):

@@ -1,6 +1,7 @@
 """The configuration of a run: what a section is, the sections there are, and how a file becomes one."""
 
 from ..errors import ConfigError
+from .compute import ComputeConfig
 from .load import load_config, to_yaml
 from .schema import (
     BackboneConfig,
@@ -20,6 +21,7 @@ from .watching import AlarmsConfig, PathsConfig, WatchConfig
 __all__ = [
     "AlarmsConfig",
     "BackboneConfig",
+    "ComputeConfig",
     "Config",
     "ConfigError",
     "Count",

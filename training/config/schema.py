@@ -18,6 +18,7 @@ from dcm_core.families.presets import FAMILIES, find_family, preset
 from dcm_core.schedule.experts import ExpertSchedule
 
 from ..errors import ConfigError, MissingWeights, unknown
+from .compute import ComputeConfig
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
 from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
@@ -94,8 +95,13 @@ class DataConfig(Section):
 class OptimizerConfig(Section):
     """The optimizer of a network."""
 
-    name: Literal["adamw", "muon"] = Field(
-        default="adamw", description="`muon` trains the matrices of the blocks by Muon, everything else by AdamW."
+    name: Literal["adamw", "adamw8bit", "muon"] = Field(
+        default="adamw",
+        description="`muon` trains the matrices of the blocks by Muon, everything else by AdamW. `adamw8bit` keeps "
+        "AdamW's averages in 8 bits, by torchao.",
+    )
+    fused: bool = Field(
+        default=False, description="One kernel for AdamW's whole step: faster, the same but for rounding."
     )
     lr: Positive = Field(default=1e-4, description="The learning rate after the warm-up.")
     betas: Pair = Field(default=(0.9, 0.999), description="AdamW's decays of the gradient's mean and of its square.")
@@ -203,6 +209,7 @@ class Config(Section):
     parallel: ParallelConfig = Field(
         default_factory=ParallelConfig, description="How several processes, as torchrun starts them, share the work."
     )
+    compute: ComputeConfig = Field(default_factory=ComputeConfig, description="Precision, memory and speed.")
     checkpoint_every: Count = Field(default=500, description="Iterations between two checkpoints.")
     checkpoint_minutes: Positive | None = Field(
         default=30.0, description="Minutes after which there is a checkpoint all the same; none means never."
@@ -234,6 +241,7 @@ class Config(Section):
         """What no section can see by itself."""
         if self.stage and self.stage not in self.stages:
             yield str(unknown("stage", self.stage, self.stages))
+        yield from self.compute.contradictions(self.compile is not None)
         for name in self.stages:
             try:
                 self.of_stage(name).stage_data()

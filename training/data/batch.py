@@ -41,6 +41,11 @@ class Conditions:
         """Those of some samples of the batch."""
         return self._each(lambda tensor: tensor[index])
 
+    def joined(self, other: Conditions) -> Conditions:
+        """The samples of both, which have the same fields."""
+        both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        return Conditions(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
+
     def told(self, guidance: float | None) -> Conditions:
         """The same with this embedded guidance for every sample."""
         scales = None if guidance is None else self.text.new_full((len(self),), guidance, dtype=torch.float32)
@@ -57,6 +62,10 @@ class Batch:
 
     latents: Tensor
     conditions: Conditions
+
+    def rows(self, index: slice) -> Batch:
+        """Those of some samples of the batch."""
+        return Batch(self.latents[index], self.conditions.rows(index))
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(self.latents.to(device), self.conditions.to(device))

@@ -21,11 +21,12 @@ from ..config import Config, MethodOptions, StageConfig
 from ..data.base import Data
 from ..data.batch import Batch, Conditions
 from ..networks.average import MovingAverage, exchanged
+from ..networks.blocks import place, prepare
 from ..networks.network import Network, Role
 from ..networks.roles import Player
 from ..run.draws import Draws
 from ..run.optim import Learner
-from ..run.parallel import placed
+from ..run.parallel import split
 from ..run.record import Record, record
 from ..run.world import World
 
@@ -48,9 +49,15 @@ class Setup:
         """The selected stage's settings."""
         return self.config.selected()
 
-    def placed(self, network: Network) -> Network:
-        """A network, with its adapters, where it is trained; a copy of it has to be made before."""
-        return placed(network, self.world, self.config.compile)
+    def placed(self, network: Network) -> None:
+        """Put a network with its adapters where it is trained, and let it compute as the configuration says.
+
+        Copies of it have to be made before: a network that is split among processes cannot be copied.
+        """
+        if self.world.mesh is None:
+            place(network, self.world.device, self.config.compute.offload)
+        prepare(network, self.config.compute, self.config.compile, self.world.device)
+        split(network, self.world)
 
 
 class Method(ABC):
@@ -102,33 +109,44 @@ class Method(ABC):
 
     @abstractmethod
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
-        """Yields (learner, its loss map) in the order of training; the sum of a map is minimised.
+        """Yields (learner, its loss map); the sum of a map, a mean over the samples, is minimised.
 
-        A learner's step is done before the next turn is computed.
+        The backward pass of a turn is done before the next one is computed, and no weights change before all are.
         """
 
     def step(self, iteration: int) -> dict[str, float]:
-        """One iteration: a batch, and a step of every learner. Returns losses and gradient norms as numbers."""
+        """One iteration: a batch, and a step of every learner. Returns losses and gradient norms as numbers.
+
+        Raises FloatingPointError, with all weights as they were, where a gradient is not finite.
+        """
         draws = self.draws(iteration)
-        batch = self.data.batch(draws).to(self.device)
-        metrics: dict[str, float] = {}
-        stepped: list[str] = []
-        for name, losses in self.turns(batch, draws):
-            loss = reduce(torch.add, losses.values())
-            learner = self.learners[name]
-            learner.backward(loss)
+        losses = self.gradients(self.data.batch(draws), draws)
+        metrics = {name: value for own in losses.values() for name, value in own.items()}
+        for name, own in losses.items():
             try:
-                norm = learner.step(iteration, self.stage.iterations)
+                norm = self.learners[name].finite(iteration, sum(own.values()))
             except FloatingPointError as error:
-                took = [f"the {done} took its step of this iteration before" for done in stepped]
-                kept = "The last checkpoint is sound" + "".join(f"; {each}" for each in took)
-                raise FloatingPointError(f"{name}: {error} {kept}.") from None
-            stepped.append(name)
-            metrics |= {each: float(value.detach()) for each, value in losses.items()}
+                raise FloatingPointError(f"{name}: {error} The weights and the last checkpoint are sound.") from None
             metrics["grad_norm" if name == "student" else f"grad_norm_{name}"] = norm
+        for name in losses:
+            self.learners[name].step(iteration, self.stage.iterations)
         for average in self.averages.values():
             average.update(iteration)
         return self.world.mean(metrics)
+
+    def gradients(self, batch: Batch, draws: Draws) -> dict[str, dict[str, float]]:
+        """Gather the gradients of an iteration, micro batch by micro batch. Returns each learner's losses."""
+        losses: dict[str, dict[str, float]] = {}
+        for part in draws.split(self.config.compute.micro_batch):
+            share = len(part.rows) / len(draws.rows)
+            first = part.rows.start - draws.rows.start
+            clips = batch.rows(slice(first, first + len(part.rows))).to(self.device)
+            for name, own in self.turns(clips, part):
+                (share * reduce(torch.add, own.values())).backward()
+                seen = losses.setdefault(name, {})
+                for each, value in own.items():
+                    seen[each] = seen.get(each, 0.0) + share * float(value.detach())
+        return losses
 
     def draws(self, iteration: int) -> Draws:
         """All that is random in an iteration, for this process's rows of its batch."""
@@ -151,7 +169,15 @@ class Method(ABC):
     def guided(self, role: Role, conditions: Conditions, scale: float) -> VelocityModel:
         """The same with classifier-free guidance; scale 1 is none."""
         unconditional = self.data.unconditional(conditions)
-        return guided(lambda x, sigma, told: self.model(role, told)(x, sigma), conditions, unconditional, scale)
+        if not self.config.compute.batched_guidance or scale == 1:
+            return guided(lambda x, sigma, told: self.model(role, told)(x, sigma), conditions, unconditional, scale)
+        both = self.model(role, conditions.joined(unconditional))
+
+        def at_once(x: Tensor, sigma: Tensor) -> Tensor:
+            conditional, other = both(torch.cat([x, x]), torch.cat([sigma, sigma])).chunk(2)
+            return other + scale * (conditional - other)
+
+        return at_once
 
     def followed(self, model: VelocityModel, x: Tensor, sigmas: Tensor | Sequence[float]) -> Tensor:
         """``x`` taken from ``sigmas[0]`` to ``sigmas[-1]``, one network call a level."""

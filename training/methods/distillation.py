@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.experts import ExpertSchedule
 
 from .. import hub
-from ..config import Count, Decay, MethodOptions, Positive, Weight
+from ..config import Config, Count, Decay, MethodOptions, Positive, Weight
 from ..data.batch import Batch, Conditions
 from ..errors import ConfigError, MissingWeights
 from ..networks.network import Network, Role
@@ -28,6 +30,8 @@ from .consistency import Jumps, consistency
 
 class DistillationOptions(MethodOptions):
     """What every distillation needs to know."""
+
+    whole: ClassVar[bool] = False  # is a whole backbone exported?
 
     mode: Mode = Field(
         default="full",
@@ -62,6 +66,14 @@ class DistillationOptions(MethodOptions):
         default=None,
         description="File or folder of its weights; none means `backbone.weights`, or else this run's teacher stage.",
     )
+
+    def contradictions(self, config: Config) -> Iterator[str]:
+        yield from super().contradictions(config)
+        if config.compute.fp8 and (self.mode == "full" or self.whole):
+            yield (
+                f"compute.fp8=true: stages.{config.stage} exports weights that it would round. Set "
+                f"stages.{config.stage}.options.mode=adapter, and use semantic and detail stages only."
+            )
 
 
 class Distillation(Method):
@@ -147,8 +159,8 @@ class Distillation(Method):
 def cast(setup: Setup, options: DistillationOptions, semantic: Expert | None = None) -> Roles:
     """The roles over the teacher, and over a semantic expert if there is one. Raises ConfigError."""
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": setup.config.seed}
-    averaged = options.target_ema is not None
-    return cast_roles(setup.backbone, load_teacher(setup, options), options.mode, adapter, averaged, semantic)
+    averaged, dtype = options.target_ema is not None, getattr(torch, setup.config.compute.dtype)
+    return cast_roles(setup.backbone, load_teacher(setup, options), options.mode, adapter, averaged, semantic, dtype)
 
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> Network:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from .distillation import DistillationOptions
-from .pcm import PCM
+from .pcm import PCM, SingleOptions
 
 
 class LCM(PCM):
     """Phased consistency with a single phase."""
 
-    Options = DistillationOptions
+    Options = SingleOptions
 
     def spans(self) -> list[range]:
         return [range(self.schedule.grid.points)]

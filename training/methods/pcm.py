@@ -21,7 +21,13 @@ from .base import AS_BACKBONE, LossMap
 from .distillation import Distillation, DistillationOptions
 
 
-class PCMOptions(DistillationOptions):
+class SingleOptions(DistillationOptions):
+    """One network."""
+
+    whole = True
+
+
+class PCMOptions(SingleOptions):
     """One network that jumps in phases."""
 
     phases: Count = Field(default=4, description="The grid is cut into this many spans of equal numbers of points.")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -19,6 +20,11 @@ class Features:
     tokens: list[Tensor]
     velocities: list[Tensor]
     grid: tuple[int, int, int]
+
+    def to(self, dtype: torch.dtype) -> Features:
+        return Features(
+            [each.to(dtype) for each in self.tokens], [each.to(dtype) for each in self.velocities], self.grid
+        )
 
 
 @contextmanager

@@ -33,7 +33,8 @@ class Network(nn.Module, ABC):
     ``values``: how the numbers of a patch lie in a token of the output, for each frame, row, column and channel.
 
     ``acting``: the names of its adapters that act now, a list that all its adapted layers share. ``context``: how
-    processes share the tokens of a clip, if they do.
+    processes share the tokens of a clip, if they do. ``compute_dtype``: what it computes in, by autocast; the timestep
+    is never cast.
     """
 
     values: ClassVar[str] = "c p q r"
@@ -43,6 +44,7 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.transformer = transformer
         self.acting: list[str] = []
+        self.compute_dtype = torch.float32
 
     @contextmanager
     def having(self, adapters: Sequence[str]) -> Iterator[None]:
@@ -114,11 +116,6 @@ class Network(nn.Module, ABC):
             f"parallel.context: the tokens of a clip cannot be shared with {type(self.transformer).__name__}, whose "
             "attention would see those of its own process alone. Leave it at 1."
         )
-
-    def compile_blocks(self, backend: str) -> None:
-        """Let torch.compile speed the blocks up; names and weights stay what they are, and hooks go on working."""
-        for block in self.blocks:
-            block.forward = torch.compile(block.forward, backend=backend)
 
     def _with_image(self, x: Tensor, conditions: Conditions) -> Tensor:
         both = x if conditions.image is None else torch.cat([x, conditions.image.to(x)], dim=1)

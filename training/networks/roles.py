@@ -20,6 +20,7 @@ import copy
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from dcm_core.expert.layers import Expert
@@ -28,6 +29,7 @@ from ..data.batch import Conditions
 from .adapter import frozen_state
 from .average import MovingAverage, Parameters
 from .network import Network
+from .precision import lower_frozen
 
 Mode = Literal["full", "adapter"]
 STUDENT, TARGET, SEMANTIC = "student", "target", "semantic"
@@ -49,8 +51,12 @@ class Player:
     adapters: tuple[str, ...] = ()
 
     def __call__(self, x: Tensor, timestep: Tensor, conditions: Conditions, stride: int = 0) -> tuple[Tensor, Any]:
-        with self.network.having(self.adapters):
-            return self.network(x, timestep, conditions, stride)
+        """Velocity and features in the dtype of ``x``, whatever the network computes in."""
+        dtype = self.network.compute_dtype
+        cast = torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
+        with self.network.having(self.adapters), cast:
+            velocity, features = self.network(x, timestep, conditions, stride)
+        return velocity.to(x.dtype), features.to(x.dtype) if features else None
 
     def state(self) -> dict[str, Tensor]:
         """The weights that act in this role: those below all adapters, and those of its own."""
@@ -80,22 +86,30 @@ class Roles:
 
 
 def cast_roles(
-    backbone: Adapts, network: Network, mode: Mode, adapter: dict[str, Any], averaged: bool, semantic: Expert | None
+    backbone: Adapts,
+    network: Network,
+    mode: Mode,
+    adapter: dict[str, Any],
+    averaged: bool,
+    semantic: Expert | None,
+    dtype: torch.dtype = torch.float32,
 ) -> Roles:
     """The roles over a teacher's ``network``. Raises ConfigError where a semantic expert does not fit.
 
-    ``adapter``: rank, alpha and seed. ``averaged``: is the target an average of the student, or the student itself?
-    ``semantic``: the expert that the student lies over, if there is one.
+    ``dtype``: of frozen matrices; what is trained begins at their values, in float32. ``adapter``: rank, alpha and
+    seed. ``averaged``: is the target an average of the student, or the student itself? ``semantic``: the expert that
+    the student lies over, if there is one.
     """
-    network.requires_grad_(False)
+    lower_frozen(network.requires_grad_(False), dtype)
     teacher = below = Player(network)
     if mode == "full":
-        below = Player(copy.deepcopy(network))
+        below = Player(copy.deepcopy(network).float())
         if semantic is None:
             student = Player(below.network.requires_grad_(True))
             target = Player(copy.deepcopy(student.network).requires_grad_(False)) if averaged else student
             return Roles(student, teacher, target, below)
         backbone.apply(below.network, semantic)
+        lower_frozen(below.network, dtype)
     elif semantic is not None:
         backbone.lay(network, semantic, SEMANTIC)
         below = Player(network, (SEMANTIC,))

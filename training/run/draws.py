@@ -6,7 +6,7 @@ drawn on the CPU, since other devices have other generators.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
@@ -30,6 +30,12 @@ class Draws:
     def of(cls, seed: int, iteration: int, count: int) -> Draws:
         """For a batch that is whole here."""
         return cls(seed, iteration, count, range(count))
+
+    def split(self, size: int | None) -> list[Draws]:
+        """The same draws in parts of at most so many rows; none is no limit."""
+        starts = range(self.rows.start, self.rows.stop, size or max(1, len(self.rows)))
+        ends = [*starts[1:], self.rows.stop]
+        return [replace(self, rows=range(start, end)) for start, end in zip(starts, ends, strict=True)]
 
     def generator(self, stream: str, row: int | None = None) -> torch.Generator:
         """Of one row of the whole batch, or of all together."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..config import OptimizerConfig
 from ..errors import ConfigError
@@ -29,30 +32,28 @@ class Learner:
         for optimizer in self.optimizers:
             _remember(optimizer)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss."""
-        loss.backward()
+    def finite(self, iteration: int, loss: float) -> float:
+        """Cut the gathered gradients to the norm of the configuration. Returns their norm before.
 
-    def step(self, iteration: int, iterations: int) -> float:
-        """One optimizer step along the gradients. Returns their norm before clipping.
-
-        Raises FloatingPointError, with this learner's weights as they were, where the gradient of any process is not
-        finite: on all of them, so that none waits for another.
+        Raises FloatingPointError where that of any process is not finite: on all of them, so that none waits for
+        another.
         """
         share_gradients(self.parameters.values())
         norm = float(whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.grad_clip)))
         if self.world.any(not math.isfinite(norm)):
             raise FloatingPointError(
-                f"The gradient at iteration {iteration} is not finite. Lower {self.settings}.lr or "
-                f"{self.settings}.grad_clip and train the stage anew with --restart."
+                f"The gradient at iteration {iteration} is not finite (loss {loss}). Lower "
+                f"{self.settings}.lr or {self.settings}.grad_clip and train the stage anew with --restart."
             )
+        return norm
+
+    def step(self, iteration: int, iterations: int) -> None:
+        """One optimizer step along the gathered gradients, which are forgotten."""
         rate = learning_rate(self.config, iteration, iterations)
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            _set_rates(optimizer, [rate] * len(optimizer.param_groups))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def forget_gradients(self) -> None:
         """Drop what was collected for a step that is not taken."""
@@ -79,12 +80,13 @@ class Learner:
         for name, p in self.parameters.items():
             for optimizer in self.optimizers:
                 for key, value in optimizer.state.get(p, {}).items():
-                    yield name, key, value
+                    for part, tensor in _plain(value).items():
+                        yield name, f"{key}{part}", tensor
 
 
 def build_optimizers(named: Mapping[str, nn.Parameter], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """The optimizers of a set of named parameters. Raises ConfigError where this PyTorch has no Muon."""
-    if config.name == "adamw":
+    """The optimizers of a set of named parameters. Raises ConfigError where what they need is not installed."""
+    if config.name != "muon":
         return [_adamw(list(named.values()), config)]
     if not hasattr(torch.optim, "Muon"):
         raise ConfigError(
@@ -104,22 +106,44 @@ def build_optimizers(named: Mapping[str, nn.Parameter], config: OptimizerConfig)
 
 def _remember(optimizer: torch.optim.Optimizer) -> None:
     """Let an optimizer have its moments before its first step, so that a checkpoint finds where to restore them."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
+    _set_rates(optimizer, [0.0] * len(rates))
     for group in optimizer.param_groups:
-        group["lr"] = 0.0
         for p in group["params"]:
             p.grad = torch.zeros_like(p)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+    _set_rates(optimizer, rates)
     for state in optimizer.state.values():
         for value in state.values():
-            value.zero_()
+            if not is_traceable_wrapper_subclass(value):  # averages of 8 bits are those of zero gradients already
+                value.zero_()
 
 
-def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+def _set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):  # as torchao has it, for compiled steps
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _plain(value: Any) -> dict[str, Tensor]:
+    """The plain tensors that a value is made of, as they live: several for an average of 8 bits."""
+    if is_traceable_wrapper_subclass(value) and not isinstance(value, DTensor):
+        return {f".{part}": getattr(value, part) for part in ("codes", "scale", "qmap")}
+    return {"": value}
+
+
+def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    settings: Any = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
+    if config.name != "adamw8bit":
+        return torch.optim.AdamW(parameters, fused=config.fused, **settings)
+    try:
+        from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ConfigError("optimizer.name='adamw8bit' needs torchao: pip install torchao, or use adamw.") from None
+    return AdamW8bit(parameters, **settings)
 
 
 def learning_rate(config: OptimizerConfig, iteration: int, iterations: int) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,30 +17,24 @@ from torch.distributed.tensor import DTensor
 
 from .world import World
 
-N = TypeVar("N", bound=nn.Module)
 
-
-def placed(network: N, world: World, compiler: str | None) -> N:
-    """The network with its adapters on this process's device: compiled, its tokens shared, then its weights split.
+def split(network: Any, world: World) -> None:
+    """Share the tokens and the weights of a network, with its adapters, among the processes, if there are several.
 
     A copy of it has to be made before: a network that is split cannot be copied.
     """
-    unplaced: Any = network
-    if compiler is not None:
-        unplaced.compile_blocks(compiler)
     if world.mesh is None:
-        return network.to(world.device)
+        return
     if world.context is not None:
-        unplaced.share_context(world.context)
+        network.share_context(world.context)
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing is changed in place here
     # What is gathered for a call is given back after it, the root's own weights too: values that are put in place
     # between two calls, as those of an average, would not be seen otherwise.
-    for module in (*unplaced.blocks, unplaced):
+    for module in (*network.blocks, network):
         fully_shard(module, mesh=world.mesh, reshard_after_forward=True)
         # The mean over the processes that have clips of their own, of the sums over those that share one.
         module.set_force_sum_reduction_for_comms(True)
         module.set_gradient_divide_factor(world.readers)
-    return network
 
 
 def share_gradients(parameters: Iterable[nn.Parameter]) -> None:

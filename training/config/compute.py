@@ -1,0 +1,55 @@
+"""How a run computes: precision, memory and speed. Nothing here changes what is learned but for rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from .section import Count, Section
+
+
+class ComputeConfig(Section):
+    """Precision, memory and speed."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="What networks compute in, and what frozen matrices are held in. What is trained, norms, and all "
+        "that is made of the noise level stay float32.",
+    )
+    checkpointing: Literal["none", "selective", "full"] = Field(
+        default="none",
+        description="What the backward pass computes again, block by block, in place of keeping it: nothing, all but "
+        "the attention, or everything.",
+    )
+    micro_batch: Count | None = Field(
+        default=None,
+        description="Clips that are computed at a time, whose gradients add up to those of the batch; none means all.",
+    )
+    batched_guidance: bool = Field(
+        default=False, description="Ask the guided teacher once, with and without the caption as one batch."
+    )
+    offload: bool = Field(
+        default=False,
+        description="Frozen weights of a block are in main memory but while the block runs. Needs `checkpointing`.",
+    )
+    fp8: bool = Field(
+        default=False,
+        description="Hold frozen matrices of the blocks in 8 bits (float8_e4m3fn), which rounds them. Needs "
+        "`checkpointing`, and `mode: adapter` in every stage.",
+    )
+    read_ahead: bool = Field(
+        default=True, description="Read or render the next batch in a thread while this one is trained on."
+    )
+
+    def contradictions(self, compiled: bool) -> Iterator[str]:
+        """What cannot be together, a sentence each. ``compiled``: are the blocks?"""
+        for name in ("offload", "fp8"):
+            if getattr(self, name) and self.checkpointing == "none":
+                yield (
+                    f"compute.{name}=true needs compute.checkpointing=full: without it the backward pass keeps every "
+                    "block's weights."
+                )
+        if compiled and self.checkpointing == "selective":
+            yield "compute.checkpointing=selective cannot see into compiled blocks: use full, or leave compile out."
