@@ -59,7 +59,7 @@ class WanNetwork(Network):
         p_t, p_h, p_w = model.config.patch_size
         grid = (frames // p_t, height // p_h, width // p_w)
         if self.context is not None:
-            x = self.context.entering(x, prod(grid))
+            self.context.check(x, prod(grid))
         arguments: dict[str, Any] = {"encoder_hidden_states": conditions.text, "return_dict": False}
         if not stride:
             return model(x, timestep, **arguments)[0], None
