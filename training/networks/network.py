@@ -98,7 +98,7 @@ class Network(nn.Module, ABC):
         """
         grid, entering = self._grid(x), self._with_image(x, conditions).to(self.dtype)
         if self.context is not None:
-            entering = self.context.entering(entering, prod(grid))
+            self.context.check(x, prod(grid))
         arguments = entering, timestep, conditions.cast(self.dtype)
         if not stride:
             return self.velocity(*arguments).to(x.dtype), None
