@@ -10,9 +10,10 @@ import pytest
 import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from dcm_pack.dcm_core.expert.terms import LayerTerm
 from dcm_pack.nodes.experts.check import check_experts
 from harness import tiny
-from harness.worlds import assert_same, relative, world
+from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
 from torch._dynamo.utils import counters
 
 ORDERS = ["before", "after"]
@@ -72,25 +73,45 @@ def test_shift(order):
     assert_same(model.model.process_latent_in(this.sampled(model)), expected, alone, 1e-4)
 
 
-@pytest.mark.parametrize("order", ORDERS)
-def test_compiled_network(order, monkeypatch):
+@pytest.mark.parametrize(("order", "within"), [("before", True), ("after", False)])
+def test_compiled_network(order, within, monkeypatch):
+    """Two graphs for all runs of one size, with the detail expert within its weights or beside their products."""
     this = world("wan")
     # The attention that a CPU gets asks for free memory in every call, which no graph can hold; GPUs get this one.
     monkeypatch.setattr(comfy.ldm.wan.model, "optimized_attention", comfy.ldm.modules.attention.attention_pytorch)
+    monkeypatch.setattr(LayerTerm, "merging_is_cheaper", lambda term, rows: within)
 
     def compiled(model):
         model = model.clone()
         set_torch_compile_wrapper(model, backend="eager")
         return model
 
+    def graphs():
+        number = counters["stats"]["unique_graphs"]
+        counters.clear()
+        return number
+
     torch.compiler.reset()
     counters.clear()
     model = in_order(this, compiled, order)
-    plain = this.sampled(this.applied())
-    for _ in range(2):
-        assert torch.equal(this.sampled(model), plain)
-    assert counters["stats"]["unique_graphs"] == 2, "one for each expert, used again by the second run"
-    assert relative(this.without_detail(), plain) > 1e-2
+    eager = this.applied()
+    plain = this.sampled(eager)
+    assert torch.equal(this.sampled(model), plain)
+    assert graphs() == 2, "one for each expert"
+    assert torch.equal(this.sampled(model), plain)
+    for text in (2, 3):
+        texts = this.text(text), this.text(text)
+        result, same = (
+            dcm_node("DCMKSampler").execute(each, text, 4, 1.0, *texts, empty_latent())[0] for each in (model, eager)
+        )
+        assert torch.equal(result["samples"], same["samples"])
+    assert graphs() == 0, "neither switches nor prompts nor seeds"
+    larger = {"samples": torch.zeros(1, 16, 3, 8, 16)}
+    assert torch.equal(this.sampled(model, latent=larger), this.sampled(eager, latent=larger))
+    assert graphs() == 2, "one for each expert at another size"
+    this.sampled(model, latent=larger)
+    assert graphs() == 0
+    assert relative(this.without_detail(), this.sampled(eager)) > 1e-2
 
 
 @pytest.mark.parametrize("family", ["wan", "hunyuan_video"])

@@ -1,0 +1,204 @@
+"""A detail expert within the weights of a call, beside their products, and baked: each as near to the exact sum.
+
+Which layers are worth it is taken out of the question here: it hangs on the size of a video.
+"""
+
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import pytest
+import torch
+from dcm_pack.dcm_core.expert.layers import Expert, FusedLowRank, LowRank, Replacement
+from dcm_pack.dcm_core.expert.tensor_names import to_tensors
+from dcm_pack.dcm_core.expert.terms import LayerTerm
+from dcm_pack.nodes.backbone import host_layers
+from harness import packed, tiny
+from harness.worlds import World, relative, world
+
+BESIDE, WITHIN = "beside", "within"
+
+
+class Run:
+    """What a MODEL makes with the detail expert in one of the ways, and how many products had it in their weight."""
+
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
+
+    def __call__(self, this: World, model, way: str) -> torch.Tensor:
+        self.within = 0
+        own = LayerTerm.product
+
+        def product(term, *args):
+            self.within += 1
+            return own(term, *args)
+
+        with self.monkeypatch.context() as patched:
+            patched.setattr(LayerTerm, "merging_is_cheaper", lambda term, rows: way == WITHIN)
+            patched.setattr(LayerTerm, "product", product)
+            return this.sampled(model)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    return Run(monkeypatch)
+
+
+def computing_in(model, dtype):
+    model = model.clone()
+    model.set_model_compute_dtype(dtype)
+    return model
+
+
+def with_fused_layers(this: World) -> World:
+    """HunyuanVideo's published experts have a pair for each of q, k and v."""
+    generator, layers = torch.Generator().manual_seed(4), dict(this.detail.layers)
+    for name, layer in layers.items():
+        if isinstance(layer, LowRank) and name.endswith(("qkv", "linear1")):
+            out, width = layer.shapes["weight"]
+            down, up = (torch.randn(shape, generator=generator) for shape in ((3 * 4, width), (3 * width, 4)))
+            layers[name] = FusedLowRank(0.3 * down / width**0.5, up, 4.0, out)
+    return replace(this, detail=replace(this.detail, layers=layers))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_in_every_dtype(run, family, dtype):
+    this = with_fused_layers(world(family))
+    exact = run(this, this.applied(), BESIDE)
+    assert run.within == 0
+    model = this.model() if dtype == torch.float32 else computing_in(this.model(dtype=dtype), dtype)
+    applied = this.applied(model)
+    baked = relative(this.in_two_runs(*this.baked(applied)), exact)
+    errors = {way: relative(run(this, applied, way), exact) for way in (BESIDE, WITHIN)}
+    assert run.within == 2 * len(this.detail.layers), "all layers in both detail steps"
+    # Runs that round in another order part a little: the bound is half more than what rounding costs the baked pair.
+    assert max(errors.values()) <= 1.5 * baked + 1e-5
+    assert relative(this.sampled(this.applied(model, detail_strength=0.0)), exact) > 1.2 * max(errors.values())
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+def test_over_fp8_that_is_cast_it_is_exact(run, family, stored):
+    """The cast weight is float32: nothing of the expert is rounded to 8 bits."""
+    this = with_fused_layers(world(family))
+    applied = this.applied(this.model(dtype=stored), semantic_strength=0.0)
+    beside, within = (run(this, applied, way) for way in (BESIDE, WITHIN))
+    assert run.within == 2 * len(this.detail.layers)
+    assert relative(within, beside) < 1e-5 < relative(this.sampled(this.applied(detail_strength=0.0)), beside)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("budget", [None, 0.3])
+def test_with_a_lora_before_and_after_and_layers_left_in_memory(run, order, budget, monkeypatch):
+    """Layers that stay behind are cast, and patched, at every use."""
+    this = world("wan")
+    pairs = tiny.random_expert(this.network, "wan", "detail", seed=7).layers.items()
+    lora = Expert(this.detail.metadata, {name: layer for name, layer in pairs if isinstance(layer, LowRank)})
+    load = comfy.model_management.LoadedModel.model_load
+
+    def load_partly(self, lowvram_model_memory=0, force_patch_weights=False):
+        return load(self, int(budget * self.model.model_size()), force_patch_weights)
+
+    if budget:
+        monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", load_partly)
+
+    def with_lora(model):
+        return comfy.sd.load_lora_for_models(model, None, to_tensors(lora), 1.0, 0.0)[0]
+
+    networks = this.merged(lora, this.semantic), this.merged(lora, this.semantic, this.detail)
+    expected = this.truth(this.schedule.sigmas(4), *networks)
+    for way in (BESIDE, WITHIN):
+        # A MODEL for each: 0.3.64 patches some layers twice when it loads one in part that it had loaded in part.
+        model = this.applied(with_lora(this.model())) if order == "before" else with_lora(this.applied())
+        assert relative(model.model.process_latent_in(run(this, model, way)), expected) < 1e-5
+    assert run.within == 2 * len(this.detail.layers)
+
+
+def test_what_another_extension_put_on_a_layer_keeps_acting(run):
+    this = world("wan")
+    model = this.applied()
+    layer = model.model.diffusion_model.blocks[0].self_attn.q
+    calls, own = [], layer.forward
+    layer.forward = lambda x: calls.append(None) or 1.5 * own(x)
+    beside, within = (run(this, model, way) for way in (BESIDE, WITHIN))
+    assert run.within == 2 * (len(this.detail.layers) - 1) and len(calls) == 8
+    assert relative(within, beside) < 1e-5 < relative(this.sampled(this.applied()), within)
+
+
+def test_another_forward_of_the_hosts_class_keeps_acting(run, monkeypatch):
+    """An extension that puts its own in the place of every Linear's."""
+    this, calls = world("wan"), []
+    own = comfy.ops.disable_weight_init.Linear.forward
+
+    def theirs(self, *args):
+        calls.append(None)
+        return own(self, *args)
+
+    monkeypatch.setattr(comfy.ops.disable_weight_init.Linear, "forward", theirs)
+    run(this, this.applied(), WITHIN)
+    assert run.within == 0 and calls
+
+
+def test_packed_weights_are_multiplied_by_their_own_class(run):
+    this = world("wan")
+    linear = {f"{n}.weight" for n, m in this.network.named_modules() if isinstance(m, torch.nn.Linear)}
+    state = {n: packed.pack(t) if n in linear else t.clone() for n, t in this.network.state_dict().items()}
+    model = comfy.sd.load_diffusion_model_state_dict(state, {"custom_operations": packed.Operations})
+    model.__class__ = packed.Patcher
+    applied = this.applied(model)
+    assert torch.equal(run(this, applied, WITHIN), run(this, applied, BESIDE))
+
+
+def test_a_layer_that_multiplies_in_fp8_is_left_to_the_host():
+    """Its class has a product of its own; so has that of a quantised layer."""
+    linear = comfy.ops.fp8_ops.Linear(4, 4)
+    assert host_layers.opened(linear) is None
+    assert host_layers.opened(torch.nn.Linear(4, 4)) is None
+    assert host_layers.opened(comfy.ops.manual_cast.Linear(4, 4)) is not None
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_a_weight_that_was_cast_is_given_back(monkeypatch, error):
+    """After the last use, and after an error: it lies in a buffer that other layers wait for."""
+    layer = comfy.ops.manual_cast.Linear(4, 4, dtype=torch.bfloat16)
+    torch.nn.init.ones_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    told = []
+    if hasattr(comfy.ops, "uncast_bias_weight"):
+        own = comfy.ops.uncast_bias_weight
+        monkeypatch.setattr(comfy.ops, "uncast_bias_weight", lambda *args: told.append("given back") or own(*args))
+
+    def product(weight, bias):
+        told.append(weight.dtype)
+        if error:
+            raise error
+        return weight.sum() + bias.sum()
+
+    def forward():
+        return host_layers.opened(layer)(torch.ones(2, 4), product)
+
+    if error:
+        with pytest.raises(error):
+            forward()
+    else:
+        assert forward() == 16
+    assert told == [torch.float32, "given back"][: 1 + hasattr(comfy.ops, "uncast_bias_weight")]
+
+
+def test_a_replaced_layer_does_not_run_its_own_product():
+    this = world("wan")
+    name = "blocks.0.self_attn.q"
+    layer = Replacement(torch.randn(128, 128), torch.zeros(128))
+    this = replace(this, detail=replace(this.detail, layers={name: layer}))
+    model = this.applied()
+    module, calls = model.model.diffusion_model.get_submodule(name), []
+
+    class Counted(type(module)):
+        def forward(self, x):
+            calls.append(None)
+            return super().forward(x)
+
+    module.__class__ = Counted
+    this.sampled(model)
+    assert len(calls) == 2, "in the semantic steps alone"
