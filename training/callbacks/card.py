@@ -40,6 +40,12 @@ class Card(Callback):
         return self.seconds + time.monotonic() - self.since
 
 
+def _data(config: Config) -> str:
+    data = config.stage_data()
+    made = "paths of the teacher itself, from prompts alone, of " if data.source == "teacher" else ""
+    return f"not stated: {made}{data.name} {data.options or ''}".rstrip()
+
+
 def card(config: Config, iterations: int, seconds: float, device: str) -> str:
     """The text; ``seconds`` of training on ``device``."""
     stage, backbone, told = config.selected(), config.backbone, config.card
@@ -48,7 +54,7 @@ def card(config: Config, iterations: int, seconds: float, device: str) -> str:
     rows = {
         "base": f"{title}, {backbone.weights or 'trained by this configuration'}",
         "licence of the base": told.base_licence or "not stated: it binds these weights too",
-        "data": told.data or f"not stated: {data.name} {data.options or ''}".rstrip(),
+        "data": told.data or _data(config),
         "licence of this file": told.licence or "not stated",
         "method": f"{stage.method}, {iterations} iterations of {data.batch_size}",
         "noise grid": f"shift {config.expert_schedule().grid.shift:g}, {config.expert_schedule().grid.points} points, "

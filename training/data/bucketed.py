@@ -53,6 +53,11 @@ class BucketedData(ABC):
     def shown(self, number: int) -> str:
         """What a clip is called."""
 
+    @property
+    @abstractmethod
+    def prompts(self) -> Sequence[str]:
+        """The captions whose embeddings are at hand, but for that of no caption."""
+
     def batch(self, draws: Draws) -> Batch:
         """The clips of an iteration, for the rows of ``draws``."""
         if (self._plan.seed, self._plan.batch_size) != (draws.seed, draws.count):

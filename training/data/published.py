@@ -74,6 +74,11 @@ class PublishedData(BucketedData):
         """The file of a clip's latents."""
         return self.items[number]["latent_path"]
 
+    @property
+    def prompts(self) -> list[str]:
+        """The captions of the clips."""
+        return list(dict.fromkeys(item["caption"] for item in self.items if item["caption"]))
+
     def conditions(self, captions: list[str]) -> Conditions:
         """Of captions, B in number. Raises ValueError for one that the set does not hold."""
         numbers = {item["caption"]: number for number, item in enumerate(self.items)}

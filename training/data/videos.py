@@ -62,6 +62,11 @@ class VideosData(BucketedData):
         """The file of a clip."""
         return self.index.clips[number].source
 
+    @property
+    def prompts(self) -> list[str]:
+        """The captions of the clips, and the prompts that were prepared beside them."""
+        return [text for text in self.index.texts if text not in ("", self.index.negative)]
+
     def conditions(self, captions: list[str]) -> Conditions:
         """Of captions, B in number. Raises ValueError for one that the cache does not hold."""
         return self.told([self._embedded(caption) for caption in captions])

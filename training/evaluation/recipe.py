@@ -65,6 +65,11 @@ def training_plan(method: Distillation, config: Config) -> Plan:
         prompts = read_prompts(config.find(wanted.prompts, "file of prompts", "Set paths.prompts to a text file."))
     if not prompts:
         raise ConfigError("paths.prompts: name a text file with a prompt a line; this data set has none at hand.")
+    try:
+        for prompt in prompts:
+            method.data.conditions([prompt])
+    except ValueError as error:
+        raise ConfigError(f"paths.prompts: {error}") from None
     count = -(-wanted.count // wanted.batch_size) * wanted.batch_size
     nodes, kept = levels(method.schedule, [method.sigmas(steps).tolist() for steps in config.runs()])
     return Plan(recipe(method), nodes, kept, config.seed, "path", count, wanted.batch_size, prompts)

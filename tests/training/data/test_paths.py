@@ -205,3 +205,9 @@ def test_kill_9_while_paths_are_made_and_go_on_is_bit_equal(trainer, tmp_path):
     subprocess.run(run["killed"], check=True, stdout=subprocess.PIPE, **options)
     for path in sorted((tmp_path / "whole" / "paths").iterdir()):
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_prompt_that_the_data_set_cannot_encode_is_named_before_any_path(trainer, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a purple circle\n")
+    with pytest.raises(SystemExit, match="paths.prompts: .*purple"):
+        command.main(["--config", str(written(trainer, tmp_path, prompts=str(tmp_path / "prompts.txt")))])

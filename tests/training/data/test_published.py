@@ -65,6 +65,10 @@ def test_latents_are_scaled_and_captions_lose_their_padding(folder):
         assert torch.equal(batch.conditions.pooled[row], embedding[0, :768])
 
 
+def test_its_prompts_are_its_captions(folder):
+    assert data(folder).prompts == [f"caption {name}" for name in LENGTHS]
+
+
 def test_no_caption_is_seen_and_finite(folder):
     """A mask of nothing makes attention NaN."""
     published = data(folder)

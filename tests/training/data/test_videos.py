@@ -115,6 +115,11 @@ def test_the_other_side_of_guidance(made):
         assert torch.equal(other.pooled[0], expected(caption)["pooled"]) and len(other) == 2
 
 
+def test_its_prompts_are_all_captions_that_are_embedded(made):
+    """And neither that of no caption nor the negative one."""
+    assert sorted(data(made).prompts) == sorted(CAPTIONS)
+
+
 def test_a_prompt_that_was_not_embedded(made):
     with pytest.raises(ValueError, match=r"'a cat' is not embedded in .*: write it into a text file .* --prompts FILE"):
         data(made).conditions(["rain", "a cat"])

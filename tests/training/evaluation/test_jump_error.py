@@ -153,7 +153,7 @@ def test_the_best_weights_are_exported_beside_the_last_and_training_stops_by_pat
     errors = iter([0.9, 0.5, 0.4, 0.6, 0.4])
     watch._measure = lambda run, iteration: next(errors)
     run.run()
-    assert run.iteration == 4 and run.checkpoints.load()["iteration"] == 4
+    assert run.iteration == 4 and run.checkpoints.newest()[1]["iteration"] == 4
     assert "stops early: the jump error has not fallen below 0.400 of iteration 2 in 2 measurements" in caplog.text
     best, last = run.folder / "semantic.best.safetensors", run.folder / "semantic.safetensors"
     assert best.read_bytes() != last.read_bytes()
