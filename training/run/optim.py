@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..config import OptimizerConfig
 from ..errors import ConfigError
@@ -101,7 +100,7 @@ def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.opt
 
 def _taken_apart(state: Any) -> Any:
     """A state in which the averages of 8 bits are the plain tensors that they are made of."""
-    if is_traceable_wrapper_subclass(state):
+    if hasattr(state, "codes"):
         parts = {name: getattr(state, name) for name in ("codes", "scale", "qmap")}
         return {_PARTS: parts, "signed": state.signed}
     if isinstance(state, dict):
