@@ -13,7 +13,7 @@ STAMP     = $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types bench hosts browser clean
+.PHONY: help demo test lint types bench corpus hosts browser clean
 .DEFAULT_GOAL := demo
 
 help:     ## this list
@@ -41,6 +41,9 @@ types: $(STAMP)     ## the type checker alone
 
 bench: $(STAMP)     ## write benchmarks/results anew, in an hour or two and without a GPU; BENCH="path load" takes some
 	set -e; for name in $(BENCH); do $(RUN) benchmarks/$$name.py; done
+
+corpus: $(STAMP)     ## 188 real clips with captions in runs/corpus, to try training/prepare.py on
+	$(RUN) scripts/corpus.py
 
 hosts:     ## an environment for each ComfyUI of COMFYUI_PATH, which is itself only read; for the tests in it
 	TORCH="$(TORCH)" PIP_ARGS="$(PIP_ARGS)" $(PYTHON) scripts/hosts.py

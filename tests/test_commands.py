@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness.clips import moving, write_video
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,8 +86,30 @@ def test_the_trainer_from_another_folder(clone, tmp_path, flags):
     assert "stage teacher" in output and "flow" in output
 
 
-def test_the_trainer_from_the_clone(clone):
-    command = (os.path.join("training", "distill.py"), "--help")
+@pytest.mark.parametrize("name", ["distill.py", "paths.py"])
+def test_the_trainer_from_the_clone(clone, name):
+    command = (os.path.join("training", name), "--help")
+    assert "--dry-run" in start(clone, clone, *command, packages={"training"})
+
+
+@pytest.mark.parametrize("flags", [[], ["-I"]], ids=["plain", "isolated"])
+def test_the_preparation_from_another_folder(clone, tmp_path, flags):
+    """With a process beside its own, which has to find the packages too."""
+    write_video(tmp_path / "clip.mp4", moving(16))
+    options = ["--data", ".", "--backbone", "shapes", "--output", "cache", "--workers", "1"]
+    command = [
+        *flags,
+        str(clone / "training" / "prepare.py"),
+        *options,
+        "--caption",
+        "a red plain circle moving up fast",
+    ]
+    assert "1 files: 1 clips" in start(clone, tmp_path, *command, packages={"dcm_core", "training"})
+    assert (tmp_path / "cache" / "index.json").is_file()
+
+
+def test_the_preparation_from_the_clone(clone):
+    command = (os.path.join("training", "prepare.py"), "--help")
     assert "--dry-run" in start(clone, clone, *command, packages={"training"})
 
 

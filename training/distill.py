@@ -1,14 +1,19 @@
 """Train the stages of a configuration, each from its last checkpoint.
 
 python training/distill.py --config training/configs/shapes.yaml [stage=semantic] [key.subkey=value ...]
+
+On several GPUs: torchrun --nproc-per-node GPUS training/distill.py ... (training/launch has more).
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if not __package__:
     # Run as a file: the modules of this folder are found as training.*, and never by their bare names.
@@ -18,11 +23,14 @@ if not __package__:
     else:  # an isolated Python leaves the folder out
         sys.path.insert(0, str(here.parent))
 
-from training.errors import ConfigError, MissingWeights  # noqa: E402
+from training.errors import ConfigError, MissingWeights, Stopped  # noqa: E402
 from training.installed import cannot_import  # noqa: E402
 
 if TYPE_CHECKING:
     from training.config import Config
+
+RANK = int(os.environ.get("RANK", 0))  # of this process, by torchrun
+PATIENCE = 5  # seconds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,14 +40,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--restart", action="store_true", help="with stage=NAME: forget its checkpoint and train anew")
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
     options = parser.parse_intermixed_args(arguments)
+    if RANK:
+        logging.disable(logging.WARNING)  # the first process says the same
     try:
+        from torch.cuda import OutOfMemoryError
+
         from training.config import load_config
         from training.registry import check
+        from training.run.world import another_is_gone, check_processes, farewell
     except ImportError as error:
-        sys.exit(f"error: {cannot_import(error)}")
+        give_up(cannot_import(error))
     try:
         config = load_config(options.config, options.overrides)
         check(config)
+        check_processes(config)
         if options.restart and not config.stage:
             raise ConfigError(f"--restart needs stage=NAME; there are {', '.join(config.stages)}.")
         stages = [config.stage] if config.stage else list(config.stages)
@@ -49,15 +63,27 @@ def main(arguments: list[str] | None = None) -> None:
             except MissingWeights as error:
                 if not options.dry_run or stage == stages[0]:
                     raise
-                print(f"stage {stage}: not tried, since it builds on a stage before it. {error}")
+                say(f"stage {stage}: not tried, since it builds on a stage before it. {error}")
         if not options.dry_run:
-            print(whats_next(config))
+            say(whats_next(config))
+    except Stopped as told:
+        say(str(told))
     except ImportError as error:
-        sys.exit(f"error: {cannot_import(error)}")
+        give_up(cannot_import(error))
     except (ConfigError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+        give_up(error)
+    except OutOfMemoryError as error:
+        give_up(
+            f"the GPU has too little memory: {error} Close what else uses it, or take a smaller data.batch_size; "
+            "checkpoints are left as they are."
+        )
+    except RuntimeError as error:
+        if not another_is_gone(error):
+            raise
+        give_up("another process has ended, and this one with it; its reason stands above.")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues from the last checkpoint")
+        sys.exit(1 if RANK else "interrupted; the same command continues from the last checkpoint")
+    farewell()
 
 
 def run(config: Config, dry_run: bool, restart: bool = False) -> None:
@@ -66,10 +92,27 @@ def run(config: Config, dry_run: bool, restart: bool = False) -> None:
 
     trainer = build_trainer(config)
     if dry_run:
-        print(trainer.describe())
-        print(" ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items()))
+        say(trainer.describe())
+        say(" ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items()))
     else:
         trainer.run(restart)
+
+
+def say(text: str) -> None:
+    """Print, once for all processes."""
+    if RANK == 0:
+        print(text)
+
+
+def give_up(error: Exception | str) -> NoReturn:
+    """End this process, and by that all of them, with the reason.
+
+    Most reasons are those of every process: the first one tells them, and torchrun then ends the others.
+    """
+    if RANK:
+        time.sleep(PATIENCE)
+        sys.exit(f"error in process {RANK}: {error}")
+    sys.exit(f"error: {error}")
 
 
 def whats_next(config: Config) -> str:

@@ -13,6 +13,10 @@ class MissingWeights(ConfigError):
     """Weights that are not there, perhaps because the stage that makes them has not run yet."""
 
 
+class Stopped(Exception):
+    """A run was asked to stop, has saved and leaves; the message is for whoever asked."""
+
+
 def unknown(key: str, value: object, choices: Iterable[object]) -> ConfigError:
     """The error of a setting whose value is none of the choices."""
     names = [str(choice) for choice in choices]

@@ -16,7 +16,7 @@ def cannot_import(error: ImportError) -> str:
     needed = " and ".join(
         line
         for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-        if re.split("[<>=]", line)[0] in ("diffusers", "peft")
+        if re.split("[<>=]", line)[0] in ("diffusers", "peft", error.name)
     )
     return (
         f"The trainer's packages cannot be imported: {str(error).splitlines()[0]}. "

@@ -1,6 +1,7 @@
 """What a configuration names is the file of that name: ``methods/NAME.py``, ``backbones/NAME.py``, ``data/NAME.py``.
 
-There is no table to edit. Such a file says in one constant what it brings: ``METHOD``, ``BACKBONE`` or ``DATA``.
+A backbone's autoencoder and text encoders are ``encoders/NAME.py``. There is no table to edit. Such a file says in one
+constant what it brings: ``METHOD``, ``BACKBONE``, ``DATA`` or ``ENCODER``.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+import torch
+
 from .backbones.base import Backbone
 from .config import BackboneConfig, Config, DataConfig, MethodOptions, build
 from .data.base import Data
+from .data.teacher_paths import TeacherPaths
 from .errors import ConfigError, unknown
+from .evaluation.recipe import recipe, training_data
 from .methods.base import Method, Setup
+from .methods.distillation import Distillation
+from .preparation.encoder import Encoder
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -26,9 +33,22 @@ def build_data(config: DataConfig) -> Data:
     return _brought("data", "DATA", "data.name", config.name)(config)
 
 
+def build_training_data(config: Config) -> Data:
+    """What the selected stage is trained on: that data set's clips, or the teacher's paths. Raises ConfigError."""
+    return training_data(build_data(config.stage_data()), config)
+
+
+def build_encoder(name: str, weights: str | None, device: torch.device) -> Encoder:
+    """The encoders of a backbone, for ``training/prepare.py``. Raises ConfigError."""
+    return _brought("encoders", "ENCODER", "--backbone", name)(weights, device)
+
+
 def build_method(setup: Setup) -> Method:
     """The method of the selected stage, with its options read and its networks built. Raises ConfigError."""
-    return _method(setup.config).build(setup, _options(setup.config))
+    method = _method(setup.config).build(setup, _options(setup.config))
+    if isinstance(setup.data, TeacherPaths) and isinstance(method, Distillation):
+        setup.data.cache.plan.recipe.check(recipe(method), setup.data.cache.folder)
+    return method
 
 
 def check(config: Config) -> None:

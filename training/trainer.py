@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +11,31 @@ import torch
 
 from dcm_core.files.atomic import atomic_write
 
+from .callbacks.alarms import Alarms
 from .callbacks.base import Callback
+from .callbacks.card import Card
 from .callbacks.export import Export
+from .callbacks.jump_error import JumpError
 from .callbacks.log import Log
+from .callbacks.profile import Profile
 from .callbacks.tensorboard import TensorBoard
 from .callbacks.validation import Validation
 from .callbacks.verdict import Verdict
+from .callbacks.wandb import WandB
 from .config import Config, to_yaml
 from .data.ahead import ReadAhead
-from .errors import ConfigError, unknown
+from .errors import ConfigError, Stopped
 from .methods.base import Method, Setup
-from .registry import build_backbone, build_data, build_method
+from .registry import build_backbone, build_method, build_training_data
 from .run.checkpoint import Checkpoints
 from .run.record import check_unchanged
+from .run.signals import StopRequest
+from .run.world import join
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
-_DEVICES = ("auto", "cpu", "cuda")
 
 
 class Trainer:
@@ -38,45 +45,83 @@ class Trainer:
     """
 
     def __init__(self, config: Config, method: Method, callbacks: list[Callback]):
-        self.config, self.stage, self.method, self.callbacks = config, config.selected(), method, callbacks
+        self.config, self.stage, self.method, self.world = config, config.selected(), method, method.world
+        self.callbacks = [callback for callback in callbacks if self.first or callback.everywhere]
         self.folder = Path(config.output) / config.stage
-        self.checkpoints = Checkpoints(self.folder)
+        self.checkpoints = Checkpoints(self.folder, self.world, config.checkpoints_kept)
         self.iteration = 0
+        self.saved_at = time.monotonic()
+        self.stopped = False
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.world.first
 
     def describe(self) -> str:
         """One line: stage, method, how much is trained, where it runs and where the results go."""
         count = sum(p.numel() for p in self.method.trainable.values())
+        where = self.method.device.type if self.world.size == 1 else f"{self.world.size} x {self.method.device.type}"
         return (
             f"stage {self.config.stage}: {self.stage.method}, {count / 1e6:.2f} M trained parameters, "
-            f"{self.stage.iterations} iterations of {self.method.data.batch_size} on {self.method.device}, "
+            f"{self.stage.iterations} iterations of {self.method.data.batch_size} on {where}, "
             f"into {self.folder}"
         )
 
     def run(self, restart: bool = False) -> None:
         """Train to the configured number of iterations, or anew from the first.
 
-        Raises OSError, before training, for an unwritable output, and ConfigError for a checkpoint of weights that
-        were trained with other settings.
+        Raises OSError, before training, for an unwritable output, ConfigError for a checkpoint of weights that were
+        trained with other settings, and Stopped where it was asked to stop and has saved.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if restart:
             self.checkpoints.remove()
         if self.checkpoints.exist():
             self.load()
-        with atomic_write(self.folder / "config.yaml") as file:
-            file.write(to_yaml(self.config).encode())
-        print(self.describe() + self._begun())
+        if self.first:
+            with atomic_write(self.folder / "config.yaml") as file:
+                file.write(to_yaml(self.config).encode())
+            print(self.describe() + self._begun())
         for callback in self.callbacks:
             callback.start(self)
-        while self.iteration < self.stage.iterations:
-            metrics = self.method.step(self.iteration)
+        self.saved_at = time.monotonic()
+        with StopRequest(self.folder) as request:
+            while self.iteration < self.stage.iterations and not self.stopped:
+                self._iterate(request)
             for callback in self.callbacks:
-                callback.after_step(self, self.iteration, metrics)
-            self.iteration += 1
-            if self.iteration % self.config.checkpoint_every == 0 or self.iteration == self.stage.iterations:
-                self.save()
+                callback.finish(self)
+
+    def _iterate(self, request: StopRequest) -> None:
+        try:
+            metrics = self.method.step(self.iteration)
+        except FloatingPointError as error:
+            if not any(callback.failed(self, self.iteration, error) for callback in self.callbacks):
+                raise
+            return
         for callback in self.callbacks:
-            callback.finish(self)
+            callback.after_step(self, self.iteration, metrics)
+        self.iteration += 1
+        # Each process has a clock and signals of its own: what one of them says holds for all.
+        stop, self.stopped = self.world.any(request.made()), self.world.any(self.stopped)
+        if self.world.any(self._due()) or stop:
+            self.save()
+        if stop and self.iteration < self.stage.iterations:
+            request.obeyed()
+            raise Stopped(
+                f"Stopped as asked after iteration {self.iteration} of {self.stage.iterations} and saved in "
+                f"{self.checkpoints.all()[0]}: the same command goes on from there."
+            )
+
+    def _due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        minutes = self.config.checkpoint_minutes
+        return (
+            self.iteration % self.config.checkpoint_every == 0
+            or self.iteration == self.stage.iterations
+            or self.stopped
+            or (minutes is not None and time.monotonic() - self.saved_at > 60 * minutes)
+        )
 
     def _begun(self) -> str:
         if self.iteration == self.stage.iterations:
@@ -96,8 +141,24 @@ class Trainer:
         for callback in self.callbacks:
             callback.show(self, iteration, name, picture)
 
+    def stop(self, reason: str) -> None:
+        """End the stage after this iteration, as if it were the last."""
+        self.stopped = True
+        logger.warning("Stage %s stops early: %s.", self.config.stage, reason)
+
+    def step_back(self) -> bool:
+        """Go on from the last checkpoint, as a resumed run does; False where there is none."""
+        if not self.checkpoints.exist():
+            return False
+        for learner in self.method.learners.values():
+            learner.forget_gradients()
+        self.load()
+        for callback in self.callbacks:
+            callback.start(self)
+        return True
+
     def save(self) -> None:
-        """Write the checkpoint; the former one survives until the new one is complete."""
+        """Write a checkpoint; the former ones survive until it is complete."""
         state = {
             "iteration": self.iteration,
             "iterations": self.stage.iterations,
@@ -105,14 +166,15 @@ class Trainer:
             "method": self.method.state(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks},
         }
-        self.checkpoints.save(state)
+        self.checkpoints.save(self.iteration, state, self.method.tensors())
+        self.saved_at = time.monotonic()
 
     def load(self) -> None:
         """Continue from the checkpoint.
 
         Raises ConfigError where it belongs to another configuration or version, OSError where it cannot be read.
         """
-        state, path = self.checkpoints.load(), self.checkpoints.newest
+        path, state = self.checkpoints.newest()
         stage, done = self.config.stage, state["iteration"]
         check_unchanged(state["trained_with"], self.method.trained_with(), path, stage)
         if done > self.stage.iterations:
@@ -121,9 +183,12 @@ class Trainer:
                 f"them: ask for as many or more, choose another output, or train anew with --restart stage={stage}."
             )
         try:
+            self.checkpoints.read(path, self.method.tensors())
             self.method.load(state["method"])
             for callback in self.callbacks:
                 callback.load(state["callbacks"].get(type(callback).__name__, {}))
+        except torch.cuda.OutOfMemoryError:  # a RuntimeError, but nothing is wrong with the checkpoint
+            raise
         except (KeyError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"{path} does not fit this stage's networks ({error}). "
@@ -139,31 +204,17 @@ class Trainer:
 
 def build_trainer(config: Config) -> Trainer:
     """Everything that the selected stage of a configuration needs. Raises ConfigError."""
-    device, data = usable_device(config.device), build_data(config.stage_data())
+    world, data = join(config), build_training_data(config)
     try:
         data.conditions(config.validation.prompts)  # what would be wrong at the first validation is noticed now
     except ValueError as error:
         raise ConfigError(f"validation.prompts: {error}") from None
-    read: Any = ReadAhead(data) if config.compute.read_ahead else data
-    method = build_method(Setup(config, build_backbone(config.backbone), read, device))
-    method.prepare()
-    return Trainer(config, method, [Log(config.log_every), TensorBoard(), Validation(), Export(), Verdict()])
-
-
-def usable_device(name: str) -> torch.device:
-    """The device of that name. Raises ConfigError for one that is not here or that the trainer does not know."""
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if there else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown("device", name, _DEVICES) from None
-    if device.type not in _DEVICES:
-        raise unknown("device", name, _DEVICES)
-    if device.type == "cuda" and (device.index or 0) >= there:
+    if data.made_for not in (None, config.backbone.name):
         raise ConfigError(
-            f"device={name!r}: PyTorch {torch.__version__} finds {there or 'no'} CUDA GPU{'s' * (there > 1)} here. "
-            "Use device=cpu, or install a driver and a CUDA build of PyTorch."
+            f"data.name={config.stage_data().name}: its clips were prepared for {data.made_for}, and backbone.name is "
+            f"{config.backbone.name}. Run training/prepare.py with --backbone {config.backbone.name}."
         )
-    return device
+    read: Any = ReadAhead(data) if config.compute.read_ahead else data
+    method = build_method(Setup(config, build_backbone(config.backbone), read, world))
+    watching = [TensorBoard(), WandB(), Alarms(), JumpError(), Validation()]
+    return Trainer(config, method, [Log(config.log_every), *watching, Profile(), Export(), Card(), Verdict()])

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..errors import LayoutError, shortened
 from ..expert.file import all_finite
-from ..expert.layers import Expert, FusedLowRank, Layer, LowRank, Replacement
-from ..expert.merge import layers_of, with_difference
+from ..expert.layers import Expert, Layer, LowRank, Replacement
+from ..expert.merge import in_one_layer, layers_of, with_difference
 from ..expert.metadata import ExpertMetadata
 from ..families.keymap import KeyMap
 from ..families.recipe import Recipe
@@ -106,7 +106,7 @@ def bundle_tensors(backbone: BackboneFile, expert: Expert) -> dict[str, Tensor]:
     }
     for name, layer in expert.layers.items():
         pairs = [pair for _, pair in layer.pairs]
-        modules = _modules(keymap, name) if pairs else []
+        modules = keymap.adapted(name) if pairs else []
         for module, pair in zip(modules, pairs, strict=True):
             factor = pair.scale / ALPHA_OVER_RANK
             up = pair.up if factor == 1 else pair.up * factor
@@ -124,21 +124,16 @@ def _adapted(bundle: BackboneFile) -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     for weight, found in groups.items():
         name = weight.removesuffix(".weight")
-        modules = found if len(recipes[weight].parts) == 1 else _modules(bundle.keymap, name)
+        modules = found if len(recipes[weight].parts) == 1 else bundle.keymap.adapted(name)
         ranks = {bundle.infos[names.down[module]].shape[0] for module in found}
         if set(found) != set(modules) or len(ranks) > 1:
             raise ValueError(
                 f"{name} needs low-rank pairs of one rank for {', '.join(modules)}, but the file has them for "
                 f"{', '.join(found)} with rank {sorted(ranks)}"
             )
-        downs, ups = (
-            [_usable(part[module], bundle.read(part[module])) for module in modules] for part in (names.down, names.up)
-        )
         alpha = ALPHA_OVER_RANK * ranks.pop()
-        if len(modules) == 1:
-            layers[name] = LowRank(downs[0], ups[0], alpha)
-        else:
-            layers[name] = FusedLowRank(torch.cat(downs), torch.cat(ups), alpha, bundle.shapes[weight][0])
+        halves = [[_usable(half[each], bundle.read(half[each])) for half in (names.down, names.up)] for each in modules]
+        layers[name] = in_one_layer([LowRank(down, up, alpha) for down, up in halves], bundle.shapes[weight][0])
     return layers
 
 
@@ -216,16 +211,10 @@ def _adapted_modules(keymap: KeyMap, expert: Expert) -> list[str]:
     if expert.metadata.expert != "detail":
         raise LayoutError("a bundle holds a detail expert: this is a semantic one, which would be its backbone")
     names = [name for name, layer in expert.layers.items() if layer.pairs]
-    return [module for name in names for module in _modules(keymap, name)]
+    return [module for name in names for module in keymap.adapted(name)]
 
 
 def _modules_with_pairs(backbone: BackboneFile) -> set[str]:
     """The diffusers modules that have a low-rank pair in every bundle with this backbone."""
     adapted, _ = backbone.keymap.detail_layers(backbone.shapes)
-    return {module for name in adapted for module in _modules(backbone.keymap, name)}
-
-
-def _modules(keymap: KeyMap, name: str) -> list[str]:
-    """The diffusers modules with an adapter of their own in a ComfyUI module."""
-    sources = keymap.sources(f"{name}.weight")[: keymap.projections(name)]
-    return [source.removesuffix(".weight") for source in sources]
+    return {module for name in adapted for module in backbone.keymap.adapted(name)}

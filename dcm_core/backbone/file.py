@@ -27,7 +27,16 @@ from ..files.shards import open_weights
 from ..files.stream import TensorSource
 from ..files.zeros import all_zero, zero_tails
 from .layouts import Kind, Layout, recognise, relative_by_name, relatives_of, sort_names, unwrapped, without_wrappers
-from .quantised import QUANTISED, formats, layers_in_header, logical_shapes, require_scales
+from .quantised import (
+    MULTIPLIED,
+    QUANTISED,
+    formats,
+    layers_in_header,
+    layers_said,
+    logical_shapes,
+    require_as_said,
+    require_scales,
+)
 
 Read = Callable[[str], Tensor]
 _OF_LAYERS = (".weight", ".bias")
@@ -98,7 +107,8 @@ class BackboneFile:
         return self.source.metadata | {QUANTISED: json.dumps({"layers": self._quantised})}
 
     def describe(self) -> str:
-        """One line: what the file is. Raises as ``formats``."""
+        """One line: what the file is. Raises as ``formats`` and ``require_as_said``."""
+        self.require_as_said()
         quantised = f", quantised as {' and '.join(self.formats)}" if self.formats else ""
         return self.layout.describe() + quantised
 
@@ -108,7 +118,15 @@ class BackboneFile:
 
         Raises LayoutError where that cannot be read.
         """
-        return formats(self._quantised, self.scales, self.read)
+        return formats(self._said.values())
+
+    def require_as_said(self) -> None:
+        """Raises LayoutError for layers that are not stored as the one of the ``formats`` that they are said to be."""
+        require_as_said(self._said, self._weights, self._logical, self._beside)
+
+    @cached_property
+    def _said(self) -> dict[str, dict]:
+        return layers_said(self._quantised, self.scales, self.read)
 
     @cached_property
     def read(self) -> Read:
@@ -151,13 +169,15 @@ class BackboneFile:
     def require_written(self) -> None:
         """Raises LayoutError for weight matrices that were never written, or not to their end.
 
-        Matrices of nothing but zeros, which no trained network has, nor do relatives in what they add. And one of which
-        more than a last row is zero, as is all that follows in its file: a row may be zero, since a channel can die.
+        Matrices of nothing but zeros, which no trained network has, nor do relatives in what they add, and scales that
+        make such of others. And a matrix of which more than a last row is zero, as is all that follows in its file: a
+        row may be zero, since a channel can die.
         """
         # Of a bundle the detail expert's too, but for the halves of pairs that are zero before training.
         names = [*self.names.base.values(), *self.names.twins.values(), *self.names.down.values()]
         matrices = [name for name in names if name.endswith(".weight") and len(self.infos[name].shape) > 1]
-        if empty := all_zero(self.source, matrices):
+        scales = [there for name, there in self.scales.items() if name.endswith(MULTIPLIED)]
+        if empty := all_zero(self.source, [*matrices, *scales]):
             raise LayoutError(
                 f"{len(empty)} weights hold nothing but zeros ({shortened(empty, 4)}): the file was never written to "
                 "its end, as after a download that stopped. Download it again."
@@ -191,7 +211,12 @@ class BackboneFile:
 
     @cached_property
     def _logical(self) -> dict[str, tuple[int, ...]]:
-        return logical_shapes(self._weights, {name: self.infos[there] for name, there in self.scales.items()})
+        return logical_shapes(self._weights, self._beside)
+
+    @cached_property
+    def _beside(self) -> dict[str, TensorInfo]:
+        """What stands beside quantised weights."""
+        return {name: self.infos[there] for name, there in self.scales.items()}
 
     @cached_property
     def _to_comfy(self) -> dict[str, Recipe]:

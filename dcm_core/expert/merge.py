@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
 from .host_names import in_host_names
-from .layers import Difference, Expert, Layer, Replacement
+from .layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement
 
 
 def weight_differences(expert: Expert, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,6 +53,15 @@ def layers_of(
         else:
             parameters[name] = tensor
     return {layer: kind(**own) for layer, own in parts.items()}, parameters
+
+
+def in_one_layer(pairs: Sequence[LowRank], rows: int) -> Layer:
+    """The low-rank pairs of the projections that a layer of so many rows begins with; a single one is the layer's."""
+    first, *others = pairs
+    if not others:
+        return first
+    downs, ups = [pair.down for pair in pairs], [pair.up for pair in pairs]
+    return FusedLowRank(torch.cat(downs), torch.cat(ups), first.alpha, rows)
 
 
 def with_difference(base: Tensor, difference: Tensor, strength: float = 1.0) -> Tensor:

@@ -1,26 +1,51 @@
 """Running a detail expert beside a frozen backbone: outputs get the expert's term, weights are never touched.
 
 For the time of one model call each target layer gets a ``forward`` of its own on the instance, which calls
-whatever forward was there before (the class's, or another extension's) and adds to its output. The base
-weights may hence be fp8, packed, patched, or on another device. Forward hooks would not do: torch.compile
-does not see them change.
+whatever forward was there before (the class's, or another extension's) and adds to its output, or multiplies by a
+copy of the weight that has the change in it (``terms``). The base weights may hence be fp8, packed, patched, or on
+another device. Forward hooks would not do: torch.compile does not see them change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any, cast
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ExpertFileError
-from .layers import Difference, Expert, FusedLowRank, LowRank, Replacement
+from .layers import Expert
 from .merge import with_difference
+from .terms import TERMS, LayerTerm, ReplacementTerm, check_shape, other_backbone
+from .watch import Watch
 
 _ABSENT = object()
+Forward = Callable[..., Tensor]
+# A layer's forward with something else in place of its product: (x, product(weight, bias) -> y) -> y.
+OpenForward = Callable[[Tensor, Callable[[Tensor, Tensor | None], Tensor]], Tensor]
+
+
+def plain_linear(module: Any) -> OpenForward | None:
+    """Of PyTorch's own Linear."""
+    if type(module).forward is not nn.Linear.forward:
+        return None
+    return lambda x, product: product(module.weight, module.bias)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a host runs its layers, where an expert can make use of it.
+
+    ``opened``: the forward of a layer's class, open where it multiplies; None where it does not multiply by a plain
+    weight, or not in a known way. ``unfused``: a forward for a module that holds layers, which calls theirs where the
+    class's own may use their weights in another way; None where there is none.
+    """
+
+    opened: Callable[[nn.Module], OpenForward | None] = plain_linear
+    unfused: Callable[[nn.Module], Forward | None] = field(default=lambda holder: None)
 
 
 class Sidecar(nn.Module):
@@ -29,130 +54,46 @@ class Sidecar(nn.Module):
     ``strength`` scales the whole expert and may be changed between calls; 0 leaves the model alone.
     """
 
-    def __init__(self, expert: Expert, strength: float = 1.0):
+    def __init__(self, expert: Expert, strength: float = 1.0, ways: Ways | None = None):
         super().__init__()
-        self.strength = strength
-        terms = [_TERMS[type(layer)](name, layer) for name, layer in expert.layers.items()]
+        self.strength, self.ways = strength, ways or Ways()
+        terms = [TERMS[type(layer)](name, layer) for name, layer in expert.layers.items()]
         self.terms = nn.ModuleList(terms)
         bare = [_ParameterTerm(name, difference) for name, difference in expert.parameters.items()]
         self.parameter_terms = nn.ModuleList(bare)
 
     @contextmanager
-    def active(self, diffusion_model: nn.Module) -> Iterator[None]:
+    def active(self, diffusion_model: nn.Module) -> Iterator[Watch]:
         """Let the expert act on ``diffusion_model`` (ComfyUI module names, compiled or not) inside the block.
 
         Afterwards, and after any exception, each layer's ``forward`` and each Parameter object is what it
         was. Raises ExpertFileError, before anything is changed, if a layer is missing, is no Linear, or has
-        another size.
+        another size. What it gives knows which layers acted.
         """
-        terms = cast("list[_LayerTerm]", self.terms)
+        terms = cast("list[LayerTerm]", self.terms)
         bare = cast("list[_ParameterTerm]", self.parameter_terms)
-        layers = [(term.target(diffusion_model), term) for term in terms]
+        layers = {term.name: term.target(diffusion_model) for term in terms}
         parameters = [(*term.target(diffusion_model), term) for term in bare]
         if self.strength == 0:
-            yield
+            yield Watch(diffusion_model, {})
             return
+        watch = Watch(diffusion_model, layers)
         with ExitStack() as restore:
-            for module, term in layers:
-                former = module.__dict__.get("forward", _ABSENT)
-                restore.callback(_restore_forward, module, former)
-                module.__dict__["forward"] = _forward_with(term, module, former, self.strength)
+
+            def override(module: nn.Module, forward: Forward) -> None:
+                restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
+                module.__dict__["forward"] = forward
+
+            for term in terms:
+                module = layers[term.name]
+                override(module, watch.noting(module, _changed(term, module, self.ways, self.strength)))
+            for holder in watch.holders:
+                own = self.ways.unfused(holder) or MethodType(type(holder).forward, holder)
+                override(holder, watch.noting(holder, own))
             for owner, name, base, term in parameters:
                 restore.callback(owner._parameters.__setitem__, name, base)
                 owner._parameters[name] = term.added_to(base, self.strength)
-            yield
-
-
-class _LayerTerm(nn.Module):
-    """What the expert does to one layer: input ``x`` [..., in] and output ``y`` [..., out] to the new output.
-
-    The sum is written into ``y``: at full size a pass over it of its own costs a tenth of the expert's work.
-    Hosts move and count leaf modules, so each layer is one.
-    """
-
-    def __init__(self, name: str, shapes: dict[str, tuple[int, ...]], **tensors: Tensor | None):
-        super().__init__()
-        self.name, self.shapes = name, shapes
-        for key, tensor in tensors.items():
-            self.register_parameter(key, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
-
-    def target(self, model: nn.Module) -> nn.Module:
-        """The Linear layer this term belongs to. Its weight may be packed or elsewhere: only sizes are
-        read."""
-        try:
-            module = model.get_submodule(self.name)
-            sizes = {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
-        except AttributeError:
-            raise _other_backbone(f"the model has no Linear layer {self.name}") from None
-        for key, shape in self.shapes.items():
-            _check_shape(f"{self.name}.{key}", shape, sizes[key])
-        return module
-
-    def cast(self, key: str, x: Tensor) -> Tensor:
-        """A tensor in the device and dtype of the activation ``x``. A copy made for that is not kept: the host would
-        not count its memory."""
-        return getattr(self, key).to(x.device, x.dtype)
-
-
-class _LowRankTerm(_LayerTerm):
-    def __init__(self, name: str, layer: LowRank):
-        super().__init__(name, layer.shapes, down=layer.down, up=layer.up)
-        self.scale = layer.scale
-
-    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        inner = F.linear(x, self.cast("down", x))
-        return _plus_product(y, inner, self.cast("up", x), strength * self.scale)
-
-
-class _FusedLowRankTerm(_LayerTerm):
-    """Several pairs that read the same input and change one range of rows each."""
-
-    def __init__(self, name: str, layer: FusedLowRank):
-        super().__init__(name, layer.shapes, down=layer.down, up=layer.up)
-        self.scale, self.parts = layer.scale, layer.parts
-
-    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        rows = y.reshape(-1, y.shape[-1])
-        inner = F.linear(x.reshape(-1, x.shape[-1]), self.cast("down", x))
-        width = x.shape[-1]
-        pairs = zip(inner.chunk(self.parts, dim=1), self.cast("up", x).chunk(self.parts), strict=True)
-        for part, (part_inner, part_up) in enumerate(pairs):
-            _plus_product(rows.narrow(1, part * width, width), part_inner, part_up, strength * self.scale)
-        return rows.view(y.shape)
-
-
-class _DifferenceTerm(_LayerTerm):
-    def __init__(self, name: str, layer: Difference):
-        super().__init__(name, layer.shapes, weight=layer.weight, bias=layer.bias)
-
-    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        if self.weight is not None:
-            y = _plus_product(y, x, self.cast("weight", x), strength)
-        return y if self.bias is None else y.add_(self.cast("bias", x), alpha=strength)
-
-
-class _ReplacementTerm(_LayerTerm):
-    def __init__(self, name: str, layer: Replacement):
-        super().__init__(name, layer.shapes, weight=layer.weight, bias=layer.bias)
-
-    def target(self, model: nn.Module) -> nn.Module:
-        module = super().target(model)
-        if (self.bias is None) != (getattr(module, "bias", None) is None):
-            raise _other_backbone(f"{self.name} has a bias in only one of model and expert")
-        return module
-
-    def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        bias = None if self.bias is None else self.cast("bias", x)
-        replaced = F.linear(x, self.cast("weight", x), bias).to(y.dtype)
-        return replaced if strength == 1 else y.lerp_(replaced, strength)
-
-
-_TERMS = {
-    LowRank: _LowRankTerm,
-    FusedLowRank: _FusedLowRankTerm,
-    Difference: _DifferenceTerm,
-    Replacement: _ReplacementTerm,
-}
+            yield watch
 
 
 class _ParameterTerm(nn.Module):
@@ -175,8 +116,8 @@ class _ParameterTerm(nn.Module):
                 raise KeyError(name)
             shape = tuple(getattr(base, "tensor_shape", base.shape))
         except (AttributeError, KeyError):
-            raise _other_backbone(f"the model has no Parameter {self.name}") from None
-        _check_shape(self.name, tuple(self.difference.shape), shape)
+            raise other_backbone(f"the model has no Parameter {self.name}") from None
+        check_shape(self.name, tuple(self.difference.shape), shape)
         if not base.is_floating_point():
             raise ExpertFileError(f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed")
         return owner, name, base
@@ -186,22 +127,20 @@ class _ParameterTerm(nn.Module):
         return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
 
 
-def _plus_product(y: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """``y`` [..., out] plus ``scale`` times ``linear(x, weight)``, in the memory of ``y``; x [..., in]."""
-    if y.dtype != x.dtype:
-        return y.add_(F.linear(x, weight), alpha=scale)
-    rows = y.reshape(-1, y.shape[-1])
-    return rows.addmm_(x.reshape(-1, x.shape[-1]), weight.t(), alpha=scale).view(y.shape)
-
-
-def _forward_with(term: _LayerTerm, module: nn.Module, former: Any, strength: float) -> Callable[..., Tensor]:
-    base = MethodType(type(module).forward, module) if former is _ABSENT else former
-    # The output of a Linear is nobody else's. What another extension returns may be something it keeps.
-    own = former is _ABSENT and isinstance(module, nn.Linear)
+def _changed(term: LayerTerm, module: nn.Module, ways: Ways, strength: float) -> Forward:
+    """The layer's forward with the term; what another extension has set there is always called."""
+    theirs = module.__dict__.get("forward")
+    if theirs is not None:
+        # What it returns may be something that it keeps.
+        return lambda x, *args, **kwargs: term(x, theirs(x, *args, **kwargs).clone(), strength)
+    if isinstance(term, ReplacementTerm) and strength == 1:
+        return lambda x, *args, **kwargs: term.replaced(x)
+    own, opened = MethodType(type(module).forward, module), ways.opened(module)
 
     def forward(x: Tensor, *args, **kwargs) -> Tensor:
-        y = base(x, *args, **kwargs)
-        return term(x, y if own else y.clone(), strength)
+        if opened is not None and term.merging_is_cheaper(x.numel() // x.shape[-1]):
+            return opened(x, lambda weight, bias: term.product(x, weight, bias, strength))
+        return term(x, own(x, *args, **kwargs), strength)
 
     return forward
 
@@ -211,12 +150,3 @@ def _restore_forward(module: nn.Module, former: object) -> None:
         module.__dict__.pop("forward", None)
     else:
         module.__dict__["forward"] = former
-
-
-def _check_shape(name: str, expert: tuple[int, ...], model: tuple[int, ...]) -> None:
-    if expert != model:
-        raise _other_backbone(f"{name} has shape {list(model)} in the model and {list(expert)} in the expert")
-
-
-def _other_backbone(what: str) -> ExpertFileError:
-    return ExpertFileError(f"{what}: the expert was made for another backbone, choose one made for this")

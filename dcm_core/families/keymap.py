@@ -221,6 +221,11 @@ class KeyMap:
         row, _ = self._row(f"{module}.weight", self._by_comfy)
         return min(len(row.sources), 3) if row else 1
 
+    def adapted(self, module: str) -> list[str]:
+        """The diffusers modules with an adapter of their own in a ComfyUI module, in the order of its rows."""
+        sources = self.sources(f"{module}.weight")[: self.projections(module)]
+        return [source.removesuffix(".weight") for source in sources]
+
     @cached_property
     def fuses(self) -> bool:
         """Has ComfyUI several of diffusers' weights in one?"""

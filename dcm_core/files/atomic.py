@@ -42,9 +42,17 @@ def atomic_write(path: str | os.PathLike) -> Iterator[BufferedRandom]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        kept = "; the former file is unchanged" if path.is_file() else ""
-        remedy = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
-        raise OSError(error.errno or errno.EIO, f"could not write the file, {remedy}{kept}", str(path)) from error
+        raise refused(path, error, "; the former file is unchanged" if path.is_file() else "") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def refused(path: Path, error: BaseException, kept: str = "") -> OSError:
+    """An OSError of the fitting kind that names what could not be written, and the remedy.
+
+    ``kept``: what is still as it was.
+    """
+    number = getattr(error, "errno", None)
+    remedy = _REMEDIES.get(number or 0, getattr(error, "strerror", None) or str(error))
+    return OSError(number or errno.EIO, f"could not write the file, {remedy}{kept}", str(path))

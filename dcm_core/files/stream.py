@@ -111,8 +111,8 @@ class TensorSource:
         """File number and first byte: sorting by it makes reading sequential."""
         return self._where[name][:2]
 
-    def read(self, name: str, digest: TensorDigest | None = None) -> Tensor:
-        """One whole tensor, in memory of its own, added to ``digest`` if there is one.
+    def read(self, name: str, digest: TensorDigest | None = None, memory: Tensor | None = None) -> Tensor:
+        """One whole tensor, in memory of its own or the bytes given, added to ``digest`` if there is one.
 
         Raises ExpertFileError for a dtype PyTorch does not have.
         """
@@ -120,7 +120,7 @@ class TensorSource:
         if info.dtype not in _TORCH:
             raise ExpertFileError(f"{name} has dtype {info.dtype}, which cannot be computed with")
         number, start, stop = self._where[name]
-        memory = torch.empty(stop - start, dtype=torch.uint8)
+        memory = torch.empty(stop - start, dtype=torch.uint8) if memory is None else memory[: stop - start]
         self._fill(number, start, memory.numpy().data)
         tensor = _as_tensor(memory, info)
         if digest is not None:

@@ -19,7 +19,8 @@ _BLOCKS = "b c (t f) (h p) (w q) -> b t h w (c f p q)"
 
 
 @cache
-def _weights() -> dict[str, Tensor]:
+def weights() -> dict[str, Tensor]:
+    """The mean block, and the matrices to latents and back."""
     return load_file(_FILE)
 
 
@@ -28,9 +29,9 @@ def encode(clips: Tensor) -> Tensor:
     frames, height, width = clips.shape[-3:]
     if frames % TIME_FACTOR or height % SPACE_FACTOR or width % SPACE_FACTOR:
         raise ValueError(f"A clip of {frames} frames of {width}x{height} does not divide into blocks of 4 x 2 x 2.")
-    weights = _weights()
+    matrices = weights()
     blocks = rearrange(clips.float(), _BLOCKS, f=TIME_FACTOR, p=SPACE_FACTOR, q=SPACE_FACTOR)
-    latents = (blocks - weights["mean"].to(blocks)) @ weights["encoder"].to(blocks)
+    latents = (blocks - matrices["mean"].to(blocks)) @ matrices["encoder"].to(blocks)
     return latents.movedim(-1, 1)
 
 
@@ -38,9 +39,9 @@ def decode(latents: Tensor) -> Tensor:
     """Latents [B, 16, T, H, W] to clips [B, 3, 4T, 2H, 2W] in -1..1."""
     if latents.ndim != 5 or latents.shape[1] != CHANNELS:
         raise ValueError(f"Shapes latents are [B, {CHANNELS}, T, H, W], not {list(latents.shape)}.")
-    weights = _weights()
+    matrices = weights()
     latents = latents.float().movedim(1, -1)
-    blocks = latents @ weights["decoder"].to(latents) + weights["mean"].to(latents)
+    blocks = latents @ matrices["decoder"].to(latents) + matrices["mean"].to(latents)
     clips = rearrange(
         blocks, "b t h w (c f p q) -> b c (t f) (h p) (w q)", f=TIME_FACTOR, p=SPACE_FACTOR, q=SPACE_FACTOR
     )
@@ -49,8 +50,8 @@ def decode(latents: Tensor) -> Tensor:
 
 def latent_rgb_factors() -> tuple[list[list[float]], list[float]]:
     """(factors [16][3], bias [3]): the mean colour in -1..1 of a latent's block, for sampling previews."""
-    decoder = rearrange(_weights()["decoder"], "k (c n) -> k c n", c=3).mean(-1)
-    bias = rearrange(_weights()["mean"], "(c n) -> c n", c=3).mean(-1)
+    decoder = rearrange(weights()["decoder"], "k (c n) -> k c n", c=3).mean(-1)
+    bias = rearrange(weights()["mean"], "(c n) -> c n", c=3).mean(-1)
     return decoder.tolist(), bias.tolist()
 
 

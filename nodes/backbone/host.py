@@ -14,7 +14,8 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
   sampler, which calls the guider's ``outer_predict_noise``, and that its ``predict_noise``, once for each noise level
   it asks at; before, each MODEL that is going to be asked has its ``pre_run`` called (``run/stock_runs.py``);
 * what the stock nodes ask of a CLIP and a VAE, answered by duck types (``backbone/shapes_world.py``);
-* CogVideoX's network from inside, from 0.20 on (``backbone/cogvideox.py``).
+* CogVideoX's network from inside, from 0.20 on (``backbone/cogvideox.py``), and how layers are run
+  (``backbone/host_layers.py``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import comfy.model_management
 import comfy.sd
 import comfy.utils
 import comfy.weight_adapter
+import comfyui_version
 import torch
 from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from torch import Tensor, nn
@@ -263,6 +265,10 @@ STEP_CACHE = "easycache"
 MASK = "denoise_mask_function"
 # What an empty LATENT says about the VAE it is meant for, in 0.33; ``fix_empty_latent_channels`` takes them there.
 EMPTY_LATENT_RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+
+
+def host_version() -> str:
+    return comfyui_version.__version__
 
 
 def with_own_options(guider: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ...dcm_core.backbone.bundle import expert_from_bundle
 from ...dcm_core.backbone.file import BackboneFile, Read
+from ...dcm_core.backbone.quantised import QUANTISED
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.expert.other_files import what_it_looks_like
 from ...dcm_core.families.recipe import Recipe, copies_and_compositions
@@ -102,15 +104,19 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     Raises ValueError for a backbone that this ComfyUI does not know, or does not read in full.
     """
     recipes = file.recipes("comfy")
-    require_formats(file.formats, quantised_formats())
+    known = quantised_formats()
+    require_formats(file.formats, known)
+    file.require_as_said()
     copies, composed = copies_and_compositions(recipes)
     read: dict[str, Tensor] = {name: file.read(there) for name, there in copies.items()}
     for name, recipe in composed.items():
         like = file.read(recipe.parts[0].name)
         read[name] = torch.empty(recipe.info(file.infos).shape, dtype=like.dtype)
-    given = {name: read[name] for name in recipes}
+    given, metadata = {name: read[name] for name in recipes}, file.metadata
+    if "float8_e5m2" in known:
+        given, metadata = with_formats_said(given, metadata)
     # The loader takes tensors out of the dict that it is given.
-    model = load_state(dict(given), file.metadata, loader_options(weight_dtype, disable_dynamic))
+    model = load_state(dict(given), metadata, loader_options(weight_dtype, disable_dynamic))
     if model is None:
         raise ValueError(f"This ComfyUI knows no backbone of this kind ({file.layout.describe()}): update ComfyUI.")
     network = model.model.diffusion_model
@@ -119,6 +125,23 @@ def to_model(file: BackboneFile, weight_dtype: str, disable_dynamic: bool = Fals
     warnings = check_read(file.keymap, given, network)
     compose(network, composed, file.read)
     return model, warnings
+
+
+def with_formats_said(state: dict[str, Tensor], metadata: dict[str, str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """An old file in scaled e5m2 as newer ones are written: hosts that read these take every old one for e4m3."""
+    layers = [name.removesuffix(".scale_weight") for name in state if name.endswith(".scale_weight")]
+    dtypes = {layer: state[f"{layer}.weight"].dtype for layer in layers}
+    if "scaled_fp8" not in state or torch.float8_e5m2 not in dtypes.values():
+        return state, metadata
+    # As the host tells it too: a marker of two numbers asks for products that are not in one byte.
+    more = {"full_precision_matrix_mult": True} if state["scaled_fp8"].nelement() == 2 else {}
+    said = {layer: {"format": str(dtype).removeprefix("torch."), **more} for layer, dtype in dtypes.items()}
+    renamed = {
+        name.replace(".scale_weight", ".weight_scale").replace(".scale_input", ".input_scale"): tensor
+        for name, tensor in state.items()
+        if name != "scaled_fp8" and not (name.endswith(".scale_input") and tensor == 1)
+    }
+    return renamed, metadata | {QUANTISED: json.dumps({"layers": said})}
 
 
 def compose(network: nn.Module, recipes: Mapping[str, Recipe], read: Read) -> None:

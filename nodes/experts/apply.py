@@ -20,6 +20,7 @@ from ..backbone.host import (
     remove_weight_patches,
     set_maker,
 )
+from ..backbone.host_layers import WAYS
 from ..backbone.model import as_released, family_of
 from .merge import merge_expert
 from .step_cache import CachePerExpert
@@ -141,7 +142,7 @@ def side_model(
 
     They are in the ``dtype`` that the network computes in: copies made for each use would be nobody's to count.
     """
-    sidecar = Sidecar(expert, strength)
+    sidecar = Sidecar(expert, strength, WAYS)
     sidecar.terms.to(dtype)
     side = ModelPatcher(sidecar, load_device, offload_device)
     set_maker(side, side_model, expert, strength, dtype, load_device, offload_device)

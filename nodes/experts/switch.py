@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...dcm_core.errors import shortened
 from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import ExpertSchedule
-from ..backbone.host import RUN_SIGMAS, dtype_of_computation, is_of
+from ..backbone.host import RUN_SIGMAS, dtype_of_computation, host_version, is_of
 
 
 class ExpertSwitch:
@@ -36,19 +36,34 @@ class ExpertSwitch:
     ):
         """x [B, C, T, H, W] at t [B] (the host's sigmas; guidance stacks its conditions in B) to the denoised x.
 
-        Raises ValueError for sigmas of both experts in one call, and for a result that is not finite.
+        Raises ValueError for sigmas of both experts in one call, for a result that is not finite, and for layers of the
+        detail expert that did not act.
         """
         options = transformer_options or {}
         # Asked here, of what this call is told: any node may change the noise level on the way from a guider.
         expert, model = self.schedule.acting(t), executor.class_obj
         if not is_of(model, WrappersMP.APPLY_MODEL, self):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-        with self.sidecar.active(model.diffusion_model) if expert == "detail" else nullcontext():
+        if expert == "detail":
+            with self.sidecar.active(model.diffusion_model) as watch:
+                denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            refuse_bypassed(watch.bypassed())
+        else:
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if not torch.isfinite(denoised).all():
             where = f"{step_text(t, options.get(RUN_SIGMAS))}, by the {expert} expert"
             raise ValueError(f"NaN or Inf {where}. {likely_cause(model, x, c_crossattn)}")
         return denoised
+
+
+def refuse_bypassed(layers: list[str]) -> None:
+    """Raises ValueError naming the layers, if there are any, that ran without what the detail expert changes."""
+    if layers:
+        raise ValueError(
+            f"The detail expert did not act on {shortened(layers)}: ComfyUI {host_version()} runs them in a way that "
+            "leaves it out. Use DCM Bake, which puts each expert into the weights of a MODEL of its own, or a backbone "
+            "in bf16 or fp16."
+        )
 
 
 def sigmas_text(t: Tensor) -> str:

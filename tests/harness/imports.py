@@ -15,6 +15,7 @@ HOST_MODULES = {
     "comfy",
     "comfy_api",
     "comfy_extras",
+    "comfyui_version",
     "folder_paths",
     "latent_preview",
     "node_helpers",

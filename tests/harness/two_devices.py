@@ -105,7 +105,7 @@ def two_devices(monkeypatch) -> Iterator[TwoDevices]:
 
     with monkeypatch.context() as patched, TwoDevices() as mode:
         patched.setattr(torch, "Generator", generator)
-        patched.setattr("training.trainer.usable_device", lambda name: GPU if name == "cuda" else CPU)
+        patched.setattr("training.run.world.usable_device", lambda name: GPU if name == "cuda" else CPU)
         yield mode
 
 

@@ -26,7 +26,7 @@ def tiny_config(folder, stage: str, options: dict | None = None, **settings) -> 
             "output": str(folder),
             "stage": stage,
             "device": "cpu",
-            "backbone": {"family": "shapes", "architecture": ARCHITECTURE},
+            "backbone": {"name": "shapes", "architecture": ARCHITECTURE},
             "data": {"batch_size": 4},
             # not the preset, which may move: the golden values hold for this one
             "schedule": {"shift": 3.0, "points": 50, "kappa_index": 29},
@@ -39,12 +39,13 @@ def tiny_config(folder, stage: str, options: dict | None = None, **settings) -> 
                     **values,
                 }
             },
+            "watch": {"every": 0},
             **settings,
         },
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny():
     """Makes such a configuration: ``tiny(folder, stage, options, **settings)``."""
     return tiny_config

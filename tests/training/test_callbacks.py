@@ -1,5 +1,7 @@
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import pytest
@@ -25,9 +27,10 @@ def test_validation_clips_can_be_looked_at(trainer, stage):
     video = imageio_ffmpeg.read_frames(str(folder / "00.mp4"))
     properties = next(video)
     frames = list(video)
-    assert (len(frames), properties["size"]) == (16, (96, 96))
+    beside = 1 if stage == "teacher" else 2  # a student's clip stands beside its teacher's
+    assert (len(frames), properties["size"]) == (16, (96 * beside, 96))
     assert len(set(frames)) > 1
-    assert Image.open(folder / "strips.png").size[0] > 6 * 96
+    assert Image.open(folder / "strips.png").size[0] > beside * 6 * 96
 
 
 def test_validation_draws_nothing_from_the_training(trainer, tmp_path):
@@ -149,3 +152,38 @@ def test_clips_that_cannot_be_sampled_do_not_lose_the_file(trainer, capsys):
     run.run()
     assert (run.folder / "teacher.safetensors").is_file()
     assert "No clip could be sampled: step 1 of 2: NaN" in capsys.readouterr().out
+
+
+def test_the_teachers_clips_are_beside_and_the_measure(trainer):
+    run = trainer("semantic", iterations=2, validation=VALIDATION)
+    levels = [*run.method.schedule.grid.sigmas.flip(0).tolist(), 0.0]
+
+    def as_the_teacher(noise, conditions, steps):
+        return run.method.followed(run.method.guided_teacher(conditions), noise, levels)
+
+    run.method.sample = as_the_teacher
+    run.run()
+    lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    (ratios,) = [line for line in lines if "validation/motion_ratio" in line]
+    assert ratios["validation/motion_ratio"] == ratios["validation/high_frequency_ratio"] == pytest.approx(1)
+
+
+def test_iterations_are_profiled_on_request(trainer):
+    run = trainer("teacher", iterations=2, profile=1)
+    run.run()
+    folder = run.folder / "profile"
+    assert "aten::" in (folder / "operators.txt").read_text() and json.loads((folder / "trace.json").read_text())
+
+
+def test_wandb_has_what_is_reported_and_is_not_required(trainer, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    trainer("teacher", folder=tmp_path / "without", wandb="project").run()
+    assert "the package is not installed: pip install wandb" in caplog.text
+    sent, begun = [], []
+    run = SimpleNamespace(log=sent.append, define_metric=lambda *_, **__: None, finish=lambda: sent.append("finished"))
+    module = SimpleNamespace(init=lambda **told: begun.append(told) or run, Image=lambda picture: picture)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for iterations in (1, 2):
+        trainer("teacher", folder=tmp_path, iterations=iterations, log_every=1, wandb="project").run()
+    assert [each["iteration"] for each in sent if each != "finished"] == [1, 2] and sent[-1] == "finished"
+    assert begun[0]["project"] == "project" and begun[0]["id"] == begun[1]["id"] and begun[0]["resume"] == "allow"

@@ -79,16 +79,12 @@ def test_wrong_keys_and_values_are_named(file, override, message):
         ("stages.teacher.optimizer.name=sgd", "teacher.optimizer.name='sgd' is unknown; use adamw, adamw8bit or muon"),
         ("stages.teacher.optimizer.schedule=3", "optimizer.schedule=3 is unknown; use constant or cosine"),
         ("stages.teacher.data.batchsize=2", "Did you mean 'batch_size'"),
-        ("backbone.name=wam", "backbone.name='wam' is unknown; use shapes or wan."),
+        ("backbone.name=wam", "backbone.name='wam' is unknown; use cogvideox, hunyuan_video, shapes or wan."),
         ("backbone.family=want", "family 'want'"),
-        ("data.name=shape", "data.name='shape' is unknown; use shapes."),
+        ("data.name=shape", "data.name='shape' is unknown; use published, shapes or videos."),
         ("data.batch_size=0", "must be at least 1"),
         ("validation.steps=51", "validation.steps=51 must be at most the 50 points of the grid"),
-        ("data.name=videos", "data.name='videos' is unknown; use shapes. Real videos are to come."),
-        (
-            "backbone.name=hunyuan_video",
-            "backbone.name='hunyuan_video' is unknown; use shapes or wan. Adapters of more backbones are to come.",
-        ),
+        ("data.name=films", "data.name='films' is unknown; use published, shapes or videos."),
         ("backbone.family=hunyuan_video", "HunyuanVideo.* has another network than backbone.name=wan"),
         ("stages.teacher.options.shift=0", "stages.teacher.options.shift=0.0 must be above 0"),
         ("data.options.only={colour: [purple]}", "leaves a data set of zero clips"),
@@ -168,6 +164,22 @@ def test_an_unwritable_output_is_noticed_before_training(tmp_path, file, monkeyp
     monkeypatch.setattr("training.methods.base.Method.step", lambda *_: pytest.fail("it trained before it noticed"))
     message = failure("--config", str(file), "backbone.family=shapes", *TINY, f"output={tmp_path}/taken")
     assert message.startswith("error:") and "taken" in message
+
+
+@pytest.mark.parametrize("place", ["training.methods.base.Method.step", "training.run.optim.Learner.load"])
+def test_a_gpu_without_room_is_no_checkpoint_that_does_not_fit(file, tmp_path, monkeypatch, place):
+    run = ["--config", str(file), "backbone.family=shapes", *TINY, f"output={tmp_path}/run"]
+    main([*run, "stages.teacher.iterations=1"])
+    checkpoint = tmp_path / "run" / "teacher" / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(place, full)
+    message = failure(*run, "stages.teacher.iterations=2")
+    assert message.startswith("error: the GPU has too little memory: CUDA out of memory. Tried to allocate 2.00 GiB. ")
+    assert "data.batch_size" in message and "does not fit" not in message and checkpoint.read_bytes() == before
 
 
 def test_dry_run_trains_one_iteration_and_writes_nothing(file, tmp_path, capsys):

@@ -90,9 +90,7 @@ def test_each_is_one_added_file(added, tmp_path):
 def test_what_is_added_is_listed_and_what_only_helps_is_not(added):
     added("backbones", "narrow", ADDED["backbones"])
     for name in ("features", "base", "wam", "..config", ""):
-        with pytest.raises(
-            ConfigError, match=r"; use shapes, wan or narrow\. Adapters of more backbones are to come\.$"
-        ):
+        with pytest.raises(ConfigError, match=r"; use cogvideox, hunyuan_video, shapes, wan or narrow\.$"):
             build_backbone(BackboneConfig(name=name, family="shapes"))
 
 

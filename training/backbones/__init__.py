@@ -2,5 +2,3 @@
 
 Adding one is adding a file here that names its class ``BACKBONE``.
 """
-
-TO_COME = "Adapters of more backbones are to come."

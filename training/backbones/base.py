@@ -1,52 +1,118 @@
-"""What a method needs of a backbone."""
+"""What the adapters share: networks of one of diffusers' classes are built, adapted, read and written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dcm_core.expert.layers import Expert, Layer
+from dcm_core.families.keymap import KeyMap, Shapes
+from dcm_core.families.presets import find_family
+from dcm_core.families.relatives import Channels
 
+from ..config import BackboneConfig
+from ..errors import ConfigError, unknown
+from ..networks import adapter, exchange
 from ..networks.network import Network
+from ..networks.weights import load_weights, opened_backbone, parameters_without_memory
+
+Arguments = Mapping[str, Any]
 
 
-class Backbone(Protocol):
-    """One adapter file over a diffusers transformer: how it is built, called, adapted, read and written."""
+class Backbone(ABC):
+    """An adapter over a diffusers transformer. What is a class's own stands in attributes:
 
-    family: str
+    * ``transformer``: diffusers' class; ``network``: how it is called; ``keymap``, ``channels``: of its families
+    * ``sizes``: arguments of the published models by name, of which the first is taken where none is named;
+      ``architecture``: those that all of them share
+    * ``takes_image``: can it be trained where an image is given?
+    """
+
+    transformer: ClassVar[Callable[..., nn.Module]]
+    network: ClassVar[type[Network]]
+    keymap: ClassVar[KeyMap]
+    channels: ClassVar[staticmethod[[Shapes], Channels]]
+    sizes: ClassVar[Mapping[str, Arguments]] = {}
+    architecture: ClassVar[Arguments] = {}
+    takes_image: ClassVar[bool] = False
+
+    def __init__(self, config: BackboneConfig):
+        self.family, record = config.family, find_family(config.family)
+        if record.keymap is not self.keymap:
+            raise ConfigError(f"backbone.family: {record.title} has another network than backbone.name={config.name}.")
+        if config.size and config.size not in self.sizes:
+            raise unknown("backbone.size", config.size, self.sizes)
+        size = config.size or next(iter(self.sizes), "")
+        self.arguments = {**self.sizes.get(size, {}), **self.architecture, **config.architecture}
 
     def build(self, seed: int) -> Network:
         """A network with random weights that depend on the seed alone."""
-        ...
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.network(self._made())
 
-    def load(self, path: str | Path) -> Network:
-        """A network with the weights of a backbone file of any layout. Raises ConfigError where they do not fit."""
-        ...
+    def load(self, path: str | Path, dtype: torch.dtype = torch.float32) -> Network:
+        """A network with the weights of a backbone file of any layout, in memory for itself and its largest tensor.
 
-    def feature_shape(self, network: Network, stride: int) -> tuple[int, int]:
+        ``dtype``: of all weights but those that diffusers keeps in float32. Raises ConfigError where they do not fit.
+        """
+        with opened_backbone(path, self.keymap) as file:
+            self._refuse_image(file.shapes, f"{path} is {file.layout.variant}")
+            with parameters_without_memory():
+                transformer = self._made()
+            load_weights(transformer, file, dtype)
+        return self.network(transformer)
+
+    @staticmethod
+    def feature_shape(network: Network, stride: int) -> tuple[int, int]:
         """(channels of a token, number of layers of features that the network gives at this stride)."""
-        ...
+        return network.transformer.proj_out.in_features, len(network.tapped[::stride])
 
     def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None:
         """Freeze the network and give it an adapter, over those that act now: pairs of low rank, and twins of the
         layers that a detail expert replaces. Its output stays."""
-        ...
+        low_rank, replaced = self.keymap.detail_layers(self._shapes(network.transformer))
+        adapted = [each for layer in low_rank for each in self.keymap.adapted(layer)]
+        replaced = [self.keymap.module_to_diffusers(layer) for layer in replaced]
+        adapter.add_adapter(network.transformer, network.acting, name, adapted, replaced, rank, alpha, seed)
 
     def adapter_layers(self, network: Network, adapters: Sequence[str]) -> dict[str, Layer]:
         """What the last of these adapters changes over the others, by ComfyUI module name; nothing for no adapter."""
-        ...
+        layers = adapter.adapter_layers(network.transformer, adapters)
+        return exchange.comfy_layers(network.transformer, layers, self.keymap)
 
     def lay(self, network: Network, expert: Expert, name: str) -> None:
         """Give the network a low-rank expert as a frozen adapter. Raises ConfigError where it is none or misfits."""
-        ...
+        exchange.lay_expert(network.transformer, network.acting, name, expert, self.keymap)
 
     def apply(self, network: Network, expert: Expert) -> None:
         """Add an expert to the weights of a network without adapters. Raises ConfigError where it does not fit."""
-        ...
+        exchange.apply_expert(network.transformer, expert, self.keymap)
 
     def comfy_state(self, network: Network) -> dict[str, Tensor]:
         """The weights of a network below its adapters, under ComfyUI's names."""
-        ...
+        return exchange.comfy_state(network.transformer, self.keymap)
+
+    def _made(self) -> nn.Module:
+        """A transformer of diffusers. Raises ConfigError for one that cannot be trained here."""
+        model = self.transformer(**self.arguments)
+        self._refuse_image(self._shapes(model), "backbone.architecture")
+        return model
+
+    def _refuse_image(self, shapes: Shapes, what: str) -> None:
+        found = type(self).channels(shapes)
+        if not self.takes_image and found.inputs != found.outputs:
+            title = find_family(self.family).title
+            raise ConfigError(
+                f"{what}: image to video of {title} cannot be trained here. Take a text-to-video backbone."
+            )
+
+    def _shapes(self, model: nn.Module) -> dict[str, tuple[int, ...]]:
+        """Of its weights, under ComfyUI's names."""
+        shapes = {name: tensor.detach().to("meta") for name, tensor in adapter.frozen_state(model).items()}
+        return {name: tuple(tensor.shape) for name, tensor in self.keymap.state_to_comfy(shapes).items()}

@@ -1,130 +1,106 @@
-"""Wan 2.1 (diffusers' WanTransformer3DModel)."""
+"""Wan 2.1 and 2.2 (diffusers' WanTransformer3DModel). Of a pair, each model is a network of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from diffusers import WanTransformer3DModel
-from einops import rearrange
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.nn.functional import pad
 
-from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families import wan
-from dcm_core.families.presets import find_family
 
-from ..config import BackboneConfig
 from ..data.batch import Conditions
 from ..errors import ConfigError
-from ..networks import exchange
-from ..networks.adapter import adapter_layers, add_adapter
-from ..networks.features import Features, recorded
-from ..networks.network import Network
+from ..networks.context import Context
+from ..networks.network import Network, Patch
+from .base import Backbone
 
-ARCHITECTURE = {
-    "patch_size": (1, 2, 2),
-    "in_channels": 16,
-    "out_channels": 16,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "cross_attn_norm": True,
-    "qk_norm": "rms_norm_across_heads",
-    # the size of the 1.3B
-    "num_attention_heads": 12,
-    "attention_head_dim": 128,
-    "ffn_dim": 8960,
-    "num_layers": 30,
-}
+_14B = {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}
+_IMAGE = {"in_channels": 36}
 
 
 class WanNetwork(Network):
-    """A Wan transformer."""
+    """A Wan transformer.
+
+    ``text_tokens``: the length of every text it was trained with, what follows the caption being zeros. 0 takes texts
+    as long as they come.
+    """
+
+    values = "p q r c"
+    text_tokens = 512
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
         return self.transformer.blocks
 
-    def forward(
-        self, x: Tensor, timestep: Tensor, conditions: Conditions, stride: int = 0
-    ) -> tuple[Tensor, Features | None]:
+    @property
+    def embedder(self) -> nn.Module:
+        return self.transformer.condition_embedder
+
+    @property
+    def patch(self) -> Patch:
+        return self.transformer.config.patch_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.patch_embedding.weight.dtype
+
+    def velocity(self, x: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
+        """``conditions.image``: a mask and an image's latents; ``vision``: what CLIP sees in it, where 2.1 takes it."""
+        model, vision = self.transformer, conditions.vision
+        if (vision is None) != (model.config.image_dim is None):
+            wants, has = ("an", "none") if vision is None else ("no", "one")
+            raise ConfigError(
+                f"This backbone takes {wants} embedded image, and is given {has}: choose data prepared for it."
+            )
+        text = self._padded(conditions)
+        return model(x, timestep, text, encoder_hidden_states_image=vision, return_dict=False)[0]
+
+    def head(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         model = self.transformer
-        arguments: dict[str, Any] = {"encoder_hidden_states": conditions.text, "return_dict": False}
-        if not stride:
-            return model(x, timestep, **arguments)[0], None
-        with recorded([model.condition_embedder]) as embeddings, recorded(self.blocks[::stride]) as tokens:
-            velocity = model(x, timestep, **arguments)[0]
-        time_embedding = embeddings[0][0]
-        frames, height, width = x.shape[2:]
-        p_t, p_h, p_w = model.config.patch_size
-        grid = (frames // p_t, height // p_h, width // p_w)
-        return velocity, Features(tokens, [_head(model, each, time_embedding, grid) for each in tokens], grid)
+        shift, scale = (model.scale_shift_table + embedding.unsqueeze(1)).chunk(2, dim=1)
+        return model.proj_out((model.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
+
+    def share_context(self, mesh: DeviceMesh) -> None:
+        self.context = Context(self.transformer, mesh)
+
+    def _padded(self, conditions: Conditions) -> Tensor:
+        text, mask = conditions.text, conditions.mask
+        if mask is not None:
+            text = text.masked_fill(~mask.unsqueeze(-1), 0)
+        if not self.text_tokens:
+            return text
+        if text.shape[1] > self.text_tokens:
+            raise ConfigError(f"Wan takes texts of up to {self.text_tokens} tokens, and is given {text.shape[1]}.")
+        return pad(text, (0, 0, 0, self.text_tokens - text.shape[1]))
 
 
-class WanBackbone:
-    """Builds Wan networks, adapts them, and reads and writes their weights."""
+class WanBackbone(Backbone):
+    """Text and image to video."""
 
-    architecture: Mapping[str, Any] = ARCHITECTURE
-
-    def __init__(self, config: BackboneConfig):
-        self.config, self.family, self.keymap = config, config.family, find_family(config.family).keymap
-        if self.keymap is not wan.KEYMAP:
-            title = find_family(config.family).title
-            raise ConfigError(f"backbone.family: {title} has another network than backbone.name={config.name}.")
-
-    def build(self, seed: int) -> Network:
-        """A network with random weights that depend on the seed alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return WanNetwork(WanTransformer3DModel(**{**self.architecture, **self.config.architecture}))
-
-    def load(self, path: str | Path) -> Network:
-        """A network with the weights of a backbone file of any layout. Raises ConfigError where they do not fit."""
-        network = self.build(seed=0)
-        exchange.load_weights(network.transformer, path, self.keymap)
-        return network
-
-    @staticmethod
-    def feature_shape(network: Network, stride: int) -> tuple[int, int]:
-        """(channels of a token, number of layers of features that the network gives at this stride)."""
-        return network.transformer.proj_out.in_features, len(network.blocks[::stride])
-
-    def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None:
-        """Freeze the network and give it an adapter over those that act now; its output stays."""
-        low_rank, replaced = self._detail_layers(network)
-        add_adapter(network.transformer, network.acting, name, low_rank, replaced, rank, alpha, seed)
-
-    def adapter_layers(self, network: Network, adapters: Sequence[str]) -> dict[str, Layer]:
-        """What the last of these adapters changes over the others, by ComfyUI module name; nothing for no adapter."""
-        layers = adapter_layers(network.transformer, adapters)
-        return {self.keymap.module_to_comfy(name): layer for name, layer in layers.items()}
-
-    def lay(self, network: Network, expert: Expert, name: str) -> None:
-        """Give the network a low-rank expert as a frozen adapter. Raises ConfigError where it is none or misfits."""
-        exchange.lay_expert(network.transformer, network.acting, name, expert, self.keymap)
-
-    def apply(self, network: Network, expert: Expert) -> None:
-        """Add an expert to the weights of a network without adapters. Raises ConfigError where it does not fit."""
-        exchange.apply_expert(network.transformer, expert, self.keymap)
-
-    def comfy_state(self, network: Network) -> dict[str, Tensor]:
-        """The weights of a network below its adapters, under ComfyUI's names."""
-        return exchange.comfy_state(network.transformer, self.keymap)
-
-    def _detail_layers(self, network: Network) -> tuple[list[str], list[str]]:
-        low_rank, replaced = self.keymap.detail_layers(self.comfy_state(network))
-        return [self.keymap.module_to_diffusers(n) for n in low_rank], [
-            self.keymap.module_to_diffusers(n) for n in replaced
-        ]
-
-
-def _head(model: Any, tokens: Tensor, time_embedding: Tensor, grid: tuple[int, int, int]) -> Tensor:
-    """Tokens [B, N, C] of any layer through the output head to a velocity [B, C, T, H, W]."""
-    shift, scale = (model.scale_shift_table + time_embedding.unsqueeze(1)).chunk(2, dim=1)
-    patches = model.proj_out((model.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
-    (t, h, w), (p, q, r) = grid, model.config.patch_size
-    return rearrange(patches, "b (t h w) (p q r c) -> b c (t p) (h q) (w r)", t=t, h=h, w=w, p=p, q=q, r=r)
+    transformer = WanTransformer3DModel
+    network = WanNetwork
+    keymap = wan.KEYMAP
+    channels = staticmethod(wan.channels)
+    takes_image = True
+    sizes = {
+        "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+        "14b": _14B,
+        "14b_i2v": {**_14B, **_IMAGE, "image_dim": 1280, "added_kv_proj_dim": 5120},
+        # Wan 2.2: both models of a pair are of this size, the 5B has latents of its own.
+        "a14b": _14B,
+        "a14b_i2v": {**_14B, **_IMAGE},
+        "5b": {
+            "num_attention_heads": 24,
+            "ffn_dim": 14336,
+            "num_layers": 30,
+            "in_channels": 48,
+            "out_channels": 48,
+        },
+    }
 
 
 BACKBONE = WanBackbone

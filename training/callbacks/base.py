@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..config import Config, StageConfig
 from ..methods.base import Method
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class TrainingRun(Protocol):
     """What a callback sees of a run: the trainer.
 
-    ``folder``: where everything of the stage is written. ``iteration``: how many are done.
+    ``folder``: where everything of the stage is written. ``iteration``: how many are done. ``first``: whether this
+    process writes and prints; the others call the networks with it, which may be split among them.
     """
 
     config: Config
@@ -23,6 +24,9 @@ class TrainingRun(Protocol):
     method: Method
     folder: Path
     iteration: int
+
+    @property
+    def first(self) -> bool: ...
 
     def report(self, iteration: int, values: dict[str, float]) -> None:
         """Hand values to every callback that keeps them."""
@@ -32,15 +36,32 @@ class TrainingRun(Protocol):
         """Hand a picture to every callback that keeps them."""
         ...
 
+    def stop(self, reason: str) -> None:
+        """End the stage after this iteration, as if it were the last."""
+        ...
+
+    def step_back(self) -> bool:
+        """Go on from the last checkpoint, as a resumed run does; False where there is none."""
+        ...
+
 
 class Callback:
-    """Override what you need. State that must survive a resume is what ``state`` returns."""
+    """Override what you need. State that must survive a resume is what ``state`` returns.
+
+    ``everywhere``: of several processes each has this callback, and not the first alone: it calls a network.
+    """
+
+    everywhere: ClassVar[bool] = False
 
     def start(self, run: TrainingRun) -> None:
         """Before the first iteration, after a resume has been loaded."""
 
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         """After each iteration, counted from 0, with its losses and gradient norms."""
+
+    def failed(self, run: TrainingRun, iteration: int, error: FloatingPointError) -> bool:
+        """A loss or gradient of an iteration is not finite. True where the run can go on all the same."""
+        return False
 
     def report(self, run: TrainingRun, iteration: int, values: dict[str, float]) -> None:
         """Values to be kept, after so many iterations: means of the losses, results of a validation."""

@@ -19,11 +19,13 @@ class Log(Callback):
 
     def __init__(self, every: int):
         self.every = every
+        self.bar = tqdm(disable=True)
         self.sums: dict[str, float] = {}
         self.count = 0
 
     def start(self, run: TrainingRun) -> None:
         _forget(run.folder / "log.jsonl", run.iteration)
+        self.bar.close()
         self.bar = tqdm(
             total=run.stage.iterations,
             initial=run.iteration,

@@ -9,6 +9,7 @@ from .base import Callback, TrainingRun
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +17,10 @@ logger = logging.getLogger(__name__)
 class TensorBoard(Callback):
     """Writes into ``output/STAGE/tensorboard``; look at it with ``tensorboard --logdir output``."""
 
+    writer: SummaryWriter | None = None
+
     def start(self, run: TrainingRun) -> None:
+        self.finish(run)
         self.writer = None
         try:
             from torch.utils.tensorboard import SummaryWriter

@@ -7,9 +7,13 @@ import logging
 import torch
 from tqdm import tqdm
 
+from ..data.batch import Conditions
+from ..evaluation.clips import high_frequency_ratio, motion_ratio
+from ..methods.distillation import Distillation
 from .base import Callback, TrainingRun
 
 logger = logging.getLogger(__name__)
+MOTION, HIGH_FREQUENCY = "validation/motion_ratio", "validation/high_frequency_ratio"
 _STRIP_FRAMES, _SHORT_SIDE = 6, 96
 _COLLAPSED = 0.1  # share of the data's contrast or motion below which a clip shows nothing
 _EXPLANATION = (
@@ -21,11 +25,15 @@ _EXPLANATION = (
 class Validation(Callback):
     """Every so many iterations: one mp4 per prompt and one PNG with a row of frames per prompt.
 
-    They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept.
+    They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept. A student's clips
+    stand left of its teacher's from the same noise, whose motion and high frequencies they are measured by.
     """
 
+    everywhere = True
+    teacher: torch.Tensor | None = None  # its clips
+
     def start(self, run: TrainingRun) -> None:
-        if run.config.validation.every and run.iteration < run.stage.iterations:
+        if run.first and run.config.validation.every and run.iteration < run.stage.iterations:
             tqdm.write(_EXPLANATION)
 
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
@@ -42,19 +50,34 @@ class Validation(Callback):
         conditions = method.data.conditions(config.prompts).to(method.device)
         with method.averaged():
             latents = method.sample(noise, conditions, config.steps)
+        teacher = self._teachers(method, noise, conditions) if isinstance(method, Distillation) else None
+        if not run.first:
+            return
         real = method.data.batch(method.draws(0)).latents.to(latents)
         contrast, motion = _spread(latents) / _spread(real), _motion(latents) / _motion(real)
         run.report(iteration, {"validation/contrast": contrast, "validation/motion": motion})
         tqdm.write(f"iteration {iteration}: contrast {contrast:.2f}, motion {motion:.2f}")
-        if min(contrast, motion) < _COLLAPSED:
+        # Beside a teacher an alarm looks after motion.
+        if contrast < _COLLAPSED or (motion < _COLLAPSED and teacher is None):
             logger.warning(
                 "Iteration %d: the validation clips have %.0f%% of the data's contrast and %.0f%% of its motion: "
                 "training has collapsed. Train the stage anew with a lower learning rate (--restart).",
                 iteration, 100 * contrast, 100 * motion,
             )  # fmt: skip
-        self._write(run, iteration, method.data.decode(latents))
+        clips = method.data.decode(latents)
+        if teacher is not None:
+            ratios = {MOTION: motion_ratio(clips, teacher), HIGH_FREQUENCY: high_frequency_ratio(clips, teacher)}
+            run.report(iteration, ratios)
+        self._write(run, iteration, [clips] if teacher is None else [clips, teacher])
 
-    def _write(self, run: TrainingRun, iteration: int, clips: torch.Tensor) -> None:
+    def _teachers(self, method: Distillation, noise: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """The teacher's clips from the same noise, sampled once."""
+        if self.teacher is None:
+            levels = [*method.schedule.grid.sigmas.flip(0).tolist(), 0.0]
+            self.teacher = method.data.decode(method.followed(method.guided_teacher(conditions), noise, levels))
+        return self.teacher
+
+    def _write(self, run: TrainingRun, iteration: int, beside: list[torch.Tensor]) -> None:
         try:
             from ..pictures import save_mp4, save_png, sheet, strip, to_pixels
         except ImportError as error:
@@ -62,12 +85,16 @@ class Validation(Callback):
             return
         config, folder = run.config.validation, run.folder / "validation" / f"{iteration:06d}"
         folder.mkdir(parents=True, exist_ok=True)
-        scale = max(1, _SHORT_SIDE // min(clips.shape[-2:]))
-        frames = torch.linspace(0, clips.shape[2] - 1, min(_STRIP_FRAMES, clips.shape[2])).round().long().tolist()
-        for number, clip in enumerate(clips):
-            save_mp4(folder / f"{number:02d}.mp4", to_pixels(clip, scale), config.frames_per_second)
-        rows = [(prompt, [strip(clip, frames, scale)]) for prompt, clip in zip(config.prompts, clips, strict=True)]
-        picture = sheet(f"{run.config.stage}, iteration {iteration}", [""], rows)
+        shape = beside[0].shape
+        scale = max(1, _SHORT_SIDE // min(shape[-2:]))
+        frames = torch.linspace(0, shape[2] - 1, min(_STRIP_FRAMES, shape[2])).round().long().tolist()
+        rows = []
+        for number, prompt in enumerate(config.prompts):
+            clips = [each[number] for each in beside]
+            save_mp4(folder / f"{number:02d}.mp4", to_pixels(torch.cat(clips, -1), scale), config.frames_per_second)
+            rows.append((prompt, [strip(clip, frames, scale) for clip in clips]))
+        columns = [f"{config.steps} steps", f"teacher, {run.method.schedule.grid.points} steps"][: len(beside)]
+        picture = sheet(f"{run.config.stage}, iteration {iteration}", columns if len(beside) > 1 else [""], rows)
         save_png(folder / "strips.png", picture)
         run.show(iteration, "validation/strips", picture)
 

@@ -11,6 +11,8 @@ from .base import Callback, TrainingRun
 class Verdict(Callback):
     """Samples from noise of the validation's seed, with averaged weights where they are kept; draws nothing else."""
 
+    everywhere = True
+
     @torch.no_grad()
     def finish(self, run: TrainingRun) -> None:
         config, method = run.config.validation, run.method
@@ -22,6 +24,8 @@ class Verdict(Callback):
                 return method.sample(noise, method.data.conditions(captions).to(method.device), config.steps)
 
         try:
-            print(method.data.verdict(sample), end="")
+            told = method.data.verdict(sample)
         except FloatingPointError as error:
-            print(f"No clip could be sampled: {error}")
+            told = f"No clip could be sampled: {error}\n"
+        if run.first:
+            print(told, end="")

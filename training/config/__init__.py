@@ -10,13 +10,16 @@ from .schema import (
     MethodOptions,
     OptimizerConfig,
     Pair,
+    ParallelConfig,
     ScheduleConfig,
     StageConfig,
     ValidationConfig,
 )
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
+from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
 __all__ = [
+    "AlarmsConfig",
     "BackboneConfig",
     "ComputeConfig",
     "Config",
@@ -27,12 +30,15 @@ __all__ = [
     "MethodOptions",
     "OptimizerConfig",
     "Pair",
+    "ParallelConfig",
+    "PathsConfig",
     "Positive",
     "ScheduleConfig",
     "Section",
     "Share",
     "StageConfig",
     "ValidationConfig",
+    "WatchConfig",
     "Weight",
     "Whole",
     "build",

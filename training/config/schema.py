@@ -20,6 +20,7 @@ from dcm_core.schedule.experts import ExpertSchedule
 from ..errors import ConfigError, MissingWeights, unknown
 from .compute import ComputeConfig
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
+from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
 Pair = Annotated[tuple[Decay, Decay], Field(strict=False)]  # YAML has lists only
 Seed = Annotated[int, Field(ge=0, le=2**40)]  # generators take 64 bits, and the iteration has to fit beside it
@@ -34,12 +35,17 @@ class BackboneConfig(Section):
         description="Whose noise schedule it has, and what exported files name; empty means the adapter's name.",
     )
     title: str = Field(default="", description="What exported files call the backbone; empty means the family's name.")
+    size: str = Field(
+        default="", description="Which of the adapter's published sizes, such as `14b`; empty means its first."
+    )
     weights: str | None = Field(
-        default=None, description="A file or folder of any layout, or none to start from random weights."
+        default=None,
+        description="A file or folder of any layout, a name on the hub of Hugging Face (`owner/name`, of a pair "
+        "`owner/name/transformer_2`), or none to start from random weights.",
     )
     architecture: dict[str, Any] = Field(
         default_factory=dict,
-        description="Arguments of the backbone's own class, where they differ from the adapter's.",
+        description="Arguments of the backbone's own class, where they differ from those of `size`.",
     )
 
     @field_validator("family")
@@ -74,6 +80,11 @@ class DataConfig(Section):
     """Which data set, and its batches."""
 
     name: str = Field(default="shapes", description="The data set: the name of its file in `training/data`.")
+    source: Literal["teacher"] | None = Field(
+        default=None,
+        description="`teacher` trains on the paths of the section `paths`, whose ends are the clips; none on the data "
+        "set's own clips.",
+    )
     batch_size: Count = Field(default=16, description="Clips of an iteration.")
     text_dropout: Share = Field(
         default=0.1, description="How often a caption is left out, so that guidance can be learned."
@@ -101,6 +112,21 @@ class OptimizerConfig(Section):
         description="The learning rate after the warm-up: as it is, or falling to 0 at the last iteration.",
     )
     grad_clip: Positive = Field(default=1.0, description="The norm that gradients are cut to.")
+
+
+class ParallelConfig(Section):
+    """How several processes, as torchrun starts them, share the work."""
+
+    shard: Count | None = Field(
+        default=None,
+        description="Over how many processes each network is split; where there are more, groups of so many hold "
+        "copies. None means over all. Best are the GPUs of one machine.",
+    )
+    context: Count = Field(
+        default=1,
+        description="How many processes share the tokens of each clip, for clips too long for one GPU. It has to "
+        "divide the attention's heads and the tokens of a clip.",
+    )
 
 
 class ValidationConfig(Section):
@@ -132,6 +158,14 @@ class StageConfig(Section):
     )
 
 
+class CardConfig(Section):
+    """What only the maker knows, for the model card beside an exported file."""
+
+    licence: str = Field(default="", description="Of the exported file, as hubs spell it, such as `apache-2.0`.")
+    base_licence: str = Field(default="", description="Of the backbone.")
+    data: str = Field(default="", description="Where the videos or prompts come from, and under which terms.")
+
+
 class Config(Section):
     """A whole run. Every stage writes into `output/STAGE`."""
 
@@ -151,16 +185,44 @@ class Config(Section):
     validation: ValidationConfig = Field(
         default_factory=ValidationConfig, description="Clips sampled while training, to be looked at."
     )
+    paths: PathsConfig = Field(
+        default_factory=PathsConfig, description="The teacher's own paths, as training data from prompts alone."
+    )
+    watch: WatchConfig = Field(
+        default_factory=WatchConfig, description="How far the student's jumps lead away from held-out teacher paths."
+    )
+    alarms: AlarmsConfig = Field(
+        default_factory=AlarmsConfig,
+        description="What happens when something goes wrong: `warn` says what to do, `stop` saves and ends the stage.",
+    )
+    wandb: str | None = Field(
+        default=None, description="A project of Weights & Biases that the curves go to as well, or none."
+    )
+    profile: Whole = Field(
+        default=0, description="Iterations that are profiled at the beginning, into `output/STAGE/profile`; 0 is none."
+    )
     compile: str | None = Field(
         default=None,
         description="Backend of torch.compile for the networks, or none. `inductor` takes minutes to start and makes "
         "an iteration about a quarter shorter.",
     )
+    parallel: ParallelConfig = Field(
+        default_factory=ParallelConfig, description="How several processes, as torchrun starts them, share the work."
+    )
     compute: ComputeConfig = Field(default_factory=ComputeConfig, description="Precision, memory and speed.")
     checkpoint_every: Count = Field(default=500, description="Iterations between two checkpoints.")
+    checkpoint_minutes: Positive | None = Field(
+        default=30.0, description="Minutes after which there is a checkpoint all the same; none means never."
+    )
+    checkpoints_kept: Count = Field(
+        default=2, description="How many of the last checkpoints are kept; the one before steps in for a damaged one."
+    )
     log_every: Count = Field(default=20, description="Iterations whose mean a line of the log is.")
     export_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="Of the files for ComfyUI."
+    )
+    card: CardConfig = Field(
+        default_factory=CardConfig, description="What the model card says beside what the run itself knows."
     )
     folder: str = Field(
         default="",
@@ -192,8 +254,10 @@ class Config(Section):
         except ConfigError as error:
             yield str(error)
         else:
-            if self.validation.steps > points:
-                yield f"validation.steps={self.validation.steps} must be at most the {points} points of the grid."
+            asked = [("validation.steps", self.validation.steps), *(("paths.steps", each) for each in self.paths.steps)]
+            for name, steps in asked:
+                if steps > points:
+                    yield f"{name}={steps} must be at most the {points} points of the grid."
 
     def selected(self) -> StageConfig:
         """The stage to run. Raises ConfigError where none of that name exists."""
@@ -217,6 +281,10 @@ class Config(Section):
             if place.exists():
                 return place
         raise MissingWeights(f"There is no {what} at {' or '.join(str(p.absolute()) for p in places)}. {remedy}")
+
+    def runs(self) -> list[int]:
+        """The numbers of steps at whose noise levels states of paths are kept."""
+        return self.paths.steps or [self.validation.steps]
 
     def expert_schedule(self) -> ExpertSchedule:
         """The grid and kappa of this run. Raises ConfigError."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
-from ..config import Section
 from ..run.draws import Draws
 from .batch import Batch, Conditions
 
@@ -15,9 +14,14 @@ from .batch import Batch, Conditions
 class Data(Protocol):
     """Batches, whose randomness depends on the draws alone, and the way from captions and back to clips."""
 
-    Options: ClassVar[type[Section]]  # the model of the data set's own options
     latent_shape: tuple[int, int, int, int]
     batch_size: int
+    made_for: str | None  # the backbone whose encoders made the latents and texts, where they are no other's
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        """Captions to make paths of the teacher with, where no others are given; empty where there are none."""
+        ...
 
     def batch(self, draws: Draws) -> Batch:
         """The samples of an iteration, for the rows of ``draws``."""

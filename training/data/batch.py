@@ -32,6 +32,11 @@ class Conditions:
     def to(self, device: torch.device | str) -> Conditions:
         return self._each(lambda tensor: tensor.to(device))
 
+    def cast(self, dtype: torch.dtype) -> Conditions:
+        """The same in what a network computes in. Guidance stays as it is: bfloat16 would make 6016 of 6000."""
+        cast = self._each(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+        return replace(cast, guidance=self.guidance)
+
     def rows(self, index: slice | Tensor) -> Conditions:
         """Those of some samples of the batch."""
         return self._each(lambda tensor: tensor[index])
@@ -43,7 +48,8 @@ class Conditions:
 
     def told(self, guidance: float | None) -> Conditions:
         """The same with this embedded guidance for every sample."""
-        return replace(self, guidance=None if guidance is None else self.text.new_full((len(self),), guidance))
+        scales = None if guidance is None else self.text.new_full((len(self),), guidance, dtype=torch.float32)
+        return replace(self, guidance=scales)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditions:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

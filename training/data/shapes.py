@@ -37,6 +37,7 @@ class ShapesData:
     """Clips of random attributes, rendered, encoded and captioned."""
 
     Options = ShapesOptions
+    made_for = None
 
     def __init__(self, config: DataConfig):
         self.choices = _choices(build(self.Options, config.options, "data.options").only)
@@ -44,6 +45,12 @@ class ShapesData:
             raise ConfigError(f"data.batch_size={config.batch_size} must be at least 1.")
         self.config = config
         self.latent_shape, self.batch_size = LATENT_SHAPE, config.batch_size
+
+    @property
+    def prompts(self) -> list[str]:
+        """All captions, in an order in which neighbours differ."""
+        order = torch.randperm(len(self.choices), generator=torch.Generator().manual_seed(0)).tolist()
+        return [self.choices[i].caption() for i in order]
 
     def batch(self, draws: Draws) -> Batch:
         """The clips of an iteration."""

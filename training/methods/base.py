@@ -26,7 +26,9 @@ from ..networks.network import Network, Role
 from ..networks.roles import Player
 from ..run.draws import Draws
 from ..run.optim import Learner
+from ..run.parallel import split
 from ..run.record import Record, record
+from ..run.world import World
 
 LossMap = dict[str, Tensor]
 AS_BACKBONE = "Put it into ComfyUI/models/diffusion_models and open it with DCM Load Backbone."
@@ -40,12 +42,22 @@ class Setup:
     config: Config
     backbone: Backbone
     data: Data
-    device: torch.device
+    world: World
 
     @property
     def stage(self) -> StageConfig:
         """The selected stage's settings."""
         return self.config.selected()
+
+    def placed(self, network: Network) -> None:
+        """Put a network with its adapters where it is trained, and let it compute as the configuration says.
+
+        Copies of it have to be made before: a network that is split among processes cannot be copied.
+        """
+        if self.world.mesh is None:
+            place(network, self.world.device, self.config.compute.offload)
+        prepare(network, self.config.compute, self.config.compile, self.world.device)
+        split(network, self.world)
 
 
 class Method(ABC):
@@ -63,14 +75,15 @@ class Method(ABC):
         """``student``: what to train, with requires_grad set on that and on nothing else of its network."""
         self.config, self.stage, self.options = setup.config, setup.stage, options
         self.settings = f"stages.{self.config.stage}"
-        self.backbone, self.data, self.device = setup.backbone, setup.data, setup.device
+        self.backbone, self.data, self.world = setup.backbone, setup.data, setup.world
+        self.device = self.world.device
         self.schedule = setup.config.expert_schedule()
         self.process = process_of(self.schedule.grid)
         self.student = student
         for network in self.networks:
-            place(network, self.device, setup.config.compute.offload)
-        transformer = student.network.transformer
-        self.learners = {"student": Learner(transformer, self.stage.optimizer, f"{self.settings}.optimizer")}
+            setup.placed(network)
+        transformer, optimizer = student.network.transformer, f"{self.settings}.optimizer"
+        self.learners = {"student": Learner(transformer, self.stage.optimizer, self.world, optimizer)}
         self.averages: dict[str, MovingAverage] = {}
         if self.stage.ema_decay is not None:
             self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
@@ -93,11 +106,6 @@ class Method(ABC):
     def networks(self) -> list[Network]:
         """Every network over the backbone that there is, once."""
         return [self.student.network]
-
-    def prepare(self) -> None:
-        """Let the networks compute as the configuration says; their names and weights stay what they are."""
-        for network in self.networks:
-            prepare(network, self.config.compute, self.config.compile, self.device)
 
     @abstractmethod
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
@@ -124,7 +132,7 @@ class Method(ABC):
             self.learners[name].step(iteration, self.stage.iterations)
         for average in self.averages.values():
             average.update(iteration)
-        return metrics
+        return self.world.mean(metrics)
 
     def gradients(self, batch: Batch, draws: Draws) -> dict[str, dict[str, float]]:
         """Gather the gradients of an iteration, micro batch by micro batch. Returns each learner's losses."""
@@ -141,8 +149,9 @@ class Method(ABC):
         return losses
 
     def draws(self, iteration: int) -> Draws:
-        """All that is random in an iteration."""
-        return Draws.of(self.config.seed, iteration, self.data.batch_size)
+        """All that is random in an iteration, for this process's rows of its batch."""
+        count = self.data.batch_size
+        return Draws(self.config.seed, iteration, count, self.world.rows(count))
 
     def averaged(self) -> AbstractContextManager[None]:
         """Inside this context the student has its averaged weights, where an average is kept."""
@@ -176,18 +185,19 @@ class Method(ABC):
 
     @abstractmethod
     def export(self, path: Path) -> None:
-        """Write what was trained as a safetensors file for ComfyUI."""
+        """Write what was trained as a safetensors file for ComfyUI: all processes gather it, the first one writes."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that a resume needs, as they live: what is written into them is restored."""
+        parts = {f"learners/{name}": learner.tensors() for name, learner in self.learners.items()}
+        parts |= {f"averages/{name}": average.tensors() for name, average in self.averages.items()}
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything a resume needs."""
-        return {
-            "learners": {name: learner.state() for name, learner in self.learners.items()},
-            "averages": {name: average.state() for name, average in self.averages.items()},
-        }
+        """Everything else that a resume needs."""
+        return {name: learner.state() for name, learner in self.learners.items()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what ``state`` returned. Raises KeyError, RuntimeError or ValueError for another method's state."""
+        """Restore what ``state`` returned. Raises KeyError for another method's state."""
         for name, learner in self.learners.items():
-            learner.load(state["learners"][name])
-        for name, average in self.averages.items():
-            average.load(state["averages"][name])
+            learner.load(state[name])

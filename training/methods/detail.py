@@ -19,7 +19,7 @@ from dcm_core.errors import ExpertFileError
 from dcm_core.expert.file import load_expert
 from dcm_core.expert.layers import Expert
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator, pseudo_huber
-from dcm_core.sampling import with_experts
+from dcm_core.sampling import VelocityModel, with_experts
 from dcm_core.schedule.experts import ExpertSchedule
 
 from ..config import Config, Count, OptimizerConfig, Pair, Positive, Weight, Whole
@@ -99,12 +99,13 @@ class Detail(Distillation):
 
     def __init__(self, setup: Setup, options: DetailOptions, roles: Roles, discriminator: Discriminator, semantic: str):
         """``semantic``: the fingerprint of the expert that the student lies over."""
+        below = weights_digest(roles.below.state())
         super().__init__(setup, options, roles)
         self.semantic_fingerprint = semantic
-        self.sources["semantic"] = {"weights": weights_digest(roles.below.state())}
+        self.sources["semantic"] = {"weights": below}
         self.discriminator = discriminator.to(self.device)
         self.learners["discriminator"] = Learner(
-            self.discriminator, options.discriminator, f"{self.settings}.options.discriminator"
+            self.discriminator, options.discriminator, self.world, f"{self.settings}.options.discriminator"
         )
 
     @classmethod
@@ -157,12 +158,16 @@ class Detail(Distillation):
 
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Both experts, each for its share of the steps."""
-        semantic, detail = (self.model(role, conditions) for role in (self.roles.below, self.student))
-        experts = with_experts(semantic, detail, self.schedule)
-        return self.followed(experts, noise, self.schedule.sigmas(steps))
+        return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        semantic = self.model(self.roles.below, conditions)
+        return with_experts(semantic, self.student_alone(conditions), self.schedule)
 
     def export(self, path: Path) -> None:
-        export_adapter(path, self.config, "detail", self.changes(), self.options, self.semantic_fingerprint)
+        layers = self.changes()
+        if self.world.first:
+            export_adapter(path, self.config, "detail", layers, self.options, self.semantic_fingerprint)
 
     def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
         told = conditions.told(self.options.embedded_guidance)

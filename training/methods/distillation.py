@@ -9,15 +9,17 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.experts import ExpertSchedule
 
+from .. import hub
 from ..config import Config, Count, Decay, MethodOptions, Positive, Weight
 from ..data.batch import Batch, Conditions
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingWeights
 from ..networks.network import Network, Role
 from ..networks.roles import Mode, Roles, cast_roles
 from ..run.draws import Draws
@@ -82,9 +84,9 @@ class Distillation(Method):
 
     def __init__(self, setup: Setup, options: DistillationOptions, roles: Roles):
         self.roles = roles
+        self.sources = {"teacher": {"weights": weights_digest(roles.teacher.state())}}
         super().__init__(setup, options, roles.student)
         self.teacher, self.target = roles.teacher, roles.target
-        self.sources = {"teacher": {"weights": weights_digest(roles.teacher.state())}}
         if options.target_ema is not None:
             self.averages["target"] = roles.average(self.trainable, options.target_ema)
 
@@ -110,6 +112,18 @@ class Distillation(Method):
     def boundary(self) -> dict[str, Any]:
         """What of the boundary between the experts the training depends on: nothing for a single network."""
         return {}
+
+    def sigmas(self, steps: int) -> Tensor:
+        """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0."""
+        return self.schedule.sigmas(steps)
+
+    def student_alone(self, conditions: Conditions) -> VelocityModel:
+        """What is trained, where it acts."""
+        return self.model(self.student, conditions)
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        """What runs at these noise levels, with whatever acts before what is trained."""
+        return self.student_alone(conditions)
 
     @abstractmethod
     def spans(self) -> list[range]:
@@ -153,8 +167,17 @@ def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
     """The teacher's network with its weights. Raises ConfigError where there are none."""
     named = options.teacher or setup.config.backbone.weights
     path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())
-    remedy = "Set backbone.weights to its file or folder, or run the teacher stage of this configuration first."
-    return setup.backbone.load(setup.config.find(path, "teacher", remedy))
+    remedy = (
+        "Set backbone.weights to its file, folder or name on the hub, or run the teacher stage of this configuration "
+        "first."
+    )
+    try:
+        found = setup.config.find(path, "teacher", remedy)
+    except MissingWeights:
+        if not hub.is_name(path):
+            raise
+        found = hub.downloaded(path)
+    return setup.backbone.load(found)
 
 
 def check_guidance(setup: Setup, options: DistillationOptions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -49,14 +50,17 @@ class PCM(Distillation):
         yield "student", {"consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c)}
 
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
+        return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
+
+    def sigmas(self, steps: int) -> Tensor:
         """Steps of equal numbers of grid points, so that with ``phases`` steps each one crosses one phase."""
         starts = [span.stop - 1 for span in reversed(phases(self.schedule.grid.points, steps))]
-        sigmas = [*(self.schedule.grid.sigma(i) for i in starts), 0.0]
-        return self.followed(self.model(self.student, conditions), noise, sigmas)
+        return torch.tensor([*(self.schedule.grid.sigma(i) for i in starts), 0.0])
 
     def export(self, path: Path) -> None:
-        state = self.backbone.comfy_state(self.student.network)
-        export_backbone(path, self.config, with_layers(state, self.changes()))
+        state, layers = self.backbone.comfy_state(self.student.network), self.changes()
+        if self.world.first:
+            export_backbone(path, self.config, with_layers(state, layers))
 
 
 def phases(points: int, count: int) -> list[range]:

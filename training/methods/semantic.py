@@ -77,12 +77,15 @@ class Semantic(Distillation):
 
     def export(self, path: Path) -> None:
         before = self.backbone.comfy_state(self.teacher.network)
-        if layers := self.changes():
-            # A fingerprint is made of the norms, which no adapter changes: the same before and after.
-            same = backbone_fingerprint(self.config.backbone.family, before)
-            export_adapter(path, self.config, "semantic", layers, self.options, same, same)
-        else:
-            after = self.backbone.comfy_state(self.student.network)
+        if self.student.adapters:
+            layers = self.changes()
+            if self.world.first:
+                # A fingerprint is made of the norms, which no adapter changes: the same before and after.
+                same = backbone_fingerprint(self.config.backbone.family, before)
+                export_adapter(path, self.config, "semantic", layers, self.options, same, same)
+            return
+        after = self.backbone.comfy_state(self.student.network)
+        if self.world.first:
             export_semantic(path, self.config, before, after, options=self.options)
 
 

@@ -53,7 +53,9 @@ class Teacher(Method):
         return self.followed(self.guided(self.student, conditions, self.options.guidance), noise, sigmas)
 
     def export(self, path: Path) -> None:
-        export_backbone(path, self.config, self.backbone.comfy_state(self.student.network))
+        state = self.backbone.comfy_state(self.student.network)
+        if self.world.first:
+            export_backbone(path, self.config, state)
 
 
 METHOD = Teacher

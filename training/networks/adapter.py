@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dcm_core.expert.layers import Difference, Layer, LowRank
 
 from ..errors import ConfigError
+from ..run.parallel import gathered
 
 _PARTS = (".lora_A.", ".lora_B.", ".twins.")  # what the parameters of an adapter have in their names
 _BASE = ".base_layer."
@@ -88,17 +89,24 @@ def add_adapter(
 
 
 def adapter_layers(model: nn.Module, adapters: Sequence[str]) -> dict[str, Layer]:
-    """What the last of these adapters changes over the others, by diffusers module name; nothing for no adapter."""
+    """What the last of these adapters changes over the others, by diffusers module name; nothing for no adapter.
+
+    Of a network that is split among processes, the first one has them alone.
+    """
     if not adapters:
         return {}
     *below, name = adapters
-    layers: dict[str, Layer] = {
-        module: LowRank(_weight(layer.lora_A, name), _weight(layer.lora_B, name), layer.lora_alpha[name])
-        for module, layer in _adapted(model).items()
-    }
-    for module, layer in _twins(model).items():
-        new, old = (dict(each.named_parameters()) for each in (layer.twins[name], layer.below(below)))
-        layers[module] = Difference(**{key: (new[key] - old[key].to(new[key])).detach() for key in new})
+    own = gathered({full_name: p for full_name, p in model.named_parameters() if _belongs(full_name, name)})
+    layers: dict[str, Layer] = {}
+    for module, pair in _adapted(model).items():
+        down, up = (own.get(f"{module}.{factor}.{name}.weight") for factor in ("lora_A", "lora_B"))
+        if down is not None and up is not None:
+            layers[module] = LowRank(down, up, pair.lora_alpha[name])
+    for module, twins in _twins(model).items():
+        old = gathered(dict(twins.below(below).named_parameters()))
+        changed = {key: own[f"{module}.twins.{name}.{key}"] - value.float() for key, value in old.items()}
+        if changed:
+            layers[module] = Difference(**changed)
     return layers
 
 
@@ -141,10 +149,6 @@ def _adapted(model: nn.Module) -> dict[str, Any]:
 
 def _twins(model: nn.Module) -> dict[str, Twins]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Twins)}
-
-
-def _weight(factors: Any, name: str) -> Tensor:
-    return factors[name].weight.detach()
 
 
 def _copy(module: str, parameter: nn.Parameter, value: Tensor) -> None:

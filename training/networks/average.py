@@ -30,15 +30,9 @@ class MovingAverage:
         for name, p in self.parameters.items():
             self.values[name].lerp_(p, 1 - decay)
 
-    def state(self) -> dict[str, Tensor]:
-        """What a resume needs."""
-        return {name: value.detach() for name, value in self.values.items()}
-
-    @torch.no_grad()
-    def load(self, state: Values) -> None:
-        """Restore what ``state`` returned."""
-        for name, value in self.values.items():
-            value.copy_(state[name])
+    def tensors(self) -> Values:
+        """What a resume needs, as it lives: what is written into it is restored."""
+        return self.values
 
 
 @contextmanager

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcm_core.backbone.file import BackboneFile
 from dcm_core.errors import ExpertFileError
-from dcm_core.expert.layers import Expert, Layer, LowRank
-from dcm_core.expert.merge import merged, with_difference
+from dcm_core.expert.layers import Difference, Expert, Layer, LowRank
+from dcm_core.expert.merge import in_one_layer, layers_of, merged, with_difference
 from dcm_core.families.keymap import KeyMap, UnknownKeyError
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
 from ..errors import ConfigError
+from ..run.parallel import gathered
 from .adapter import add_adapter, fill_adapter, frozen_state
 
 State = dict[str, Tensor]
-
-
-def load_weights(model: nn.Module, path: str | Path, keymap: KeyMap) -> None:
-    """Load a backbone of any layout into model; of a released bundle, the semantic expert.
-
-    ``path`` is a file, a shard or its index, or a folder. Raises ConfigError naming what does not fit.
-    """
-    try:
-        file = BackboneFile.open(path)
-    except FileNotFoundError:
-        raise ConfigError(f"There is no backbone at {path}.") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    if file.keymap is not keymap:
-        raise ConfigError(f"{path} is {file.layout.describe()}: that is no backbone for this backbone.name.")
-    try:
-        with file:
-            recipes = file.recipes("diffusers")
-            model.load_state_dict({name: file.build(recipe).float() for name, recipe in recipes.items()})
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"{path} does not fit backbone.architecture: {error}") from None
 
 
 def save_backbone(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
@@ -64,7 +42,7 @@ def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
 def lay_expert(model: nn.Module, acting: list[str], name: str, expert: Expert, keymap: KeyMap) -> None:
     """Lay a low-rank expert over a network as a frozen adapter. Raises ConfigError where it is none or misfits."""
     try:
-        layers = {keymap.module_to_diffusers(module): layer for module, layer in expert.layers.items()}
+        layers = diffusers_layers(expert.layers, keymap)
         pairs = {module: layer for module, layer in layers.items() if isinstance(layer, LowRank)}
         if not pairs or expert.parameters:
             raise ValueError("it changes all weights. Train it with mode: adapter, or this stage with mode: full")
@@ -78,9 +56,42 @@ def lay_expert(model: nn.Module, acting: list[str], name: str, expert: Expert, k
         ) from None
 
 
+def comfy_layers(model: nn.Module, layers: Mapping[str, Layer], keymap: KeyMap) -> dict[str, Layer]:
+    """Layers by diffusers module name as ComfyUI has them, where several projections may lie in one."""
+    pairs = {module: layer for module, layer in layers.items() if isinstance(layer, LowRank)}
+    changed: dict[str, Layer] = {}
+    for module in dict.fromkeys(map(keymap.module_to_comfy, pairs)):
+        rows = sum(_rows(model, weight.removesuffix(".weight")) for weight in keymap.sources(f"{module}.weight"))
+        changed[module] = in_one_layer([pairs[each] for each in keymap.adapted(module)], rows)
+    whole = {
+        f"{module}.{key}": difference
+        for module, layer in layers.items()
+        if module not in pairs
+        for key, difference in layer.tensors.items()
+    }
+    return changed | layers_of(keymap.state_to_comfy(whole))[0]
+
+
+def diffusers_layers(layers: Mapping[str, Layer], keymap: KeyMap) -> dict[str, Layer]:
+    """The inverse of ``comfy_layers``."""
+    pairs: dict[str, Layer] = {}
+    whole: State = {}
+    for module, layer in layers.items():
+        if isinstance(layer, Difference):
+            whole |= {f"{module}.{key}": difference for key, difference in layer.tensors.items()}
+        else:
+            pairs |= zip(keymap.adapted(module), (pair for _, pair in layer.pairs), strict=True)
+    return pairs | layers_of(keymap.state_to_diffusers(whole))[0]
+
+
+def _rows(model: nn.Module, name: str) -> int:
+    linear: Any = model.get_submodule(name)
+    return linear.out_features
+
+
 def comfy_state(model: nn.Module, keymap: KeyMap) -> State:
-    """The weights of a network below its adapters, under ComfyUI's names."""
-    return keymap.state_to_comfy({name: tensor.detach().cpu() for name, tensor in frozen_state(model).items()})
+    """The weights of a network below its adapters, under ComfyUI's names; as ``gathered`` has them."""
+    return keymap.state_to_comfy(gathered(frozen_state(model)))
 
 
 def with_layers(state: Mapping[str, Tensor], layers: Mapping[str, Layer]) -> State:

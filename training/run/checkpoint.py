@@ -1,29 +1,38 @@
-"""Checkpoints: one safetensors file per training state, written whole or not at all.
+"""Checkpoints: a folder for each, whose tensors are safetensors files and everything else JSON.
 
-Nested state dicts are flattened to ``a/b/c`` tensor names; everything that is no tensor travels as JSON in the header.
+``checkpoints/00000500`` holds what each process has of the tensors, ``state.json``, and in ``digests.json`` the SHA-256
+of each of these files. A folder gets its name when all of it is on disk. Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import os
 import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from safetensors import SafetensorError, safe_open
+import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
-from dcm_core.files.atomic import atomic_write
-from dcm_core.files.format import write_tensors
-from dcm_core.files.stream import TensorDigest
+from dcm_core.files.atomic import atomic_write, refused
 
 from ..errors import ConfigError
+from .world import World
 
 logger = logging.getLogger(__name__)
-_VERSION = "4"  # of what a state holds and under which names; files without one are of version 1
-_SEPARATOR = "/"
+_VERSION = "5"  # of what a checkpoint holds and under which names; up to 4 it was a single file
+_STATE, _DIGESTS = "state.json", "digests.json"
+_FORMER_TRAINERS = ("checkpoint.safetensors", "checkpoint.former.safetensors")
+_ANEW = (
+    "Finish the stage with the trainer that began it, choose another output, or train the stage anew with --restart."
+)
+_CHUNK = 1 << 20
 
 
 class NoCheckpoint(OSError):
@@ -31,112 +40,171 @@ class NoCheckpoint(OSError):
 
 
 class Checkpoints:
-    """The newest checkpoint of a folder and the one before it, which steps in where the newest is damaged or gone."""
+    """The last few checkpoints of a folder, of which the one before steps in where the newest is damaged.
 
-    def __init__(self, folder: Path):
-        self.newest, self.former = folder / "checkpoint.safetensors", folder / "checkpoint.former.safetensors"
+    ``kept``: how many. Every method has to be called by all processes of the world.
+    """
+
+    def __init__(self, folder: Path, world: World, kept: int = 2):
+        self.folder, self.world, self.kept = folder / "checkpoints", world, kept
+        self.former_trainers = [folder / name for name in _FORMER_TRAINERS]
+
+    def all(self) -> list[Path]:
+        """Those that are whole on disk, the newest first."""
+        return sorted((path for path in self.folder.glob("*") if path.name.isdigit()), reverse=True)
 
     def exist(self) -> bool:
-        return self.newest.exists() or self.former.exists()
+        return bool(self.all()) or any(path.exists() for path in self.former_trainers)
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write the newest; what was the newest is the former then. Raises as ``save_state``."""
-        save_state(self.newest, state, self.former)
+    def save(self, iteration: int, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Write a checkpoint; those beyond ``kept`` go when it is whole.
 
-    def load(self) -> dict[str, Any]:
-        """The newest whole state; a damaged newest is put aside. Raises as ``load_state``."""
+        A kill or a full disk leaves those before it. Raises OSError with the remedy where the disk refuses.
+        """
+        path = self.folder / f"{iteration:08d}"
+        temporary = self.folder / f".{path.name}.tmp"
         try:
-            return load_state(self.newest)
-        except NoCheckpoint as error:
-            if not self.former.exists():
-                raise NoCheckpoint(f"{error}. There is none before it: train the stage anew with --restart.") from None
-            state = load_state(self.former)
-            logger.warning("%s. Going on from the one before it, %s.", error, self.former)
-            if self.newest.exists():
-                self.newest.replace(self.newest.with_name("checkpoint.damaged.safetensors"))
-            return state
+            if self.world.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+            self.world.gathered(None)  # the folder is there
+            writer = dcp.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+            with _alone(self.world) as alone:
+                dcp.save(_detached(tensors), storage_writer=writer, no_dist=alone)
+            files = self._digests(temporary)
+            if self.world.first:
+                _write(temporary / _STATE, values)
+                files[_STATE] = _sha256(temporary / _STATE)
+                _write(temporary / _DIGESTS, {"version": _VERSION, "files": files})
+                shutil.rmtree(path, ignore_errors=True)
+                temporary.rename(path)
+        except (CheckpointException, OSError) as error:
+            kept = "; the former checkpoints are unchanged" if self.all() else ""
+            raise refused(path, _reason(error), kept) from error
+        finally:
+            if self.world.first:
+                shutil.rmtree(temporary, ignore_errors=True)
+        if self.world.first:
+            for old in self.all()[self.kept :]:
+                shutil.rmtree(old)
+        self.world.gathered(None)  # nobody goes on, or leaves, before it is whole
+
+    def newest(self) -> tuple[Path, dict[str, Any]]:
+        """The newest whole checkpoint and all of it that is no tensor; damaged ones after it are put aside.
+
+        Raises NoCheckpoint where none is whole, OSError where one cannot be read just now, and ConfigError where
+        another version of the trainer wrote it.
+        """
+        damaged: dict[Path, str] = {}
+        for path in self.all():
+            problem = self._damage(path)
+            if problem is None:
+                self._put_aside(damaged, path)
+                return path, json.loads((path / _STATE).read_bytes())
+            damaged[path] = f"Could not read the checkpoint {path}: {problem}"
+        if damaged:
+            told = ". ".join(damaged.values())
+            raise NoCheckpoint(f"{told}. There is none before it: train the stage anew with --restart.")
+        _refuse_version(self.former_trainers[0], "4 or older")
+
+    def read(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Fill the tensors with those of a checkpoint that is whole, however many processes wrote it.
+
+        Raises OSError where they cannot be read just now, and ValueError where it has others.
+        """
+        reader = dcp.HuggingFaceStorageReader(str(path))
+        try:
+            with _alone(self.world) as alone:
+                dcp.load(_detached(tensors), storage_reader=reader, no_dist=alone)
+        except (CheckpointException, OSError, MemoryError) as error:
+            reason = _reason(error)
+            if isinstance(reason, OSError | MemoryError):
+                raise _just_now(path, reason) from error
+            raise ValueError(str(reason)) from error
 
     def remove(self) -> None:
-        for path in (self.newest, self.former):
-            path.unlink(missing_ok=True)
+        """Forget all of them."""
+        if self.world.first:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            for path in self.former_trainers:
+                path.unlink(missing_ok=True)
+        self.world.gathered(None)
+
+    def _damage(self, path: Path) -> str | None:
+        """What of a checkpoint is not what was written; each process reads its share of the files."""
+        found = [each for each in self.world.gathered(self._damage_of_share(path)) if each]
+        return found[0] if found else None
+
+    def _damage_of_share(self, path: Path) -> str | None:
+        try:
+            listed = json.loads((path / _DIGESTS).read_bytes())
+            if listed["version"] != _VERSION:
+                _refuse_version(path, listed["version"])
+            for name in sorted(listed["files"])[self.world.rank :: self.world.size]:
+                if _sha256(path / name) != listed["files"][name]:
+                    return f"the content of {name} is not what was written"
+        except FileNotFoundError as error:
+            return f"{Path(str(error.filename)).name} is missing"
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            return f"the content of {_DIGESTS} is not what was written"
+        except (OSError, MemoryError) as error:
+            raise _just_now(path, error) from error
+        return None
+
+    def _put_aside(self, damaged: dict[Path, str], instead: Path) -> None:
+        for path, problem in damaged.items():
+            logger.warning("%s. Going on from the one before it, %s.", problem, instead)
+            if self.world.first:
+                aside = path.with_name(f"{path.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+
+    def _digests(self, folder: Path) -> dict[str, str]:
+        """Of the tensors' files, of which each process reads its share."""
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+        shares = self.world.gathered(
+            {name: _sha256(folder / name) for name in names[self.world.rank :: self.world.size]}
+        )
+        return {name: digest for share in shares for name, digest in share.items()}
 
 
-def save_state(path: Path, state: dict[str, Any], former: Path | None = None) -> None:
-    """Write a nested dict of tensors and plain values to ``path``; what was there goes on as ``former``, if given.
+@contextmanager
+def _alone(world: World) -> Iterator[bool]:
+    """Whether there is one process, which is no reason for PyTorch to wonder."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        yield world.size == 1
 
-    The file is replaced only once the new one is complete on disk: a kill or a full disk leaves the old one.
-    Raises OSError with the path and the remedy where the disk refuses.
-    """
-    tensors: dict[str, Tensor] = {}
-    skeleton = json.dumps(_take_tensors(state, "", tensors))
-    header = {"state": skeleton, "version": _VERSION}
-    header["digest"] = _digest(header, tensors)
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Nothing but tensors may be given to the writer: a number among them makes a file that cannot be read."""
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
     with atomic_write(path) as file:
-        write_tensors(file, tensors, header)
-        if former is not None and path.exists():
-            _keep(path, former)
+        file.write(json.dumps(values, indent=1).encode())
 
 
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what ``save_state`` wrote.
-
-    Raises NoCheckpoint where the file is missing or damaged, OSError where it cannot be read just now, and ConfigError
-    where another version of the trainer wrote it.
-    """
-    try:
-        # safe_open calls whatever the system does not open a file that is not there.
-        with open(path, "rb"), safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            version = header.get("version", "1")
-            if version == _VERSION:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                told = header.pop("digest", "")
-                if told != _digest(header, tensors):
-                    raise ValueError("its content is not what was written")
-                return _give_tensors(json.loads(header["state"]), tensors.__getitem__)
-    except (SafetensorError, ValueError, FileNotFoundError) as error:
-        raise NoCheckpoint(f"Could not read the checkpoint {path}: {error}") from error
-    except (OSError, MemoryError, RuntimeError) as error:  # PyTorch's word for too little memory is the last
-        reason = str(error) or type(error).__name__
-        raise OSError(f"Could not read the checkpoint {path} just now: {reason}. It is left as it is.") from error
-    raise ConfigError(
-        f"The checkpoint {path} is of version {version}, this trainer reads version {_VERSION}. Finish the stage with "
-        "the trainer that began it, choose another output, or train the stage anew with --restart."
-    )
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
-def _digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    digest = TensorDigest(json.dumps(sorted(header.items())).encode())
-    digest.add_all(tensors)
-    return digest.text()
+def _reason(error: BaseException) -> BaseException:
+    """What a process said, of those that failed together."""
+    return next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
 
 
-def _keep(path: Path, former: Path) -> None:
-    """A second name for the file, in one step; a copy where the file system has no second names."""
-    temporary = former.with_name(f".{former.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
-    temporary.replace(former)
+def _just_now(path: Path, error: BaseException) -> OSError:
+    reason = str(error) or type(error).__name__
+    return OSError(f"Could not read the checkpoint {path} just now: {reason}. It is left as it is.")
 
 
-def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        tensors[name] = value.detach()
-        return {"__tensor__": name}
-    if isinstance(value, dict):
-        # JSON keys are strings, optimizer state is keyed by integers: keep keys and values as pairs
-        return {"__dict__": [[k, _take_tensors(v, f"{name}{_SEPARATOR}{k}", tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return [_take_tensors(v, f"{name}{_SEPARATOR}{i}", tensors) for i, v in enumerate(value)]
-    return value
-
-
-def _give_tensors(value: Any, get: Any) -> Any:
-    if isinstance(value, dict):
-        if "__tensor__" in value:
-            return get(value["__tensor__"])
-        return {k: _give_tensors(v, get) for k, v in value["__dict__"]}
-    return [_give_tensors(v, get) for v in value] if isinstance(value, list) else value
+def _refuse_version(path: Path, version: str) -> NoReturn:
+    raise ConfigError(f"The checkpoint {path} is of version {version}, this trainer reads version {_VERSION}. {_ANEW}")

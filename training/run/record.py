@@ -26,7 +26,7 @@ def record(config: Config, options: MethodOptions, sources: Mapping[str, Any], s
     stage = config.selected()
     settings = {
         "seed": config.seed,
-        "backbone": _plain(config.backbone, include={"name", "family", "architecture"}),
+        "backbone": _plain(config.backbone, include={"name", "family", "size", "architecture"}),
         "schedule": dict(schedule),
         "compute": _plain(config.compute, include={"dtype", "fp8"}),
         "data": _plain(config.stage_data()),
@@ -39,6 +39,8 @@ def record(config: Config, options: MethodOptions, sources: Mapping[str, Any], s
             }
         },
     }
+    if config.stage_data().source is not None:
+        settings["paths"] = _plain(config.paths, include={"prompts", "count", "batch_size", "steps"})
     return dict(_flat("", settings))
 
 

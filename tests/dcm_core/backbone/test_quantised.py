@@ -82,15 +82,15 @@ def test_a_layer_that_is_said_to_be_quantised_needs_its_scale(in_header):
     source = header_of(state, {layer: {"format": "x"}} if in_header else {})
     BackboneFile(source)
     del state[f"{layer}.weight_scale"]
-    with pytest.raises(LayoutError, match=f"1 layers are said to be quantised, but have no scales .{layer}.*Download"):
+    with pytest.raises(LayoutError, match=f"1 layers are quantised, but have no scales .{layer}.*Download"):
         BackboneFile(source)
 
 
 def test_the_layers_of_newer_files_say_their_format_themselves():
-    conf = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+    conf = torch.tensor(list(b'{"format": "x"}'), dtype=torch.uint8)
     state = comfy() | {"blocks.0.ffn.0.weight_scale": torch.ones(2), "blocks.0.ffn.0.comfy_quant": conf}
     source = SimpleNamespace(infos=infos(state), metadata={}, headers=[{}], read=state.__getitem__)
-    assert BackboneFile(source).formats == ["nvfp4"]
+    assert BackboneFile(source).formats == ["x"]
     state["blocks.0.ffn.0.comfy_quant"] = conf[:5]
     with pytest.raises(LayoutError, match="blocks.0.ffn.0.comfy_quant cannot be read. Download"):
         _ = BackboneFile(source).formats
@@ -173,3 +173,84 @@ def test_no_command_takes_integers_without_scales(tmp_path, monkeypatch, capsys,
     assert main(command.split()) == 1
     assert "integers.safetensors: " in (said := capsys.readouterr().err) and "without scales" in said
     assert not (tmp_path / "out.safetensors").exists()
+
+
+# --- layers that are stored otherwise than they are said to be --------------------------------------------------------
+
+LAYER = "blocks.1.ffn.0"
+# dtype of a weight of 128 rows and 64 columns, its columns as stored, and what stands beside it.
+AS_SAID = {
+    "float8_e4m3fn": ("F8_E4M3", 64, {"weight_scale": ()}),
+    "float8_e5m2": ("F8_E5M2", 64, {"weight_scale": (128, 1)}),
+    "mxfp8": ("F8_E4M3", 64, {"weight_scale": (128, 4)}),
+    "nvfp4": ("U8", 32, {"weight_scale": (128, 4), "weight_scale_2": ()}),
+    "int8_tensorwise": ("I8", 64, {"weight_scale": (128, 1)}),
+    "convrot_w4a4": ("I8", 32, {"weight_scale": (128,)}),
+    "asym_w4a8_int8": ("I8", 32, {"weight_s_rel": (128, 4), "weight_s_channel": (128,), "weight_codebook": (16,)}),
+}
+
+
+def stored(said: str, dtype: str, columns: int, beside: dict, layer: str = LAYER) -> BackboneFile:
+    """One layer of that form; the others are plain."""
+    state = infos(comfy()) | {f"{layer}.weight": TensorInfo(dtype, (128, columns))}
+    state |= {f"{layer}.{end}": TensorInfo("F32", shape) for end, shape in beside.items()}
+    return BackboneFile(header_of(state, {layer: {"format": said}}))
+
+
+@pytest.mark.parametrize("name", AS_SAID)
+def test_a_layer_that_is_stored_as_it_is_said_to_be(name):
+    stored(name, *AS_SAID[name]).require_as_said()
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "shape"),
+    [
+        (name, end, shape)
+        for name, (_, _, beside) in AS_SAID.items()
+        for end in beside
+        for shape in [(2,), (64, 4), (4, 128), (3, 1)]
+        if end != "weight_s_rel"  # by groups of a size of its own: the host refuses others
+    ],
+)
+def test_scales_of_another_shape_are_refused_by_name(name, end, shape):
+    dtype, columns, beside = AS_SAID[name]
+    with pytest.raises(LayoutError, match=rf"{LAYER}.{end} \[{shape[0]}.*Download it again"):
+        stored(name, dtype, columns, beside | {end: shape}).require_as_said()
+
+
+@pytest.mark.parametrize("name", AS_SAID)
+def test_a_weight_of_another_format_is_refused_by_name(name):
+    dtype, columns, beside = AS_SAID["float8_e5m2" if name != "float8_e5m2" else "mxfp8"]
+    scale = {"weight_s_rel": ()} if "weight_s_rel" in AS_SAID[name][2] else {}
+    with pytest.raises(LayoutError, match=rf"{LAYER}.weight in {dtype} as {name}"):
+        stored(name, dtype, columns, beside | scale).require_as_said()
+
+
+def test_formats_of_newer_versions_are_not_asked_for_shapes():
+    stored("of_tomorrow", "F8_E4M3", 64, {"weight_scale": (1, 1, 7)}).require_as_said()
+
+
+def old_fp8() -> dict[str, TensorInfo]:
+    state = infos(comfy()) | {"scaled_fp8": TensorInfo("F8_E4M3", (0,))}
+    for name in matrices(comfy()):
+        state |= {name: TensorInfo("F8_E4M3", state[name].shape), f"{name[:-6]}scale_weight": TensorInfo("F32", ())}
+    return state
+
+
+def test_the_scale_of_an_old_file_in_another_shape_is_refused_by_name():
+    state = old_fp8()
+    BackboneFile(header_of(state)).require_as_said()
+    with pytest.raises(LayoutError, match=rf"{LAYER}.scale_weight \[7\]"):
+        BackboneFile(header_of(state | {f"{LAYER}.scale_weight": TensorInfo("F32", (7,))})).require_as_said()
+
+
+@pytest.mark.parametrize("make", [old_fp8, scaled])
+def test_a_layer_in_one_byte_without_the_scale_that_other_blocks_have_is_refused(make):
+    state = make()
+    (scale,) = [name for name in state if name in (f"{LAYER}.scale_weight", f"{LAYER}.weight_scale")]
+    info = state.pop(scale)
+    with pytest.raises(LayoutError, match=f"1 layers are quantised, but have no scales .{LAYER}"):
+        with_header(state)
+    with_header(state | {f"{LAYER}.weight": TensorInfo("BF16", state[f"{LAYER}.weight"].shape)})
+    state[scale] = info
+    with_header(state | {"head.head.weight": TensorInfo("F8_E4M3", state["head.head.weight"].shape)})

@@ -64,3 +64,18 @@ def test_a_relative_whose_own_matrices_were_never_written_is_refused(tmp_path):
         save_file(vace_state() | {own: torch.zeros_like(vace_state()[own])}, tmp_path / "zero.safetensors")
         with pytest.raises(LayoutError, match=f"1 weights hold nothing but zeros .{own}.*Download it again"):
             BackboneFile.open(tmp_path / "zero.safetensors")
+
+
+def test_scales_that_were_never_written_are_refused(tmp_path):
+    state, layer = comfy_state("wan t2v"), "blocks.0.ffn.0"
+    state[f"{layer}.weight"] = state[f"{layer}.weight"].to(torch.float8_e4m3fn)
+    state |= {
+        f"{layer}.scale_weight": torch.ones(()),
+        f"{layer}.scale_input": torch.zeros(()),
+        "scaled_fp8": torch.zeros(2),
+    }
+    save_file(state, tmp_path / "a.safetensors")
+    assert BackboneFile.open(tmp_path / "a.safetensors")
+    save_file(state | {f"{layer}.scale_weight": torch.zeros(())}, tmp_path / "b.safetensors")
+    with pytest.raises(LayoutError, match=f"b.safetensors: 1 weights hold nothing but zeros .{layer}.scale_weight"):
+        BackboneFile.open(tmp_path / "b.safetensors")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from dcm_pack.dcm_core.backbone.file import BackboneFile
 from dcm_pack.dcm_core.backbone.quantised import QUANTISED
-from harness.worlds import dcm_node, world
+from harness.worlds import dcm_node, relative, world
 from safetensors.torch import save_file
 
 import nodes
@@ -141,6 +141,23 @@ def test_shards_with_the_marker_are_loaded_as_one_file_is(models, said):
     expected = world("wan").sampled(stock)
     assert torch.equal(world("wan").sampled(load("a")), expected)
     assert torch.equal(world("wan").sampled(load("b.safetensors")), expected)
+    assert not [line for line in said() if "unread" in line]
+
+
+@pytest.mark.skipif(not READS_METADATA, reason="older hosts read the marker's dtype, and store all weights in it")
+@pytest.mark.parametrize("marker", [0, 2])
+def test_an_old_file_in_scaled_e5m2_is_read_as_such(models, said, marker):
+    """With weights that e4m3 has no room for, which newer hosts take all old files for."""
+    stored, plain = scaled("scale_weight")[0], state()
+    for name in [name for name in stored if name.endswith(".scale_weight")]:
+        weight = name.replace(".scale_weight", ".weight")
+        factor = plain[weight].abs().max() / 50_000
+        stored[name], stored[weight] = factor, (plain[weight] / factor).to(torch.float8_e5m2)
+        stored[name.replace("weight", "input")] = torch.ones(())
+        plain[weight] = stored[weight].float() * factor
+    save_file(stored | {"scaled_fp8": torch.zeros(marker, dtype=torch.float8_e5m2)}, models / "a.safetensors")
+    expected = world("wan").sampled(comfy.sd.load_diffusion_model_state_dict(plain))
+    assert relative(world("wan").sampled(load("a.safetensors")), expected) <= 1e-5
     assert not [line for line in said() if "unread" in line]
 
 

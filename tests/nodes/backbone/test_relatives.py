@@ -137,7 +137,7 @@ def test_the_hosts_own_relatives_are_whole(title):
     except (ImportError, AttributeError, TypeError):
         pytest.skip(f"this ComfyUI has no {title}")
     infos = {key: TensorInfo("F32", tuple(tensor.shape)) for key, tensor in network.state_dict().items()}
-    layout = BackboneFile(SimpleNamespace(infos=infos, metadata={})).layout
+    layout = BackboneFile(SimpleNamespace(infos=infos, metadata={}, headers=[{}])).layout
     assert layout.variant.startswith(f"{title} of width 128 with 5 blocks") and layout.relative.signs
 
 

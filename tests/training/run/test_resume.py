@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-import signal
+import random
 import subprocess
 import sys
 import time
@@ -12,21 +12,33 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from training.config import ConfigError
-from training.run.checkpoint import load_state, save_state
+from training.run.checkpoint import Checkpoints
+from training.run.world import World
 
 ROOT = Path(__file__).resolve().parents[3]
-FILES = ("checkpoint.safetensors", "{stage}.safetensors")
+SHARD = "shard-00001-model-00001-of-00001.safetensors"  # what one process writes
 
 
 def assert_bit_equal(first: Path, second: Path, stage: str) -> None:
-    for name in FILES:
-        one, other = (load_file(folder / stage / name.format(stage=stage)) for folder in (first, second))
+    newest = (sorted((folder / stage / "checkpoints").glob("[0-9]" * 8))[-1] / SHARD for folder in (first, second))
+    exported = (folder / stage / f"{stage}.safetensors" for folder in (first, second))
+    for paths in (newest, exported):
+        one, other = map(load_file, paths)
         assert one.keys() == other.keys()
         different = [key for key in one if not torch.equal(one[key], other[key])]
-        assert not different, f"{name}: {different[:5]} and {len(different)} in all"
+        assert not different, f"{different[:5]} and {len(different)} in all"
+
+
+def iterations(run) -> list[int]:
+    """Of the checkpoints there are, the newest first."""
+    return [int(path.name) for path in run.checkpoints.all()]
+
+
+def contents(run) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.checkpoints.folder.rglob("*") if path.is_file()}
 
 
 AVERAGED = {"target_ema": 0.9}
@@ -68,142 +80,165 @@ def test_a_resumed_run_is_bit_equal(trainer, tmp_path, stage, mode):
         assert_bit_equal(whole, tmp_path / "longer", stage)
 
 
-def test_kill_9_in_mid_training_and_resume_is_bit_equal(tmp_path):
-    """The real command, killed by the operating system wherever it happens to be after its second checkpoint."""
+ARCHITECTURE = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2}
+MOMENTS = [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 3 else []) for seed in range(10)]
+
+
+@pytest.fixture(scope="module")
+def command(trained, tmp_path_factory):
+    """Runs the real command over both stages, ``command(name)``; the folder of its results and its process."""
+    tmp_path = tmp_path_factory.mktemp("killed")
+    teacher = str(trained / "teacher" / "teacher.safetensors")
+    each = {"iterations": 6, "ema_decay": 0.9, "optimizer": {"lr": 1e-3}}
+    options = {"teacher": teacher, "target_ema": 0.9}
+    detail = {"rank": 2, "alpha": 4.0, "real": "data", "discriminator": {"width": 32}}
     config = {
         "device": "cpu",
         "seed": 7,
-        "checkpoint_every": 2,
-        "backbone": {
-            "family": "shapes",
-            "architecture": {
-                "num_attention_heads": 2,
-                "attention_head_dim": 12,
-                "ffn_dim": 32,
-                "num_layers": 2,
-            },
-        },
+        "checkpoint_every": 1,
+        "backbone": {"name": "shapes", "architecture": {**ARCHITECTURE, "num_layers": 3}},
         "data": {"batch_size": 2},
         "stages": {
-            "teacher": {"method": "teacher", "iterations": 40, "optimizer": {"lr": 1e-3}, "ema_decay": 0.9},
-            "semantic": {"method": "semantic", "iterations": 2},
+            "semantic": {"method": "semantic", "options": options, **each},
+            "detail": {"method": "detail", "options": {**options, **detail}, **each},
         },
     }
-    command = {}
-    for name in ("whole", "killed"):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def start(name: str) -> tuple[Path, subprocess.Popen]:
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}, sort_keys=False))
-        command[name] = [sys.executable, "training/distill.py", "--config", str(file)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    options = {"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        arguments = [sys.executable, "training/distill.py", "--config", str(file)]
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return tmp_path / name, subprocess.Popen(arguments, cwd=ROOT, env=environment, **output)
 
-    subprocess.run(command["whole"], check=True, **options)
-    process = subprocess.Popen(command["killed"], **options)
-    checkpoint = tmp_path / "killed" / "teacher" / "checkpoint.safetensors"
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(command):
+    """What the command leaves that nobody kills."""
+    folder, process = command("whole")
+    output = process.communicate()[0].decode()
+    assert process.returncode == 0, output
+    return folder
+
+
+@pytest.mark.parametrize("seed", MOMENTS)
+def test_kill_9_at_any_moment_and_resume_is_bit_equal(command, whole, seed):
+    """Killed by the operating system, within the first four iterations of either stage or while one is saved."""
+    draw = random.Random(seed)
+    stage, done, wait = ("semantic", "detail")[seed % 2], draw.randrange(4), draw.uniform(0, 0.3)
+    folder, process = command(f"killed{seed}")
+    awaited = folder / stage / ("checkpoints" if not done else f"checkpoints/{done:08d}")
     try:
-        while process.poll() is None and not (checkpoint.exists() and load_state(checkpoint)["iteration"] >= 4):
-            time.sleep(0.01)
+        while process.poll() is None and not awaited.exists():
+            time.sleep(0.005)
+        time.sleep(wait)
         assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read().decode()}"
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.communicate()
-    assert 4 <= load_state(checkpoint)["iteration"] < 40
-    output = subprocess.run(command["killed"], check=True, **options).stdout.decode()
-    assert "continued from iteration" in output
-    for stage in ("teacher", "semantic"):
-        assert_bit_equal(tmp_path / "whole", tmp_path / "killed", stage)
+    assert not (folder / stage / f"{stage}.safetensors").exists()
+    output = command(folder.name)[1].communicate()[0].decode()
+    assert "All stages of this configuration are done" in output
+    for name in ("semantic", "detail"):
+        assert_bit_equal(whole, folder, name)
+        assert not list((folder / name / "checkpoints").glob(".*"))
 
 
-def test_disk_full_while_saving_keeps_the_old_checkpoint(trainer, monkeypatch):
+def test_disk_full_while_saving_keeps_the_former_checkpoints(trainer, monkeypatch):
     run = trainer("teacher", iterations=2, checkpoint_every=1)
     run.run()
-    before = run.checkpoints.newest.read_bytes()
+    before = contents(run)
     run.method.step(2)
+    run.iteration = 3
 
-    def full(file, tensors, metadata):
-        file.write(b"half of it")
+    def full(tensors, storage_writer, **_):
+        (Path(storage_writer.path) / SHARD).write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("training.run.checkpoint.write_tensors", full)
-    with pytest.raises(OSError, match="disk is full.*former file is unchanged"):
+    monkeypatch.setattr("training.run.checkpoint.dcp.save", full)
+    with pytest.raises(OSError, match="disk is full.*former checkpoints are unchanged"):
         run.save()
-    assert run.checkpoints.newest.read_bytes() == before
-    assert not list(run.folder.glob(".*tmp"))
+    assert contents(run) == before
 
 
-def test_state_keeps_every_kind_of_value(tmp_path):
-    state = {
-        "iteration": 3,
-        "optimizers": [
-            {"state": {0: {"step": torch.tensor(2.0)}, 1: {}}, "groups": [{"lr": 1e-3, "betas": [0.9, 0.95]}]}
-        ],
-        "none": None,
-        "half": torch.ones(2, dtype=torch.bfloat16),
-    }
-    save_state(tmp_path / "state.safetensors", state)
-    loaded = load_state(tmp_path / "state.safetensors")
-    assert torch.equal(loaded.pop("half"), state.pop("half"))
-    assert loaded == state
+def test_a_checkpoint_is_safetensors_and_json_and_keeps_every_value(tmp_path):
+    checkpoints = Checkpoints(tmp_path, World(torch.device("cpu")))
+    values = {"iteration": 3, "sums": {"loss": 0.1 + 0.2}, "none": None, "list": [1, "two"]}
+    tensors = {"half": torch.rand(2, 3).bfloat16(), "a/b.c": torch.rand(1, 4, 5), "nothing": torch.zeros(0)}
+    checkpoints.save(3, values, tensors)
+    (path,) = checkpoints.all()
+    assert {file.name for file in path.iterdir()} == {SHARD, "state.json", "digests.json"}
+    assert checkpoints.newest() == (path, values)
+    restored = {name: torch.ones_like(tensor) for name, tensor in tensors.items()}
+    checkpoints.read(path, restored)
+    assert all(torch.equal(restored[name], tensor) for name, tensor in tensors.items())
+
+
+def test_the_last_few_checkpoints_are_kept(trainer):
+    run = trainer("teacher", iterations=5, checkpoint_every=1, checkpoints_kept=3)
+    run.run()
+    assert iterations(run) == [5, 4, 3]
+
+
+def test_minutes_bring_a_checkpoint_too(trainer, monkeypatch):
+    minutes = iter(range(100))
+    monkeypatch.setattr("training.trainer.time.monotonic", lambda: 60.0 * next(minutes))
+    run = trainer("teacher", iterations=4, checkpoint_minutes=1.5, checkpoints_kept=9)
+    run.run()
+    assert iterations(run) == [4, 2]
 
 
 def test_a_damaged_checkpoint_is_named(trainer):
     run = trainer("teacher")
     run.run()
-    run.checkpoints.newest.write_bytes(run.checkpoints.newest.read_bytes()[:-100])
-    with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors.*none before it"):
+    (path,) = run.checkpoints.all()
+    (path / SHARD).write_bytes((path / SHARD).read_bytes()[:-100])
+    before = contents(run)
+    with pytest.raises(OSError, match="Could not read the checkpoint .*00000002: .*none before it"):
         trainer("teacher").run()
+    assert contents(run) == before
 
 
-def test_a_checkpoint_with_a_changed_byte_is_damaged_and_the_one_before_it_steps_in(trainer, caplog):
-    run = trainer("teacher")
-    run.run()
-    run.save()
-    content = bytearray(run.checkpoints.newest.read_bytes())
-    content[-5] ^= 1
-    run.checkpoints.newest.write_bytes(content)
-    assert run.checkpoints.load()["iteration"] == run.iteration
-    assert "its content is not what was written" in caplog.text and "Going on from the one before it" in caplog.text
-
-
-@pytest.mark.parametrize("asked", ["open", "safe_open"])
+@pytest.mark.parametrize("asked", ["open", "dcp.load"])
 @pytest.mark.parametrize(
     "error",
-    [
-        MemoryError(),
-        PermissionError(errno.EACCES, "Permission denied"),
-        OSError(errno.EIO, "Input/output error"),
-        RuntimeError("can't allocate memory"),
-    ],
-    ids=["memory", "permission", "disk", "allocator"],
+    [MemoryError(), PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "Input/output error")],
+    ids=["memory", "permission", "disk"],
 )
 def test_a_checkpoint_that_cannot_be_read_just_now_is_not_taken_for_damaged(trainer, monkeypatch, caplog, asked, error):
     run = trainer("teacher", iterations=2, checkpoint_every=1)
     run.run()
-    before = {path.name: path.read_bytes() for path in run.folder.glob("checkpoint.*")}
-    assert len(before) == 2
+    before = contents(run)
 
-    def refused(path, *_):
+    def refused(*_, **__):
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(f"training.checkpoint.{asked}", refused, raising=False)
-        reason = str(error) or "MemoryError"
-        with pytest.raises(OSError, match="Could not read the checkpoint .*checkpoint.safetensors just now") as told:
+        patched.setattr(f"training.run.checkpoint.{asked}", refused, raising=False)
+        with pytest.raises(OSError, match="Could not read the checkpoint .*00000002 just now") as told:
             trainer("teacher", iterations=3).run()
-        assert reason in str(told.value)
+        assert (str(error) or "MemoryError") in str(told.value)
     assert "Going on from" not in caplog.text
-    assert {path.name: path.read_bytes() for path in run.folder.glob("checkpoint.*")} == before
-    assert trainer("teacher", iterations=3).checkpoints.load()["iteration"] == 2
+    assert contents(run) == before
 
 
-def test_a_checkpoint_of_another_version_is_refused(trainer):
-    """As versions before the first number wrote it: no version in the header."""
+@pytest.mark.parametrize("version", ["4", "6"])
+def test_a_checkpoint_of_another_version_is_refused(trainer, version):
     run = trainer("teacher")
-    run.run()
-    state = json.dumps({"__dict__": [["iteration", 1], ["method", {"__dict__": []}]]})
-    save_file({"unused": torch.zeros(1)}, run.checkpoints.newest, {"state": state})
-    with pytest.raises(ConfigError, match="checkpoint.safetensors is of version 1, this trainer reads version 4"):
+    if version == "4":  # a single file
+        run.folder.mkdir()
+        (run.folder / "checkpoint.safetensors").write_bytes(b"whatever it holds")
+    else:
+        run.run()
+        digests = run.checkpoints.all()[0] / "digests.json"
+        digests.write_text(json.dumps(json.loads(digests.read_text()) | {"version": version}))
+    with pytest.raises(ConfigError, match=f"of version {version}.*, this trainer reads version 5. Finish the stage"):
         trainer("teacher").run()
+    trainer("teacher").run(restart=True)
+    assert iterations(run) == [2] and not (run.folder / "checkpoint.safetensors").exists()
 
 
 def test_a_checkpoint_without_the_average_that_is_asked_for_is_refused(trainer):
@@ -218,34 +253,30 @@ def test_a_checkpoint_of_another_configuration_is_refused(trainer):
         trainer("detail", {"rank": 3}).run()
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "digests"])
 def test_the_checkpoint_before_a_damaged_one_is_used_and_named(trainer, tmp_path, caplog, capsys, damage):
     whole, damaged = tmp_path / "whole", tmp_path / "damaged"
     trainer("teacher", iterations=3, checkpoint_every=1, folder=whole).run()
     first = trainer("teacher", iterations=2, checkpoint_every=1, folder=damaged)
     first.run()
-    newest = first.checkpoints.newest
+    newest = first.checkpoints.all()[0]
+    shard, content = newest / SHARD, bytearray((newest / SHARD).read_bytes())
     if damage == "cut":
-        newest.write_bytes(newest.read_bytes()[:-100])
+        shard.write_bytes(content[:-100])
+    elif damage == "changed":
+        content[-5] ^= 1
+        shard.write_bytes(content)
+    elif damage == "gone":
+        shard.unlink()
     else:
-        newest.unlink()
+        (newest / "digests.json").write_text("{")
     second = trainer("teacher", iterations=3, checkpoint_every=1, folder=damaged)
     second.run()
-    assert "Could not read the checkpoint" in caplog.text and "checkpoint.former.safetensors" in caplog.text
+    assert f"Could not read the checkpoint {newest}: " in caplog.text
+    assert f"Going on from the one before it, {newest.with_name('00000001')}." in caplog.text
     assert "continued from iteration 1" in capsys.readouterr().out
     assert_bit_equal(whole, damaged, "teacher")
-    assert load_state(second.checkpoints.former)["iteration"] == 2  # and never the damaged one
-    assert (newest.with_name("checkpoint.damaged.safetensors")).exists() == (damage == "cut")
-
-
-def test_where_files_have_no_second_name_the_former_checkpoint_is_a_copy(trainer, monkeypatch):
-    def unsupported(*_):
-        raise OSError(errno.EPERM, "no links here")
-
-    monkeypatch.setattr(os, "link", unsupported)
-    run = trainer("teacher", iterations=2, checkpoint_every=1)
-    run.run()
-    assert [load_state(path)["iteration"] for path in (run.checkpoints.former, run.checkpoints.newest)] == [1, 2]
+    assert iterations(second) == [3, 2] and newest.with_name("00000002.damaged").exists()
 
 
 def test_a_resumed_run_logs_every_iteration_once(trainer):

@@ -1,0 +1,71 @@
+"""Which layers of an expert acted in a call: a host may use the weights of a layer without calling its ``forward``.
+
+A layer has to act where the module that holds it ran. Whole calls, blocks and inputs that a host leaves out are no
+fault: there the holder does not run either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+
+# Of modules that only hold others: who runs their parts is found further up.
+_CONTAINERS = (nn.Module.forward, nn.Sequential.forward)
+
+
+class _Seen:
+    """Set inside of compiled graphs, and neither read nor cleared there: they would be compiled anew at each call."""
+
+    ran = False
+
+
+class Watch:
+    """The forwards that ran in one call of ``network``, whose target ``layers`` are given by name."""
+
+    def __init__(self, network: nn.Module, layers: Iterable[str]):
+        self._holders = {name: _holders(network, name) for name in layers}
+        self._seen: dict[nn.Module, _Seen] = {}
+        self._network = network
+
+    @property
+    def holders(self) -> set[nn.Module]:
+        """The modules to watch beside the layers. A forward that another extension set on one may leave out parts."""
+        holders = {holder for holders in self._holders.values() for holder in holders}
+        return {holder for holder in holders if "forward" not in vars(holder)}
+
+    def noting(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward for ``module`` that notes that it ran."""
+        seen = self._seen[module] = _Seen()
+
+        def noted(*args, **kwargs):
+            seen.ran = True
+            return forward(*args, **kwargs)
+
+        return noted
+
+    def bypassed(self) -> list[str]:
+        """The layers that did not act, though what holds them ran."""
+        ran = {module for module, seen in self._seen.items() if seen.ran}
+        silent = [name for name in self._holders if self._network.get_submodule(name) not in ran]
+        return [name for name in silent if ran.intersection(self._holders[name])]
+
+
+def _holders(network: nn.Module, name: str) -> list[nn.Module]:
+    """The nearest module around the layer that has a forward of its own; right in the network, the network's blocks.
+
+    The network itself would not do: step caches answer inside of it, for all that follows.
+    """
+    path = name.rpartition(".")[0]
+    while path:
+        module = _uncompiled(network.get_submodule(path))
+        if type(module).forward not in _CONTAINERS:
+            return [module]
+        path = path.rpartition(".")[0]
+    lists = [each for each in _uncompiled(network).children() if isinstance(each, nn.ModuleList)]
+    return [_uncompiled(block) for blocks in lists for block in blocks]
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    return getattr(module, "_orig_mod", module)

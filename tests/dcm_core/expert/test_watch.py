@@ -1,0 +1,159 @@
+"""A layer that ran past its forward is seen, compiled or not; what did not run at all is no fault."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness.experts import metadata
+from torch import nn
+from torch._dynamo.utils import counters
+
+from dcm_core.expert.layers import Expert, LowRank
+from dcm_core.expert.sidecar import Sidecar, Ways
+
+DIM = 8
+
+
+class Holder(nn.Module):
+    """Holds a layer that others call, as HunyuanVideo's attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(DIM, DIM)
+
+
+class Block(nn.Module):
+    bypassed = False
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Holder()
+        self.ffn = nn.Sequential(nn.Linear(DIM, DIM), nn.GELU(), nn.Linear(DIM, DIM))
+
+    def forward(self, x):
+        x = self.attention.qkv(x)
+        if self.bypassed:
+            return F.linear(self.ffn[1](self.ffn[0](x)), self.ffn[2].weight, self.ffn[2].bias)
+        return self.ffn(x)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(DIM, DIM), nn.SiLU())
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+        self.optional = Block()
+
+    def forward(self, x, skipped=()):
+        x = x + self.time(x)
+        for number, block in enumerate(self.blocks):
+            x = x if number in skipped else block(x)
+        return x
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    return Net().requires_grad_(False)
+
+
+X = torch.ones(2, DIM)
+
+
+def expert(*names):
+    return Expert(metadata(), {name: LowRank(torch.ones(2, DIM), torch.ones(DIM, 2), 1.0) for name in names})
+
+
+EVERYWHERE = [
+    "time.0",
+    "optional.ffn.0",
+    *(f"blocks.{i}.{name}" for i in range(3) for name in ("attention.qkv", "ffn.2")),
+]
+
+
+def bypassed_in(network, names=EVERYWHERE, **options):
+    with Sidecar(expert(*names)).active(network) as watch:
+        network(X, **options)
+    return watch.bypassed()
+
+
+@pytest.mark.parametrize("compiled", ["not", "whole", "blocks"])
+def test_a_layer_that_is_bypassed_is_named(net, compiled):
+    network = torch.compile(net, backend="eager") if compiled == "whole" else net
+    if compiled == "blocks":
+        net.blocks = nn.ModuleList(torch.compile(block, backend="eager") for block in net.blocks)
+    assert bypassed_in(network) == []
+    getattr(net.blocks[1], "_orig_mod", net.blocks[1]).bypassed = True
+    for _ in range(2):
+        assert bypassed_in(network) == ["blocks.1.ffn.2"]
+        assert bypassed_in(network, names=["blocks.1.ffn.2"]) == ["blocks.1.ffn.2"]
+
+
+def test_a_layer_of_the_network_itself_has_to_act_where_a_block_ran(net):
+    net.time[0].__class__ = type("Past", (nn.Linear,), {"__call__": lambda self, x: x})
+    assert bypassed_in(net) == bypassed_in(net, names=["time.0"]) == ["time.0"]
+    assert bypassed_in(net, skipped=range(3)) == []
+
+
+@pytest.mark.parametrize("skipped", [[1], range(3)])
+def test_what_does_not_run_is_no_fault(net, skipped):
+    assert bypassed_in(net, skipped=skipped) == []
+
+
+def test_what_another_extension_calls_is_left_to_it(net):
+    net.blocks[1].forward = lambda x: x
+    assert bypassed_in(net) == []
+
+
+def test_nothing_is_left_on_the_modules_that_hold_layers(net):
+    before = {name: set(vars(module)) for name, module in net.named_modules()}
+    assert bypassed_in(net) == []
+    assert {name: set(vars(module)) for name, module in net.named_modules()} == before
+
+
+def test_a_host_may_call_a_layers_forward_where_its_own_holder_would_not(net):
+    net.blocks[0].bypassed = True
+    ways = Ways(unfused=lambda holder: lambda x: x if holder is net.blocks[0] else None)
+    with Sidecar(expert("blocks.0.ffn.2"), ways=ways).active(net) as watch:
+        assert torch.isfinite(net(X)).all()
+    assert watch.bypassed() == ["blocks.0.ffn.2"], "the other forward is watched as well"
+    unfused = Ways(unfused=lambda holder: lambda x: holder.ffn(holder.attention.qkv(x)))
+    with Sidecar(expert("blocks.0.ffn.2"), ways=unfused).active(net) as watch:
+        net(X)
+    assert watch.bypassed() == []
+
+
+def test_at_strength_zero_nothing_has_to_act(net):
+    with Sidecar(expert(*EVERYWHERE), 0.0).active(net) as watch:
+        net(X)
+    assert watch.bypassed() == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_switches_and_prompts_compile_nothing_anew(net, whole):
+    """Two graphs, for as long as only what is computed on changes; one more at most for each other size or strength."""
+    if whole:
+        network = torch.compile(net, backend="eager")
+    else:
+        network = net
+        net.blocks = nn.ModuleList(torch.compile(block, backend="eager") for block in net.blocks)
+    sidecar = Sidecar(expert(*EVERYWHERE))
+
+    def graphs(rows=2):
+        counters.clear()
+        for seed in range(4):
+            x = torch.randn(rows, DIM, generator=torch.Generator().manual_seed(seed))
+            network(x)
+            with sidecar.active(network) as watch:
+                network(x)
+            assert watch.bypassed() == []
+        return counters["stats"]["unique_graphs"]
+
+    assert graphs() == 2, "the blocks share theirs"
+    assert graphs() == 0
+    sidecar.strength = 0.5
+    assert graphs() == 1
+    sidecar.strength = 0.7
+    assert graphs() <= 1
+    assert graphs(rows=7) == 2
+    assert graphs(rows=7) == 0

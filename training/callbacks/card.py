@@ -1,0 +1,82 @@
+"""A model card beside the exported file: what it is, what it was made of, and what it took."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dcm_core.files.atomic import atomic_write
+
+from ..config import Config, to_yaml
+from .base import Callback, TrainingRun
+
+_SHOWN = ("dcm-video", "torch", "diffusers", "peft", "safetensors")
+
+
+class Card(Callback):
+    """Writes ``output/STAGE/README.md`` when a stage is finished, as model hubs show it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0  # of training, over all resumes
+        self.since = time.monotonic()
+
+    def start(self, run: TrainingRun) -> None:
+        self.since = time.monotonic()
+
+    def finish(self, run: TrainingRun) -> None:
+        with atomic_write(run.folder / "README.md") as file:
+            file.write(card(run.config, run.iteration, self._seconds(), str(run.method.device)).encode())
+
+    def state(self) -> dict[str, Any]:
+        return {"seconds": self._seconds()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.seconds = state.get("seconds", 0.0)
+
+    def _seconds(self) -> float:
+        return self.seconds + time.monotonic() - self.since
+
+
+def card(config: Config, iterations: int, seconds: float, device: str) -> str:
+    """The text; ``seconds`` of training on ``device``."""
+    stage, backbone, told = config.selected(), config.backbone, config.card
+    data = config.stage_data()
+    title = backbone.title or backbone.family
+    rows = {
+        "base": f"{title}, {backbone.weights or 'trained by this configuration'}",
+        "licence of the base": told.base_licence or "not stated: it binds these weights too",
+        "data": told.data or f"not stated: {data.name} {data.options or ''}".rstrip(),
+        "licence of this file": told.licence or "not stated",
+        "method": f"{stage.method}, {iterations} iterations of {data.batch_size}",
+        "noise grid": f"shift {config.expert_schedule().grid.shift:g}, {config.expert_schedule().grid.points} points, "
+        f"kappa index {config.expert_schedule().kappa_index}",
+        "seed": str(config.seed),
+        "time": f"{seconds / 3600:.2f} hours on {device}",
+        "made with": ", ".join(f"{name} {found}" for name in _SHOWN if (found := _version(name)))
+        + f", Python {platform.python_version()}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"---\ntags: [video, dcm, {backbone.family}]\n{_front(told.licence)}---\n"
+        f"# {config.stage} of {title}, for DCM for ComfyUI\n\n| | |\n|---|---|\n{table}\n\n"
+        f"The whole configuration:\n\n```yaml\n{to_yaml(_shareable(config))}```\n"
+    )
+
+
+def _front(licence: str) -> str:
+    return f"license: {licence}\n" if licence else ""
+
+
+def _shareable(config: Config) -> Config:
+    """Without folders of this machine."""
+    return config.model_copy(update={"folder": "", "output": Path(config.output).name})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,107 @@
+"""What data sets of finished latents share: batches of one bucket each, and captions padded to the longest."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ..config import DataConfig
+from ..errors import ConfigError
+from ..run.draws import Draws
+from .batch import Batch, Conditions
+from .plan import BatchPlan
+
+Text = Mapping[str, Tensor]  # "text" [L, D] without padding, and "pooled" [P] where there is one
+
+
+class BucketedData(ABC):
+    """Clips whose latents and texts are there. Every clip comes once an epoch, with those of its bucket.
+
+    ``buckets``: of each clip. ``empty``: the text of no caption; ``away``: what guidance leads away from. ``made_for``:
+    the backbone whose latents they are; ``encoders``: folder or hub name of its autoencoder.
+    """
+
+    made_for: str
+    encoders: str | None
+    empty: Text
+    away: Text
+
+    def __init__(self, config: DataConfig, buckets: Sequence[Hashable]):
+        self.config, self.buckets, self.batch_size = config, buckets, config.batch_size
+        # a validation clip is of the most usual bucket
+        usual = max(dict.fromkeys(buckets), key=buckets.count)
+        channels, frames, height, width = self.latents(buckets.index(usual)).shape
+        self.latent_shape = (channels, frames, height, width)
+        self._plan = BatchPlan(buckets, config.batch_size, seed=0)
+
+    @abstractmethod
+    def latents(self, number: int) -> Tensor:
+        """Normalised latents [C, T, H, W] of a clip. Raises OSError where they cannot be read."""
+
+    @abstractmethod
+    def text(self, number: int) -> Text:
+        """The embedded caption of a clip. Raises OSError where it cannot be read."""
+
+    @abstractmethod
+    def shown(self, number: int) -> str:
+        """What a clip is called."""
+
+    def batch(self, draws: Draws) -> Batch:
+        """The clips of an iteration, for the rows of ``draws``."""
+        if (self._plan.seed, self._plan.batch_size) != (draws.seed, draws.count):
+            self._plan = BatchPlan(self.buckets, draws.count, draws.seed)
+        of_iteration = self._plan.batch(draws.iteration)
+        chosen = [of_iteration[row] for row in draws.rows]
+        dropped = [float(torch.rand((), generator=each)) for each in draws.generators("caption")]
+        texts = [
+            self.empty if drop < self.config.text_dropout else self.text(number)
+            for number, drop in zip(chosen, dropped, strict=True)
+        ]
+        return Batch(self._stacked(chosen), padded(texts))
+
+    def unconditional(self, conditions: Conditions) -> Conditions:
+        """The same with the text of no caption, or a negative one."""
+        other = padded([self.away] * len(conditions)).to(conditions.text.device)
+        return replace(conditions, text=other.text, mask=other.mask, pooled=other.pooled)
+
+    def told(self, texts: Sequence[Text]) -> Conditions:
+        """Texts as a network is told them; no text makes conditions of no sample."""
+        return padded(texts) if texts else padded([self.empty]).rows(slice(0))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, T, H, W] to clips [B, 3, T', H', W'] in -1..1, by an autoencoder that is let go again.
+
+        Raises ConfigError where the backbone's encoders are not there.
+        """
+        name = f"training.encoders.{self.made_for}"  # found by its name, like all that a configuration names
+        if find_spec(name) is None:
+            raise ConfigError(f"There is no autoencoder of {self.made_for} in training/encoders to show clips with.")
+        encoder = import_module(name).ENCODER(self.encoders, latents.device)
+        return torch.cat([encoder.decode(each).cpu() for each in latents.split(1)])
+
+    def verdict(self, sample: Callable[[list[str]], Tensor]) -> str:
+        """Nothing: what the clips show, an eye has to say."""
+        return ""
+
+    def _stacked(self, chosen: Sequence[int]) -> Tensor:
+        latents = [self.latents(number) for number in chosen]
+        if len({each.shape for each in latents}) > 1:
+            shapes = {self.shown(number): list(each.shape) for number, each in zip(chosen, latents, strict=True)}
+            raise ConfigError(f"Latents of one bucket are of several shapes, {shapes}: prepare the videos anew.")
+        return torch.stack(latents)
+
+
+def padded(texts: Sequence[Text]) -> Conditions:
+    """Texts brought to the length of the longest, with a mask where they differ."""
+    tokens = [each["text"].float() for each in texts]
+    lengths = torch.tensor([len(each) for each in tokens])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    pooled = torch.stack([each["pooled"].float() for each in texts]) if "pooled" in texts[0] else None
+    return Conditions(pad_sequence(tokens, batch_first=True), None if mask.all() else mask, pooled)

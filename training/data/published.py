@@ -1,0 +1,131 @@
+"""The training set that the authors of DCM published: raw latents and text embeddings of HunyuanVideo, as .pt files.
+
+``FOLDER/videos2caption.json`` lists files in ``latent``, ``prompt_embed`` and ``prompt_attention_mask``. Latents are as
+the autoencoder drew them, [16, T, H, W] or [1, 16, T, H, W]. An embedding [257, 4096] is the pooled text, padded with
+zeros, and 256 tokens, of which the mask [256] says which there are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..config import DataConfig, Positive, Section, build
+from ..errors import ConfigError
+from .batch import Conditions
+from .bucketed import BucketedData, Text
+
+_POOLED = 768  # width of CLIP's pooled text
+
+
+class PublishedOptions(Section):
+    """Where the set is, and what it leaves open."""
+
+    folder: str = Field(description="The folder with `videos2caption.json`.")
+    scale: Positive = Field(default=0.476986, description="Factor from raw latents to those of the network.")
+    unconditional: str | None = Field(
+        default=None,
+        description="A pair of files of the empty caption, `prompt_embed/NAME` and `prompt_attention_mask/NAME`: NAME. "
+        "The set has none.",
+    )
+    encoders: str | None = Field(
+        default=None, description="Folder or hub name of the autoencoder that shows validation clips."
+    )
+
+
+class PublishedData(BucketedData):
+    """The published clips, those of one shape a batch, every clip once an epoch.
+
+    The authors stood zeros with a mask of nothing in for the empty caption, of which attention makes NaN. Without
+    ``unconditional`` it is one token of zeros here, which will do for a network whose guidance is embedded, and
+    captions cannot be dropped.
+    """
+
+    Options = PublishedOptions
+    made_for = "hunyuan_video"
+
+    def __init__(self, config: DataConfig):
+        self.options = build(self.Options, config.options, "data.options")
+        self.folder, self.encoders = Path(self.options.folder), self.options.encoders
+        if config.text_dropout and self.options.unconditional is None:
+            raise ConfigError(
+                "data.text_dropout: the published set has no embedding of the empty caption. Set it to 0, or name one "
+                "in data.options.unconditional."
+            )
+        self.items = _listed(self.folder)
+        self.empty = self.away = self._of_no_caption()
+        super().__init__(config, [tuple(self._raw(item).shape) for item in self.items])
+
+    def latents(self, number: int) -> Tensor:
+        """Normalised latents [C, T, H, W] of a clip."""
+        return self._raw(self.items[number]).float() * self.options.scale
+
+    def text(self, number: int) -> Text:
+        """The embedded caption of a clip, without its padding."""
+        return self._read(self.items[number]["prompt_embed_path"], self.items[number]["prompt_attention_mask"])
+
+    def shown(self, number: int) -> str:
+        """The file of a clip's latents."""
+        return self.items[number]["latent_path"]
+
+    def conditions(self, captions: list[str]) -> Conditions:
+        """Of captions, B in number. Raises ValueError for one that the set does not hold."""
+        numbers = {item["caption"]: number for number, item in enumerate(self.items)}
+        if unknown := [caption for caption in captions if caption and caption not in numbers]:
+            raise ValueError(f"{unknown[0]!r} is no caption of {self.folder}; use one of its videos2caption.json.")
+        return self.told([self.text(numbers[caption]) if caption else self.empty for caption in captions])
+
+    def _raw(self, item: Mapping[str, Any]) -> Tensor:
+        path = self.folder / "latent" / item["latent_path"]
+        latents = _load(path)
+        latents = latents[0] if latents.ndim == 5 and len(latents) == 1 else latents
+        if latents.ndim != 4:
+            raise ConfigError(f"{path} is {list(latents.shape)}, which is no clip's latents [C, T, H, W].")
+        return latents
+
+    def _read(self, embedding: str, mask: str) -> Text:
+        path = self.folder / "prompt_embed" / embedding
+        embedded, there = _load(path), _load(self.folder / "prompt_attention_mask" / mask).reshape(-1).bool()
+        if embedded.ndim != 2 or len(embedded) != len(there) + 1 or not there.any():
+            raise ConfigError(f"{path} and its mask are {list(embedded.shape)} and {list(there.shape)}, not a text's.")
+        return {"text": embedded[1:][there], "pooled": embedded[0, :_POOLED]}
+
+    def _of_no_caption(self) -> Text:
+        if name := self.options.unconditional:
+            return self._read(name, name)
+        some = self.text(0)
+        return {"text": torch.zeros_like(some["text"][:1]), "pooled": torch.zeros_like(some["pooled"])}
+
+
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "videos2caption.json"
+    try:
+        items = json.loads(path.read_text("utf-8"))
+        keys = {"latent_path", "prompt_embed_path", "prompt_attention_mask", "caption"}
+        if items and all(keys <= item.keys() for item in items):
+            return items
+    except FileNotFoundError:
+        raise ConfigError(f"There is no {path.absolute()}: data.options.folder has to be the published set.") from None
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    raise ConfigError(f"{path} is no list of published clips, each with {', '.join(sorted(keys))}.")
+
+
+def _load(path: Path) -> Tensor:
+    """A tensor of a .pt file, of which nothing is run. Raises OSError where it cannot be read."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the pickle machinery raises of many kinds
+        raise OSError(f"{path} cannot be read as a tensor ({type(error).__name__}): download it again.") from None
+    if not isinstance(found, Tensor):
+        raise OSError(f"{path} holds no tensor: download it again.")
+    return found
+
+
+DATA = PublishedData

@@ -1,0 +1,58 @@
+"""The ends of the teacher's own paths as a data set: clips made of prompts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..run.draws import Draws
+from .base import Data
+from .batch import Batch, Conditions
+from .paths import PathCache
+
+
+class TeacherPaths:
+    """Batches of paths. Captions are encoded, and latents decoded, by the data set that the paths were made for."""
+
+    def __init__(self, data: Data, cache: PathCache, text_dropout: float):
+        """Raises ConfigError where paths are missing, or were made for latents of another shape."""
+        cache.require_whole()
+        if list(data.latent_shape) != cache.plan.recipe.shape:
+            raise ConfigError(
+                f"The paths in {cache.folder} have latents of shape {cache.plan.recipe.shape}, and the data set's are "
+                f"{list(data.latent_shape)}. Name another folder."
+            )
+        self.inner, self.cache, self.text_dropout = data, cache, text_dropout
+        self.latent_shape, self.batch_size, self.made_for = data.latent_shape, data.batch_size, data.made_for
+
+    @property
+    def prompts(self) -> Sequence[str]:
+        return self.cache.plan.prompts
+
+    def numbers(self, draws: Draws) -> list[int]:
+        """Which paths an iteration trains on."""
+        return draws.indices("path", range(len(self.cache))).tolist()
+
+    def batch(self, draws: Draws) -> Batch:
+        """The clips at the ends of an iteration's paths."""
+        numbers = self.numbers(draws)
+        captions = self.cache.plan.captions(numbers)
+        for place, generator in enumerate(draws.generators("dropout")):
+            if float(torch.rand((), generator=generator)) < self.text_dropout:
+                captions[place] = ""
+        return Batch(self.cache.states(numbers, [-1])[:, 0], self.conditions(captions))
+
+    def conditions(self, captions: list[str]) -> Conditions:
+        return self.inner.conditions(captions)
+
+    def unconditional(self, conditions: Conditions) -> Conditions:
+        return self.inner.unconditional(conditions)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.inner.decode(latents)
+
+    def verdict(self, sample: Callable[[list[str]], Tensor]) -> str:
+        return self.inner.verdict(sample)

@@ -1,0 +1,93 @@
+"""Prepared videos: the latents and text embeddings that ``training/prepare.py`` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from torch import Tensor
+
+from ..config import DataConfig, Section, build
+from ..errors import ConfigError
+from .batch import Conditions
+from .bucketed import BucketedData, Text
+from .cache import CachedTensors, CacheIndex, read_index
+
+
+class VideosOptions(Section):
+    """Which cache, and what stands for no caption."""
+
+    cache: str = Field(description="The folder that `training/prepare.py` wrote.")
+    negative_prompt: bool = Field(
+        default=False,
+        description="Guide away from the negative prompt that the cache was made with, instead of from no caption.",
+    )
+    fingerprint: str | None = Field(
+        default=None,
+        description="What `fingerprint` in the cache's index.json has to be, so that no cache of other encoders takes "
+        "its place.",
+    )
+    encoders: str | None = Field(
+        default=None,
+        description="Folder or hub name of the autoencoder that shows validation clips: the preparation's `--weights`.",
+    )
+
+
+class VideosData(BucketedData):
+    """The clips of a cache, a bucket a batch, every clip once an epoch."""
+
+    Options = VideosOptions
+
+    def __init__(self, config: DataConfig):
+        self.options = build(self.Options, config.options, "data.options")
+        self.folder = Path(self.options.cache)
+        self.index = read_index(self.folder)
+        _check(self.options, self.index)
+        self.tensors = CachedTensors(self.folder, self.index.shards)
+        self.tensors.check()
+        self.made_for, self.encoders = self.index.backbone, self.options.encoders
+        self.empty = self._embedded("")
+        self.away = self._embedded(self.index.negative) if self.options.negative_prompt else self.empty
+        super().__init__(config, [clip.size for clip in self.index.clips])
+
+    def latents(self, number: int) -> Tensor:
+        """Normalised latents [C, T, H, W] of a clip."""
+        return self.tensors.read(self.index.clips[number].latents)["latents"].float()
+
+    def text(self, number: int) -> Text:
+        """The embedded caption of a clip."""
+        return self.tensors.read(self.index.clips[number].text)
+
+    def shown(self, number: int) -> str:
+        """The file of a clip."""
+        return self.index.clips[number].source
+
+    def conditions(self, captions: list[str]) -> Conditions:
+        """Of captions, B in number. Raises ValueError for one that the cache does not hold."""
+        return self.told([self._embedded(caption) for caption in captions])
+
+    def _embedded(self, caption: str) -> Text:
+        if caption not in self.index.texts:
+            raise ValueError(
+                f"{caption!r} is not embedded in {self.folder}: write it into a text file and run training/prepare.py "
+                "as before, with --prompts FILE."
+            )
+        return self.tensors.read(self.index.texts[caption])
+
+
+def _check(options: VideosOptions, index: CacheIndex) -> None:
+    if options.fingerprint not in (None, index.fingerprint):
+        raise ConfigError(
+            f"data.options.cache={options.cache!r} was made with another autoencoder or other text encoders: its "
+            f"fingerprint is {index.fingerprint}, and data.options.fingerprint says {options.fingerprint}."
+        )
+    if not index.clips:
+        raise ConfigError(f"data.options.cache={options.cache!r} holds no clips; its summary.txt says why.")
+    if options.negative_prompt and not index.negative:
+        raise ConfigError(
+            f"data.options.negative_prompt: {options.cache!r} was made without one; run training/prepare.py as before, "
+            "with --negative-prompt."
+        )
+
+
+DATA = VideosData

@@ -1,0 +1,93 @@
+"""Memory and compute of a network's call, counted on tensors that hold no data.
+
+A call is counted on networks of two and of three blocks, from which any number of blocks follows, since all blocks of a
+kind are alike.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+Depth = Mapping[str, int]  # how many blocks of each kind, by the names of the transformer's own arguments
+_FEW = 2  # of one block alone the peak may lie at the network's ends
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one call. ``memory``: bytes at its peak, beside weights and their gradients. ``flop``: operations."""
+
+    memory: float
+    flop: float
+
+    def plus(self, other: Cost, times: float = 1) -> Cost:
+        return Cost(self.memory + times * other.memory, self.flop + times * other.flop)
+
+
+def cost(depth: Depth, count: Callable[[Depth], Cost]) -> Cost:
+    """The cost at a depth; ``count`` counts it at a smaller one."""
+    few = {kind: min(_FEW, blocks) for kind, blocks in depth.items()}
+    total = base = count(few)
+    for kind, blocks in depth.items():
+        if blocks > few[kind]:
+            block = count({**few, kind: few[kind] + 1}).plus(base, -1)
+            total = total.plus(block, blocks - few[kind])
+    return total
+
+
+def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Cost:
+    """Of ``call``, which asks the network, and of the way back if it is trained. To be used within ``without_data``."""
+    with LiveMemory() as memory, FlopCounterMode(display=False) as operations:
+        if trained:
+            call().float().square().mean().backward()
+        else:
+            with torch.no_grad():
+                call()
+    gradients = sum(p.grad.untyped_storage().nbytes() for p in network.parameters() if p.grad is not None)
+    return Cost(max(0, memory.peak - gradients), operations.get_total_flops())
+
+
+@contextmanager
+def without_data() -> Iterator[None]:
+    """Inside this context tensors have shapes and dtypes and no data; networks of the meta device join by ``drawn``."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is open and not yet gone: ``now``, and at the ``peak``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for each in tree_iter(output):
+            if isinstance(each, Tensor):
+                self._count(each.untyped_storage())
+        return output
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        address, size = storage._cdata, storage.nbytes()
+        if address in self._known:
+            return
+        self._known.add(address)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, address, size)
+
+    def _gone(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.now -= size

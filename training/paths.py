@@ -1,0 +1,131 @@
+"""Cache the teacher's own guided paths from noise: training data from prompts alone, for `data.source: teacher`.
+
+python training/paths.py --config training/configs/shapes.yaml [stage=semantic] [paths.count=4096 ...]
+
+They are the paths of one stage's teacher with its guidance, and every stage with the same of both can be trained on
+them. It goes on where it was stopped; with `--part 1/2` and `--part 2/2` two processes share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if not __package__:
+    # Run as a file: the modules of this folder are found as training.*, and never by their bare names.
+    here = Path(__file__).resolve().parent
+    if sys.path and Path(sys.path[0]).resolve() == here:
+        sys.path[0] = str(here.parent)
+    else:  # an isolated Python leaves the folder out
+        sys.path.insert(0, str(here.parent))
+
+from training.errors import ConfigError  # noqa: E402
+from training.installed import cannot_import  # noqa: E402
+
+if TYPE_CHECKING:
+    from training.config import Config
+    from training.data.paths import Plan
+    from training.methods.distillation import Distillation
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a YAML file, such as training/configs/shapes.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="say what it costs, from one call of the teacher")
+    parser.add_argument("--part", type=_part, default=(1, 1), metavar="N/OF", help="make every OF-th file of paths")
+    parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as paths.count=4096")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        from training.config import load_config
+        from training.registry import check
+
+        config = load_config(options.config, options.overrides)
+        check(config)
+        run(config, options.dry_run, *options.part)
+    except ImportError as error:
+        sys.exit(f"error: {cannot_import(error)}")
+    except (ConfigError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues from the last file of paths")
+
+
+def run(config: Config, dry_run: bool, part: int = 1, parts: int = 1) -> None:
+    """Make the paths of a configuration, or say what they cost. Raises ConfigError, and OSError for a full disk."""
+    from tqdm import tqdm
+
+    from training.data.paths import PathCache, fill
+    from training.evaluation.recipe import training_paths, training_plan
+
+    method = _method(config)
+    plan, folder = training_plan(method, config), training_paths(config)
+    if dry_run:
+        print(costs(method, plan, folder))
+        return
+    cache = PathCache.begin(folder, plan)
+    mine = range(part - 1, cache.plan.batches, parts)
+    print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
+    made = fill(cache, method.data, method.guided_teacher, method.process, method.world, mine)
+    todo = sum(batch in mine for batch in cache.missing())
+    for _ in tqdm(made, total=todo, desc="files", ncols=80, disable=not todo):
+        pass
+    left = len(cache.missing())
+    print(f"{left} files are left to other parts." if left else "All paths are there: train with data.source=teacher.")
+
+
+def costs(method: Distillation, plan: Plan, folder: Path) -> str:
+    """What the paths cost, with one guided call of the teacher measured."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from training.data.paths import solved
+
+    one = plan.__class__(**{**vars(plan), "nodes": plan.nodes[:2], "levels": plan.nodes[:2]})
+    model = method.guided_teacher(method.data.conditions(plan.captions([0])).to(method.device))
+    with FlopCounterMode(display=False) as counter:
+        solved(one, range(1), model, method.process, method.device)
+    start = time.perf_counter()
+    solved(one, range(1), model, method.process, method.device)
+    seconds = time.perf_counter() - start
+    steps, paths = len(plan.nodes) - 1, plan.batches * plan.batch
+    pflop = counter.get_total_flops() * steps * paths / 1e15
+    size = plan.batches * plan.batch_bytes
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(there).free
+    return (
+        f"{paths} paths of {len(plan.prompts)} prompts, {plan.calls} network calls each: {paths * plan.calls} calls, "
+        f"{pflop:.3g} PFLOP, about {seconds * steps * paths / 3600:.2g} hours on {method.device} one path at a time.\n"
+        f"{len(plan.levels)} states a path: {size / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB are free."
+        + (" That is too little: free some space, or set paths.folder or a smaller paths.count." if size > free else "")
+    )
+
+
+def _method(config: Config) -> Distillation:
+    """The method of the chosen stage, or else of the first that has a teacher, over the data set's own clips."""
+    from training.methods.base import Setup
+    from training.methods.distillation import Distillation
+    from training.registry import build_backbone, build_data, build_method
+    from training.run.world import join
+
+    for stage in [config.stage] if config.stage else config.stages:
+        chosen = config.of_stage(stage)
+        data = build_data(chosen.stage_data())
+        method = build_method(Setup(chosen, build_backbone(chosen.backbone), data, join(config)))
+        if isinstance(method, Distillation):
+            return method
+    raise ConfigError("No stage has a teacher whose paths could be made: choose stage=NAME of a distillation.")
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: write the first of two parts as 1/2")
+    return int(match[1]), int(match[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Frames of any file in the order of their times: videos by FFmpeg, animations and still images by Pillow.
+
+Only one frame is held at a time, and only those that are asked for become pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+from . import animation, tone
+from .filters import Unfit
+from .frames import Frame, Source
+from .manifest import PICTURES
+
+# A file is given to FFmpeg open: its name is never read as an address or a pattern, and it may open no other.
+_OPTIONS = {"protocol_whitelist": "none"}
+_UNSPECIFIED, _BT601, _BT709, _BT2020 = 2, 5, 1, 9
+
+
+def look(path: Path) -> Source:
+    """What a file shows, from its packets: one frame alone is decoded. Raises Unfit."""
+    with _bad_files_named():
+        return animation.look(path) if path.suffix.lower() in PICTURES else _look(path)
+
+
+def frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
+    """The frames from ``begin`` seconds after the first on, and perhaps some before. Raises Unfit."""
+    with _bad_files_named():
+        if path.suffix.lower() in PICTURES:
+            yield from animation.frames(path)
+            return
+        found = _frames(path, source, begin)
+        first = next(found, None)
+        if first is not None and first.time > begin:  # the index of the file led too far
+            found, first = _frames(path, source, 0.0), None
+        if first is not None:
+            yield first
+        yield from found
+
+
+@contextmanager
+def _bad_files_named() -> Iterator[None]:
+    """Whatever a damaged file makes of its decoder is one thing to the caller."""
+    try:
+        yield
+    except (Unfit, FileNotFoundError):
+        raise
+    except Exception as error:  # decoders raise nearly everything on hostile bytes
+        raise Unfit(
+            "unreadable", f"it cannot be decoded ({str(error).splitlines()[0] if str(error) else error!r})"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Opened:
+    container: Any
+    stream: Any
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Opened]:
+    with open(path, "rb") as file, av.open(file, options=_OPTIONS, metadata_errors="replace") as container:
+        if not container.streams.video:
+            raise Unfit("no picture", "it has no video, only " + ", ".join(s.type for s in container.streams))
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # the files are what is shared among cores
+        yield _Opened(container, stream)
+
+
+def _look(path: Path) -> Source:
+    frame, times, count = None, [float("inf"), float("-inf")], 0
+    with _opened(path) as opened:
+        stream = opened.stream
+        for packet in opened.container.demux(stream):
+            if frame is None:
+                frame = next(iter(packet.decode()), None)
+            if not packet.size or packet.is_discard:
+                continue
+            if packet.is_corrupt:
+                raise Unfit("truncated", f"it ends within frame {count + 1}")
+            count += 1
+            if packet.pts is not None:
+                time = float(packet.pts * packet.time_base)
+                times = [min(times[0], time), max(times[1], time)]
+        if stream.frames > count:
+            raise Unfit("truncated", f"{count} of its {stream.frames} frames are there")
+        if frame is None:
+            raise Unfit("unreadable", "it has no frame")
+        rate = float(stream.average_rate or stream.base_rate or 25)
+        timed = count > 1 and times[1] > times[0]
+        gap = (times[1] - times[0]) / (count - 1) if timed else 1 / rate
+        width = frame.width * float(stream.sample_aspect_ratio or 1)
+        size = (width, float(frame.height)) if frame.rotation % 180 == 0 else (float(frame.height), width)
+        return Source(*size, frames=count, seconds=count * gap, gap=gap, first=times[0] if timed else None)
+
+
+def _frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
+    with _opened(path) as opened:
+        container, stream = opened.container, opened.stream
+        if begin > 0 and source.first is not None:
+            with suppress(av.FFmpegError):  # what cannot be wound forward is read from its start
+                container.seek(int((source.first + begin) / stream.time_base), stream=stream)
+        for number, frame in enumerate(container.decode(stream)):
+            if frame.is_corrupt:
+                raise Unfit("unreadable", "a frame is damaged")
+            time = number * source.gap if source.first is None else frame.time - source.first
+            yield Frame(time, _pixels(frame, stream.codec_context.color_trc))
+
+
+def _pixels(frame: Any, transfer: int) -> Callable[[], np.ndarray]:
+    def pixels() -> np.ndarray:
+        turns = round(frame.rotation / 90)
+        if transfer in (tone.PQ, tone.HLG):
+            coded = frame.reformat(format="rgb48le", src_colorspace=_matrix(frame, _BT2020)).to_ndarray()
+            standard = tone.to_standard(torch.from_numpy(coded.astype(np.float32) / 65535), transfer)
+            rgb = (standard * 255).round().byte().numpy()
+        else:
+            usual = _BT709 if frame.height >= 720 else _BT601
+            rgb = frame.to_ndarray(format="rgb24", src_colorspace=_matrix(frame, usual))
+        return np.ascontiguousarray(np.rot90(rgb, turns))
+
+    return pixels
+
+
+def _matrix(frame: Any, otherwise: int) -> int:
+    """By which a frame's YUV is made RGB; most files do not say."""
+    return otherwise if frame.colorspace in (0, _UNSPECIFIED) else frame.colorspace

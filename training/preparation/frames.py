@@ -1,0 +1,32 @@
+"""What a decoder tells of a file, and the frames that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Source:
+    """``width``, ``height``: upright and in square pixels.
+
+    ``gap``: mean seconds between two frames. ``first``: the time stamp of the first, none where the file has none.
+    """
+
+    width: float
+    height: float
+    frames: int
+    seconds: float
+    gap: float
+    first: float | None = None
+    still: bool = False
+
+
+class Frame(NamedTuple):
+    """``time``: seconds after the first frame. ``pixels``: makes uint8 [H, W, 3] of it, upright."""
+
+    time: float
+    pixels: Callable[[], np.ndarray]

@@ -1,0 +1,145 @@
+"""Which files there are and what their captions say: a folder, or a table of paths and captions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+from .filters import Dropped
+
+PICTURES = {".webp", ".gif", ".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+VIDEOS = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv",
+          ".3gp"}  # fmt: skip
+TABLES = (".csv", ".jsonl", ".parquet")
+_PATHS = ("file_name", "path", "video", "file")
+_CAPTIONS = ("caption", "text", "prompt", "cap")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file to use. ``source``: its name as it is shown and kept, relative to the collection."""
+
+    path: Path
+    source: str
+    caption: str
+
+
+def read_collection(data: Path, caption: str = "") -> tuple[list[Entry], list[Dropped]]:
+    """The files of a folder or table in a fixed order, and those without a caption.
+
+    ``caption``: of those that have none. A folder that holds ``metadata.csv``, ``.jsonl`` or ``.parquet`` is that
+    table. Raises ConfigError where there is nothing to read.
+    """
+    tables = [data, *(data / f"metadata{kind}" for kind in TABLES)]
+    table = next((each for each in tables if each.is_file()), None)
+    if not data.exists():
+        raise ConfigError(f"There is no folder or table at {shown(data)}.")
+    base = data if data.is_dir() else data.parent
+    found = _of_table(table, base) if table else _of_folder(data)
+    entries, dropped = [], []
+    for path, text in found:
+        source = shown(os.path.relpath(path, base) if path.is_relative_to(base) else path)
+        if not path.is_file():
+            dropped.append(Dropped(source, "missing", f"there is no file {shown(path)}"))
+        elif text is None:
+            dropped.append(Dropped(source, "bad caption", "its caption is not UTF-8 text"))
+        elif not (text or caption):
+            dropped.append(Dropped(source, "no caption", "it has no caption, or an empty one"))
+        else:
+            entries.append(Entry(path, source, text or caption))
+    if not entries and not dropped:
+        raise ConfigError(f"{shown(data)} holds no videos or images; known are {', '.join(sorted(VIDEOS | PICTURES))}.")
+    return entries, dropped
+
+
+def shown(name: str | os.PathLike) -> str:
+    """A file name that can be printed and kept: what is no text in it, such as a line break, is escaped."""
+    text = os.fspath(name)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted((each for each in folders if not each.startswith(".")), key=os.fsencode)
+        if {"shards", "summary.json"} <= {*folders, *names}:  # a cache, whose contact sheet is no image to train on
+            folders.clear()
+            continue
+        for name in sorted(names, key=os.fsencode):
+            path = Path(parent, name)
+            if path.suffix.lower() in VIDEOS | PICTURES and not name.startswith("."):
+                yield path, _beside(path)
+
+
+def _beside(path: Path) -> str | None:
+    """The text of ``clip.txt`` or ``clip.mp4.txt``, nothing where neither is there, None where it is no text."""
+    for beside in (path.with_suffix(".txt"), path.with_name(path.name + ".txt")):
+        if beside.is_file():
+            try:
+                return _tidy(beside.read_text("utf-8-sig"))
+            except UnicodeDecodeError:
+                return None
+    return ""
+
+
+def _tidy(text: object) -> str:
+    return " ".join(str(text).split()) if text is not None else ""
+
+
+def _of_table(table: Path, base: Path) -> Iterator[tuple[Path, str | None]]:
+    kind = table.suffix.lower()
+    if kind not in TABLES:
+        raise ConfigError(f"{shown(table)} is no table of videos; use a folder, or a file of {', '.join(TABLES)}.")
+    try:
+        rows = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}[kind](table)
+        yield from _located(rows, table, base)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown(table)} is not UTF-8 text ({error}); save it as UTF-8.") from None
+
+
+def _located(rows: Iterable[Any], table: Path, base: Path) -> Iterator[tuple[Path, str | None]]:
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ConfigError(f"{shown(table)}, row {number}: it must be a mapping such as {_EXAMPLE}.")
+        path = next((row[key] for key in _PATHS if row.get(key)), None)
+        if path is None:
+            raise ConfigError(f"{shown(table)}, row {number}: it needs one of {', '.join(_PATHS)}, as in {_EXAMPLE}.")
+        yield base / str(path), _tidy(next((row[key] for key in _CAPTIONS if row.get(key)), None))
+
+
+_EXAMPLE = '{"path": "clip.mp4", "caption": "a red kite over the sea"}'
+
+
+def _csv(table: Path) -> Iterator[Any]:
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _jsonl(table: Path) -> Iterator[Any]:
+    with open(table, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ConfigError(f"{shown(table)}, line {number} is not JSON: {error}") from None
+
+
+def _parquet(table: Path) -> Iterator[Any]:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError:
+        raise ConfigError(
+            f"{shown(table)} needs the package pyarrow: pip install pyarrow, or save the table as CSV or JSONL."
+        ) from None
+    try:
+        with parquet.ParquetFile(table) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except ArrowInvalid as error:
+        raise ConfigError(f"{shown(table)} is no parquet file: {error}") from None

@@ -1,0 +1,65 @@
+"""What came out of a preparation: for the eye, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dcm_core.files.atomic import atomic_write
+
+from .clips import Clip
+from .filters import REASONS, Dropped
+
+_LISTED = 5  # of each reason, in the text; the JSON has all
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``clips``: that are in the cache. ``files``: that were looked at. ``captions``: that were embedded."""
+
+    files: int
+    clips: Sequence[Clip]
+    dropped: Sequence[Dropped]
+    captions: int
+
+    @property
+    def hours(self) -> float:
+        return sum(clip.size.frames / clip.fps for clip in self.clips if not clip.source.still) / 3600
+
+    def buckets(self) -> dict[str, int]:
+        counted = Counter(clip.size for clip in self.clips)
+        return {str(size): count for size, count in sorted(counted.items(), reverse=True)}
+
+    def text(self) -> str:
+        """A few lines."""
+        stills = sum(clip.source.still for clip in self.clips)
+        moving = len(self.clips) - stills
+        lines = [
+            f"{self.files} files: {moving} clips ({self.hours:.2f} hours) and {stills} images, {self.captions} captions"
+        ]
+        lines += [f"  {size:>16}  {count}" for size, count in self.buckets().items()]
+        lines.append(f"dropped: {len(self.dropped) or 'nothing'}")
+        for reason in REASONS:
+            same = [each for each in self.dropped if each.reason == reason]
+            lines += [f"  {reason}: {len(same)}"] if same else []
+            lines += [f"    {each.source}: {each.detail}" for each in same[:_LISTED]]
+            lines += [f"    and {len(same) - _LISTED} more, in summary.json"] if len(same) > _LISTED else []
+        return "\n".join(lines)
+
+    def save(self, folder: Path) -> None:
+        """Raises OSError with the remedy."""
+        values = {
+            "files": self.files,
+            "clips": len(self.clips),
+            "hours": round(self.hours, 4),
+            "captions": self.captions,
+            "buckets": self.buckets(),
+            "dropped": [asdict(each) for each in self.dropped],
+        }
+        with atomic_write(folder / "summary.json") as file:
+            file.write(json.dumps(values, indent=1).encode("ascii"))
+        with atomic_write(folder / "summary.txt") as file:
+            file.write(self.text().encode("utf-8", "backslashreplace") + b"\n")
