@@ -153,6 +153,7 @@ class Noise:
 
     batch_size = 2
     made_for = None
+    prompts = ()
 
     def __init__(self, tiny: Tiny):
         self.tiny, self.latent_shape = tiny, tiny.shape
