@@ -175,7 +175,16 @@ def test_speed_presets_are_named_in_their_table_and_in_the_records_of_families_a
     assert not named
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/architecture.svg"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "training/README.md",
+        "docs/architecture.md",
+        "docs/architecture.svg",
+    ],
+)
 def test_every_path_that_a_page_names_is_there(page):
     """What looks like a path from the root on; a NAME in it is to be chosen."""
     words = re.findall(r"(?<![\w./-])[\w.-]+/[\w./-]*", (ROOT / page).read_text("utf-8"))

@@ -1,9 +1,12 @@
 """A method, a backbone adapter and a data set are each one added file."""
 
+import re
 import sys
 from inspect import cleandoc
+from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from training.config import BackboneConfig, Config, ConfigError, build
 from training.registry import build_backbone
@@ -85,6 +88,28 @@ def test_each_is_one_added_file(added, tmp_path):
     method = build_trainer(build(Config, values)).method
     assert type(method).__name__ == "Still" and len(method.student.network.blocks) == 1
     assert method.step(0)["pull"] == 0.25
+
+
+def test_the_examples_of_the_page_are_such_files(added, tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "training" / "README.md").read_text("utf-8")
+    examples = re.findall(r"```python\n# (\w+)/(\w+)\.py\n(.+?)```", page, re.DOTALL)
+    assert [example[:2] for example in examples] == [("methods", "anchored"), ("backbones", "small_shapes")]
+    for example in examples:
+        added(*example)
+    backbone = {"name": "small_shapes", "family": "shapes", "weights": str(tmp_path / "teacher.safetensors")}
+    small = build_backbone(BackboneConfig(**backbone))
+    save_file(small.comfy_state(small.build(0)), backbone["weights"])
+    values = {
+        "output": str(tmp_path),
+        "stage": "only",
+        "device": "cpu",
+        "backbone": backbone,
+        "data": {"name": "shapes", "batch_size": 2},
+        "stages": {"only": {"method": "anchored", "iterations": 1, "options": {"anchor": 0.25, "mode": "adapter"}}},
+    }
+    method = build_trainer(build(Config, values)).method
+    assert len(method.student.network.blocks) == 2
+    assert method.step(0)["anchor"] > 0
 
 
 def test_what_is_added_is_listed_and_what_only_helps_is_not(added):

@@ -1,7 +1,7 @@
 """The configuration of a run: what a section is, the sections there are, and how a file becomes one."""
 
 from ..errors import ConfigError
-from .compute import ComputeConfig
+from .compute import ComputeConfig, ParallelConfig
 from .load import load_config, to_yaml
 from .schema import (
     BackboneConfig,
@@ -10,7 +10,6 @@ from .schema import (
     MethodOptions,
     OptimizerConfig,
     Pair,
-    ParallelConfig,
     ScheduleConfig,
     StageConfig,
     ValidationConfig,

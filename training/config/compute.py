@@ -1,4 +1,4 @@
-"""How a run computes: precision, memory and speed. Nothing here changes what is learned but for rounding."""
+"""How a run computes: precision, memory, speed, processes. Nothing here changes what is learned but for rounding."""
 
 from __future__ import annotations
 
@@ -53,3 +53,18 @@ class ComputeConfig(Section):
                 )
         if compiled and self.checkpointing == "selective":
             yield "compute.checkpointing=selective cannot see into compiled blocks: use full, or leave compile out."
+
+
+class ParallelConfig(Section):
+    """How several processes, as torchrun starts them, share the work."""
+
+    shard: Count | None = Field(
+        default=None,
+        description="Over how many processes each network is split; where there are more, groups of so many hold "
+        "copies. None means over all. Best are the GPUs of one machine.",
+    )
+    context: Count = Field(
+        default=1,
+        description="How many processes share the tokens of each clip, for clips too long for one GPU. It has to "
+        "divide the attention's heads and the tokens of a clip.",
+    )

@@ -18,7 +18,7 @@ from dcm_core.families.presets import FAMILIES, find_family, preset
 from dcm_core.schedule.experts import ExpertSchedule
 
 from ..errors import ConfigError, MissingWeights, unknown
-from .compute import ComputeConfig
+from .compute import ComputeConfig, ParallelConfig
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
 from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
@@ -112,21 +112,6 @@ class OptimizerConfig(Section):
         description="The learning rate after the warm-up: as it is, or falling to 0 at the last iteration.",
     )
     grad_clip: Positive = Field(default=1.0, description="The norm that gradients are cut to.")
-
-
-class ParallelConfig(Section):
-    """How several processes, as torchrun starts them, share the work."""
-
-    shard: Count | None = Field(
-        default=None,
-        description="Over how many processes each network is split; where there are more, groups of so many hold "
-        "copies. None means over all. Best are the GPUs of one machine.",
-    )
-    context: Count = Field(
-        default=1,
-        description="How many processes share the tokens of each clip, for clips too long for one GPU. It has to "
-        "divide the attention's heads and the tokens of a clip.",
-    )
 
 
 class ValidationConfig(Section):
