@@ -4,6 +4,7 @@ python training/prepare.py --data FOLDER|TABLE --backbone shapes --output CACHE
 
 FOLDER holds videos, animations and images, each with its caption beside it (clip.mp4, clip.txt), or is described by a
 metadata.csv, .jsonl or .parquet in it. TABLE is such a file: columns path (or file_name) and caption (or text).
+Without --data it is a cache of --prompts alone, for data.source=teacher.
 
 The same command goes on where it was stopped, and after files were added encodes only those. CACHE then holds shards/,
 index.json, summary.txt, summary.json and contact_sheet.png. Files that cannot be used are counted and listed there.
@@ -62,7 +63,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
         print(prepare(settings, encoder).text())
         done = "Nothing was encoded" if options.dry_run else "The cache is there"
-        print(f"{done}; contact_sheet.png in {options.output} shows what the clips look like.")
+        shown = f"contact_sheet.png in {options.output} shows what the clips look like."
+        print(f"{done}; {shown}" if options.data else f"{done}.")
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     except OutOfMemoryError:
@@ -76,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--data", required=True, type=Path, help="a folder, or a table (.csv, .jsonl, .parquet)")
+    add("--data", type=Path, help="a folder, or a table (.csv, .jsonl, .parquet); none for prompts alone")
     add("--backbone", required=True, help="whose autoencoder and text encoders: a file in training/encoders")
     add("--output", required=True, type=Path, help="the folder of the cache")
     add("--weights", help="folder or hub name of these encoders, in the layout of diffusers")

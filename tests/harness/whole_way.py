@@ -102,8 +102,9 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
     _write_backbone(way)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
     (folder / "prompts.txt").write_text(f"{PROMPT}\n")
+    videos = [] if prompts_alone else ["--data", str(write_collection(folder / "videos"))]
     prepare.main(
-        ["--data", str(write_collection(folder / "videos")), "--backbone", name, "--weights", encoders]
+        [*videos, "--backbone", name, "--weights", encoders]
         + ["--output", cache, "--prompts", str(folder / "prompts.txt"), "--negative-prompt", "blurred"]
         + "--resolution 64x48 --frames 9 1 --fps 8 --max-enlarge 9 --workers 0 --device cpu".split()
     )

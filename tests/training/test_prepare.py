@@ -52,6 +52,21 @@ def asked(*arguments, rule=WAN):
     return clip_rules(options, rule)
 
 
+def test_prompts_alone(tmp_path, capsys, monkeypatch):
+    """No video: the texts, and how large clips are to be."""
+    monkeypatch.setattr(training.registry, "build_encoder", lambda *_: FakeEncoder())
+    (tmp_path / "prompts.txt").write_text("a kite\ntwo dogs\n")
+    usual = ["--backbone", "fake", "--output", tmp_path / "cache", "--frames", "5", "--resolution", "48x32"]
+    with pytest.raises(SystemExit, match="Nothing to prepare: name videos with --data, or --prompts to train on"):
+        prepared(*usual)
+    prepared(*usual, "--prompts", tmp_path / "prompts.txt")
+    told = capsys.readouterr().out
+    assert told.startswith("0 files: 0 clips") and "2 captions" in told and told.endswith("The cache is there.\n")
+    index = read_index(tmp_path / "cache")
+    assert set(index.texts) == {"a kite", "two dogs", ""} and not index.clips
+    assert index.shape == list(FakeEncoder().size_rule.latent_shape(Size(5, 32, 48)))
+
+
 def test_the_shapes_world_end_to_end(shapes_videos, tmp_path, capsys):
     """Rendered, written as mp4, prepared, and read back from the latents: the clips still show their captions."""
     prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path / "cache", "--workers", "0")

@@ -35,10 +35,7 @@ class BucketedData(ABC):
 
     def __init__(self, config: DataConfig, buckets: Sequence[Hashable]):
         self.config, self.buckets, self.batch_size = config, buckets, config.batch_size
-        # a validation clip is of the most usual bucket
-        usual = max(dict.fromkeys(buckets), key=buckets.count)
-        channels, frames, height, width = self.latents(buckets.index(usual)).shape
-        self.latent_shape = (channels, frames, height, width)
+        self.latent_shape = self.usual_shape()
         self._plan = BatchPlan(buckets, config.batch_size, seed=0)
 
     @abstractmethod
@@ -57,6 +54,12 @@ class BucketedData(ABC):
     @abstractmethod
     def prompts(self) -> Sequence[str]:
         """The captions whose embeddings are at hand, but for that of no caption."""
+
+    def usual_shape(self) -> tuple[int, int, int, int]:
+        """Of the latents of the most usual bucket, which a validation clip has."""
+        usual = max(dict.fromkeys(self.buckets), key=self.buckets.count)
+        channels, frames, height, width = self.latents(self.buckets.index(usual)).shape
+        return channels, frames, height, width
 
     def batch(self, draws: Draws) -> Batch:
         """The clips of an iteration, for the rows of ``draws``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class CachedClip:
 class CacheIndex:
     """``fingerprint``: of the encoders. ``texts``: item by caption, with those of no clip. ``shards``: of each item.
 
-    ``negative``: the negative prompt that was embedded beside the empty caption.
+    ``negative``: the negative prompt that was embedded beside the empty caption. ``shape``: of the latents [C, T, H, W]
+    of clips of the size that was asked for.
     """
 
     backbone: str
@@ -54,6 +55,7 @@ class CacheIndex:
     clips: list[CachedClip]
     texts: dict[str, str]
     shards: dict[str, str]
+    shape: list[int] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Raises OSError with the remedy."""

@@ -42,7 +42,7 @@ class VideosData(BucketedData):
         self.options = build(self.Options, config.options, "data.options")
         self.folder = Path(self.options.cache)
         self.index = read_index(self.folder)
-        _check(self.options, self.index)
+        _check(config, self.options, self.index)
         self.tensors = CachedTensors(self.folder, self.index.shards)
         self.tensors.check()
         self.made_for, self.encoders = self.index.backbone, self.options.encoders
@@ -57,6 +57,13 @@ class VideosData(BucketedData):
     def text(self, number: int) -> Text:
         """The embedded caption of a clip."""
         return self.tensors.read(self.index.clips[number].text)
+
+    def usual_shape(self) -> tuple[int, int, int, int]:
+        """The same, and of a cache of prompts alone what was asked for."""
+        if self.index.clips:
+            return super().usual_shape()
+        channels, frames, height, width = self.index.shape
+        return channels, frames, height, width
 
     def shown(self, number: int) -> str:
         """The file of a clip."""
@@ -80,14 +87,17 @@ class VideosData(BucketedData):
         return self.tensors.read(self.index.texts[caption])
 
 
-def _check(options: VideosOptions, index: CacheIndex) -> None:
+def _check(config: DataConfig, options: VideosOptions, index: CacheIndex) -> None:
     if options.fingerprint not in (None, index.fingerprint):
         raise ConfigError(
             f"data.options.cache={options.cache!r} was made with another autoencoder or other text encoders: its "
             f"fingerprint is {index.fingerprint}, and data.options.fingerprint says {options.fingerprint}."
         )
-    if not index.clips:
-        raise ConfigError(f"data.options.cache={options.cache!r} holds no clips; its summary.txt says why.")
+    if not index.clips and (config.source != "teacher" or not index.shape):
+        raise ConfigError(
+            f"data.options.cache={options.cache!r} holds no clips; its summary.txt says why. On prompts alone trains "
+            "data.source=teacher."
+        )
     if options.negative_prompt and not index.negative:
         raise ConfigError(
             f"data.options.negative_prompt: {options.cache!r} was made without one; run training/prepare.py as before, "

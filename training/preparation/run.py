@@ -30,10 +30,11 @@ from .write import ShardWriter, ready_folder, require_room
 class Settings:
     """What to prepare and how.
 
-    ``caption``: of files without one. ``prompts``: embedded beside the captions. ``workers``: processes that decode.
+    ``data``: none for prompts alone. ``caption``: of files without one. ``prompts``: embedded beside the captions.
+    ``workers``: processes that decode.
     """
 
-    data: Path
+    data: Path | None
     output: Path
     backbone: str
     rules: ClipRules
@@ -52,7 +53,9 @@ def prepare(settings: Settings, encoder: Encoder) -> Summary:
 
     A dry run decodes and filters, and encodes nothing. Raises ConfigError, and OSError with the remedy.
     """
-    if settings.data.resolve() == settings.output.resolve():
+    if settings.data is None and not settings.prompts:
+        raise ConfigError("Nothing to prepare: name videos with --data, or --prompts to train on the teacher's paths.")
+    if settings.data and settings.data.resolve() == settings.output.resolve():
         raise ConfigError("--output is the folder of the videos themselves: name another, which may be inside it.")
     ready_folder(settings.output)
     writer = ShardWriter(settings.output, encoder.fingerprint, settings.shard_bytes)
@@ -69,7 +72,7 @@ class _Preparation:
 
     def run(self) -> Summary:
         settings = self.settings
-        entries, self.dropped = read_collection(settings.data, settings.caption)
+        entries, self.dropped = read_collection(settings.data, settings.caption) if settings.data else ([], [])
         files = len(entries) + len(self.dropped)
         scanned = self._scan(entries)
         clips, unfit = plan(scanned, settings.rules)
@@ -81,7 +84,8 @@ class _Preparation:
         clips = list(self._encoded(clips, sheet))
         if not settings.dry_run:
             self._index(clips).save(settings.output)
-        summary = Summary(files, clips, self.dropped, len({clip.entry.caption for clip in clips}))
+        captions = {*settings.prompts, *(clip.entry.caption for clip in clips)}
+        summary = Summary(files, clips, self.dropped, len(captions))
         summary.save(settings.output)
         self._finish(sheet, clips)
         return summary
@@ -195,6 +199,7 @@ class _Preparation:
             clips=cached,
             texts=texts,
             shards={item: self.writer.shards[item] for item in items},
+            shape=list(self.encoder.size_rule.latent_shape(self.settings.rules.sizes[0])),
         )
 
 

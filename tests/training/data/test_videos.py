@@ -158,7 +158,11 @@ def edited(cache: Path, **changes) -> Path:
             "is damaged .*: run training/prepare.py again",
         ),
         (lambda cache: edited(cache, version="9"), {}, r"is of version 9, this trainer reads version 1: prepare"),
-        (lambda cache: edited(cache, clips=[]), {}, "holds no clips; its summary.txt says why"),
+        (
+            lambda cache: edited(cache, clips=[]),
+            {},
+            "holds no clips; its summary.txt says why. On prompts alone trains data.source=teacher",
+        ),
         (lambda cache: edited(cache, negative=""), {"negative_prompt": True}, "was made without one; run"),
         (lambda cache: None, {"fingerprint": "other"}, "made with another autoencoder or other text encoders: its"),
         (lambda cache: None, {"cash": "x"}, r"Unknown key 'data\.options\.cash'\. Did you mean 'cache'\?"),
@@ -192,6 +196,15 @@ def test_latents_of_several_shapes_in_a_bucket(cache):
     videos = data(cache, batch_size=7)
     with pytest.raises(ConfigError, match=r"Latents of one bucket are of several shapes, .*'2\.webp': \[3, 3, 6, 4\]"):
         videos.batch(draws(0, 7))
+
+
+def test_a_cache_of_prompts_alone_serves_the_teachers_paths(cache):
+    options = {"cache": str(edited(cache, clips=[]))}
+    videos = VideosData(DataConfig(name="videos", source="teacher", options=options))
+    assert videos.latent_shape == RULE.latent_shape(RULE.usual) and set(videos.prompts) == set(CAPTIONS)
+    edited(cache, shape=[])
+    with pytest.raises(ConfigError, match="holds no clips"):
+        VideosData(DataConfig(name="videos", source="teacher", options=options))
 
 
 def test_a_network_trains_on_prepared_clips(tiny, tmp_path):
