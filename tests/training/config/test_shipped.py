@@ -1,9 +1,13 @@
 """The configurations that are shipped: each goes together with the methods, data sets and backbones that it names."""
 
+import math
 from pathlib import Path
 
 import pytest
+from harness.tiny_backbones import BACKBONES, Noise
+from safetensors.torch import save_file
 
+from training import trainer
 from training.config import Config, build, load_config
 from training.distill import main
 from training.methods.base import Setup
@@ -13,7 +17,9 @@ from training.registry import brought, build_backbone, check
 
 FOLDER = Path(__file__).resolve().parents[3] / "training" / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
-PREPARED = [path for path in CONFIGS if load_config(path).data.name == "videos"]
+PREPARED = [path for path in CONFIGS if not path.stem.startswith("shapes")]
+PAGE = (FOLDER.parent / "README.md").read_text("utf-8")
+TINY = {"wan": "wan t2v", "hunyuan_video": "hunyuan_video", "cogvideox": "cogvideox 5b", "cogvideox_2b": "cogvideox 2b"}
 PROMPTS = (FOLDER / "prompts.txt").read_text("utf-8").splitlines()
 
 
@@ -49,6 +55,27 @@ def distillations(config: Config):
         options = build(methods[stage.method].Options, stage.options)
         if isinstance(options, DistillationOptions):
             yield config.of_stage(name), options
+
+
+@named(PREPARED)
+def test_both_stages_train_a_tiny_network(path, tmp_path, monkeypatch):
+    tiny = BACKBONES[TINY[load_config(path).backbone.family]]
+    save_file(tiny.backbone().comfy_state(tiny.network()), tmp_path / "backbone.safetensors")
+    monkeypatch.setattr(trainer, "build_training_data", lambda config: Noise(tiny))
+    for stage in ("semantic", "detail"):
+        config = load_config(path, [f"output={tmp_path}", "device=cpu", f"stage={stage}", "watch.every=0",
+                                    "validation.every=0", f"stages.{stage}.iterations=1"])  # fmt: skip
+        backbone = config.backbone
+        backbone.weights, backbone.architecture = str(tmp_path / "backbone.safetensors"), tiny.architecture
+        run = trainer.build_trainer(config)
+        run.run()
+        assert all(math.isfinite(value) for value in run.method.step(1).values())
+        assert (tmp_path / stage / f"{stage}.safetensors").is_file()
+
+
+@named(CONFIGS)
+def test_the_page_has_a_row_for_it(path):
+    assert f"`{path.stem}`" in PAGE
 
 
 @named(PREPARED)
