@@ -214,7 +214,9 @@ def build_trainer(config: Config) -> Trainer:
             f"data.name={config.stage_data().name}: its clips were prepared for {data.made_for}, and backbone.name is "
             f"{config.backbone.name}. Run training/prepare.py with --backbone {config.backbone.name}."
         )
-    read: Any = ReadAhead(data) if config.compute.read_ahead else data
-    method = build_method(Setup(config, build_backbone(config.backbone), read, world))
+    method = build_method(Setup(config, build_backbone(config.backbone), data, world))
+    if config.compute.read_ahead:
+        ahead: Any = ReadAhead(data)
+        method.data = ahead
     watching = [TensorBoard(), WandB(), Alarms(), JumpError(), Validation()]
     return Trainer(config, method, [Log(config.log_every), *watching, Profile(), Export(), Card(), Verdict()])

@@ -45,11 +45,11 @@ def tokenizer(specials: tuple[str, ...], before: str = "", after: str = "", **na
     return PreTrainedTokenizerFast(tokenizer_object=letters, padding_side="right", **names)
 
 
-def wan_folder(folder: Path, **changes: Any) -> Path:
-    """Wan's; ``changes`` of its autoencoder."""
+def wan_folder(folder: Path, width: int = WIDTH, **changes: Any) -> Path:
+    """Wan's, for texts of ``width`` channels; ``changes`` of its autoencoder."""
     vae = {"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} | changes
     _save(folder / "vae", lambda: AutoencoderKLWan(**vae))
-    _save_t5(folder, UMT5EncoderModel, UMT5Config)
+    _save_t5(folder, UMT5EncoderModel, UMT5Config, width)
     return folder
 
 
@@ -58,38 +58,43 @@ def wan_2_2_folder(folder: Path) -> Path:
     return wan_folder(folder, **_WAN_2_2)
 
 
-def hunyuan_video_folder(folder: Path) -> Path:
-    """HunyuanVideo's, whose LLaMA has four layers."""
+def hunyuan_video_folder(folder: Path, width: int = WIDTH, pooled: int = WIDTH) -> Path:
+    """HunyuanVideo's, whose LLaMA has four layers, for texts of ``width`` channels and one vector of ``pooled``."""
     _save(folder / "vae", lambda: AutoencoderKLHunyuanVideo(**_SMALL_VAE))
     words = tokenizer(_LLAMA, before=_LLAMA[0], bos_token=_LLAMA[0], eos_token=_LLAMA[3], pad_token=_LLAMA[4])
     words.save_pretrained(folder / "tokenizer")
-    sizes = {"hidden_size": WIDTH, "intermediate_size": 24, "num_attention_heads": 2}
-    llama = LlamaConfig(vocab_size=len(words), num_hidden_layers=4, num_key_value_heads=2, **sizes)
+    sizes = {"intermediate_size": 24, "num_attention_heads": 2}
+    llama = LlamaConfig(vocab_size=len(words), hidden_size=width, num_hidden_layers=4, num_key_value_heads=2, **sizes)
     _save(folder / "text_encoder", lambda: LlamaModel(llama))
     pairs = tokenizer(_CLIP, *_CLIP, bos_token=_CLIP[0], eos_token=_CLIP[1], pad_token=_CLIP[1], model_max_length=77)
     pairs.save_pretrained(folder / "tokenizer_2")
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    clip = CLIPTextConfig(vocab_size=len(pairs), num_hidden_layers=2, **sizes, **ends)
+    clip = CLIPTextConfig(vocab_size=len(pairs), hidden_size=pooled, num_hidden_layers=2, **sizes, **ends)
     _save(folder / "text_encoder_2", lambda: CLIPTextModel(clip))
     return folder
 
 
 def cogvideox_folder(
-    folder: Path, vae: Mapping[str, Any] = {}, dtype: torch.dtype = torch.float32, **transformer: Any
+    folder: Path,
+    width: int = WIDTH,
+    vae: Mapping[str, Any] = {},
+    dtype: torch.dtype = torch.float32,
+    **transformer: Any,
 ) -> Path:
-    """CogVideoX's; changes of its autoencoder, the precision of all, and what the config of its transformer says."""
+    """CogVideoX's, for texts of ``width`` channels; changes of its autoencoder, the precision of all, and what the
+    config of its transformer says."""
     _save(folder / "vae", lambda: AutoencoderKLCogVideoX(**_SMALL_VAE, **vae), dtype)
-    _save_t5(folder, T5EncoderModel, T5Config, dtype)
+    _save_t5(folder, T5EncoderModel, T5Config, width, dtype)
     (folder / "transformer").mkdir()
     told = {"_class_name": "CogVideoXTransformer3DModel", **transformer}
     (folder / "transformer" / "config.json").write_text(json.dumps(told), "utf-8")
     return folder
 
 
-def _save_t5(folder: Path, kind: Any, config: Any, dtype: torch.dtype = torch.float32) -> None:
+def _save_t5(folder: Path, kind: Any, config: Any, width: int, dtype: torch.dtype = torch.float32) -> None:
     words = tokenizer(("<pad>", "</s>", "<unk>"), after="</s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
     words.save_pretrained(folder / "tokenizer")
-    sizes = {"d_model": WIDTH, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 2}
+    sizes = {"d_model": width, "d_ff": 24, "d_kv": 8, "num_heads": 2, "num_layers": 2}
     t5 = config(vocab_size=len(words), feed_forward_proj="gated-gelu", **sizes)
     _save(folder / "text_encoder", lambda: kind(t5), dtype)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dcm_core.backbone.bundle import bundle_tensors
 from dcm_core.convert.expert_stream import save_in_parts
 from dcm_core.convert.report import inspect
-from dcm_core.expert import sidecar, tensor_names
+from dcm_core.expert import sidecar, tensor_names, terms
 from dcm_core.expert.check import check
 from dcm_core.expert.file import load_expert, save_expert
 from dcm_core.expert.layers import Difference, Expert, FusedLowRank, Layer, LowRank, Replacement, frobenius
@@ -137,12 +137,21 @@ class Outer(Layer):
         return [(0, LowRank(self.row[None], self.column[:, None], 1.0))]
 
 
-class OuterTerm(sidecar._LayerTerm):
+class OuterTerm(terms.LayerTerm):
     def __init__(self, name: str, layer: Outer):
         super().__init__(name, layer.shapes, column=layer.column, row=layer.row)
 
     def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
         return y.add_((x @ self.cast("row", x))[..., None] * self.cast("column", x), alpha=strength)
+
+    def beside(self, rows: int) -> terms.Work:
+        return terms.Work(2 * rows * (OUT + IN), rows * (2 * OUT + IN))
+
+    def within(self) -> terms.Work:
+        return terms.Work(2 * OUT * IN, 2 * OUT * IN)
+
+    def merged(self, weight: Tensor, bias: Tensor | None, strength: float) -> tuple[Tensor, Tensor | None]:
+        return weight.addr(self.cast("column", weight), self.cast("row", weight), alpha=strength), bias
 
 
 FORM = tensor_names.FileForm("an outer product", {"column": ".outer_column", "row": ".outer_row"})
@@ -151,7 +160,7 @@ FORM = tensor_names.FileForm("an outer product", {"column": ".outer_column", "ro
 @pytest.fixture
 def outer(monkeypatch):
     """An expert with such a layer, in a pack that knows it."""
-    monkeypatch.setitem(sidecar._TERMS, Outer, OuterTerm)
+    monkeypatch.setitem(terms.TERMS, Outer, OuterTerm)
     monkeypatch.setitem(tensor_names.FILE_FORMS, Outer, FORM)
     tensor_names._reading.cache_clear()
     yield Expert(

@@ -23,7 +23,7 @@ def stage(tmp_path, monkeypatch):
         tiny, weights = BACKBONES[name], tmp_path / "backbone.safetensors"
         if not weights.exists():
             save_file(tiny.backbone().comfy_state(tiny.network()), weights)
-        monkeypatch.setattr(trainer, "build_data", lambda config: Noise(tiny))
+        monkeypatch.setattr(trainer, "build_training_data", lambda config: Noise(tiny))
         options = {"guidance": 2.0, "mode": mode} | ({"embedded_guidance": 6.1} if "guidance" in tiny.told else {})
         if method == "detail":
             options |= ADVERSARY | {"semantic": str(tmp_path / "semantic" / "semantic.safetensors")}

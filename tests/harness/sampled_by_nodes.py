@@ -1,0 +1,45 @@
+"""In the host's process: the nodes load a backbone and both experts from the host's folders, and sample.
+
+    <host python> -m harness.sampled_by_nodes FOLDER
+
+reads ``expected.safetensors`` (see harness/whole_way.py) and writes ``found.safetensors``, the network's latents.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from . import in_host
+
+in_host.prepare()
+
+import torch  # noqa: E402  (the host reads its options while it is imported)
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+
+async def _registered() -> None:
+    await (await in_host.load_pack().comfy_entrypoint()).get_node_list()
+
+
+def main(folder: Path) -> None:
+    asyncio.run(_registered())
+    from dcm_pack import nodes
+
+    expected = load_file(folder / "expected.safetensors")
+    backbone = "backbone/diffusion_pytorch_model.safetensors"
+    model = nodes.DCMLoadBackbone.execute(backbone, "default").args[0]
+    semantic, detail = (nodes.DCMLoadExpert.execute(f"{name}.safetensors").args[0] for name in ("semantic", "detail"))
+    model, info = nodes.DCMApplyExperts.execute(model, detail, semantic).args
+    pooled = {"pooled_output": expected["pooled"]} if "pooled" in expected else {}
+    texts, empty = [[[expected["text"], pooled]]] * 2, {"samples": torch.zeros_like(expected["latents"])}
+    latent, more = nodes.DCMKSampler.execute(model, 7, 4, 1.0, *texts, empty).args
+    print(info, more, sep="\n")
+    save_file({"latents": model.model.process_latent_in(latent["samples"])}, folder / "found.safetensors")
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        torch.set_num_threads(1)
+        main(Path(sys.argv[1]))

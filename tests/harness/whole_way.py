@@ -1,0 +1,170 @@
+"""From video files to latents: a tiny backbone's clips prepared, both stages trained, all by the real commands.
+
+What the nodes need lies as ComfyUI has it: ``models/diffusion_models/backbone``, ``models/dcm/{semantic,detail}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import torch
+import yaml
+from diffusers import CogVideoXTransformer3DModel, HunyuanVideoTransformer3DModel, WanTransformer3DModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from training import distill, paths, prepare
+from training.config import load_config
+from training.methods.detail import Detail
+from training.trainer import build_trainer
+
+from .clips import write_collection
+from .encoder_folders import cogvideox_folder, hunyuan_video_folder, wan_folder
+from .random_weights import randomise
+
+PROMPT = "a block moves to the right"
+SEED, STEPS = 7, 4
+WEIGHTS = "backbone/diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A family's class and tiny sizes, the folder of its encoders, and what it asks of a method."""
+
+    family: str
+    network: Callable[..., nn.Module]
+    sizes: dict[str, Any]
+    encoders: Callable[[Path], Path]
+    options: dict[str, Any] = field(default_factory=lambda: {"guidance": 2.0})
+    tokens: int = 0  # that ComfyUI pads its texts to
+
+
+# Widths that the host's own classes take for granted.
+KINDS = {
+    "wan": Kind(
+        "wan",
+        WanTransformer3DModel,
+        {"num_attention_heads": 1, "attention_head_dim": 128, "num_layers": 2, "ffn_dim": 256},
+        partial(wan_folder, width=4096),
+        tokens=512,
+    ),
+    "hunyuan_video": Kind(
+        "hunyuan_video",
+        HunyuanVideoTransformer3DModel,
+        {"num_attention_heads": 1, "num_layers": 1, "num_single_layers": 2, "text_embed_dim": 256},
+        partial(hunyuan_video_folder, width=256, pooled=768),
+        {"guidance": 1.0, "embedded_guidance": 6.0},
+    ),
+    "cogvideox": Kind(
+        "cogvideox",
+        CogVideoXTransformer3DModel,
+        {"num_attention_heads": 3, "num_layers": 2, "text_embed_dim": 256, "time_embed_dim": 64,
+         "use_rotary_positional_embeddings": True},
+        partial(cogvideox_folder, width=256),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Way:
+    """One walked way: its folder, and the configuration in it."""
+
+    folder: Path
+    kind: Kind
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    def expert(self, name: str) -> Path:
+        return self.models / "dcm" / f"{name}.safetensors"
+
+    def method(self) -> Detail:
+        """The finished detail stage, as a resumed run has it."""
+        trainer = build_trainer(load_config(str(self.config), ["stage=detail"]))
+        trainer.load()
+        return trainer.method
+
+
+def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = False) -> Way:
+    """The whole way of a family, two iterations a stage."""
+    way = Way(folder, KINDS[name])
+    _write_backbone(way)
+    encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
+    (folder / "prompts.txt").write_text(f"{PROMPT}\n")
+    prepare.main(
+        ["--data", str(write_collection(folder / "videos")), "--backbone", name, "--weights", encoders]
+        + ["--output", cache, "--prompts", str(folder / "prompts.txt"), "--negative-prompt", "blurred"]
+        + "--resolution 64x48 --frames 9 1 --fps 8 --max-enlarge 9 --workers 0 --device cpu".split()
+    )
+    data = {"cache": cache, "encoders": encoders, "negative_prompt": True}
+    way.config.write_text(yaml.safe_dump(_config(way, mode, data, prompts_alone), sort_keys=False))
+    if prompts_alone:
+        paths.main(["--config", str(way.config)])
+    distill.main(["--config", str(way.config)])
+    (way.models / "dcm").mkdir()
+    for stage in ("semantic", "detail"):
+        copy(folder / "run" / stage / f"{stage}.safetensors", way.expert(stage))
+    save_file(_sampled(way), folder / "expected.safetensors")
+    return way
+
+
+def _write_backbone(way: Way) -> None:
+    network = randomise(way.kind.network(**way.kind.sizes), seed=0)
+    for name, table in network.named_parameters():
+        if name.endswith("scale_shift_table"):  # of three dimensions, where the rule for matrices makes it tiny
+            table.data = 0.3 * torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
+    network.save_pretrained(way.models / "diffusion_models" / "backbone")
+
+
+def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> dict[str, Any]:
+    adapter = {"rank": 2, "alpha": 4.0}
+    options = {"mode": mode, **adapter, **way.kind.options}
+    stage = {"iterations": 2, "optimizer": {"lr": 0.003}}
+    adversary = {"feature_stride": 1, "discriminator": {"lr": 0.001, "width": 16}}
+    return {
+        "output": str(way.folder / "run"),
+        "device": "cpu",
+        "backbone": {
+            "name": way.kind.family,
+            "weights": str(way.models / "diffusion_models" / WEIGHTS),
+            "architecture": way.kind.sizes,
+        },
+        "data": {
+            "name": "videos",
+            "batch_size": 2,
+            "options": data,
+            "source": "teacher" if prompts_alone else None,
+        },
+        "stages": {
+            "semantic": {"method": "semantic", **stage, "options": {**options, "tc_lag": 1}},
+            "detail": {"method": "detail", **stage, "options": {**options, **adversary}},
+        },
+        "validation": {"every": 2, "prompts": [PROMPT], "steps": STEPS},
+        "paths": {"prompts": str(way.folder / "prompts.txt"), "count": 2, "batch_size": 2},
+        "watch": {"every": 2, "paths": 1, "floor_paths": 0},
+    }
+
+
+@torch.no_grad()
+def _sampled(way: Way) -> dict[str, Tensor]:
+    """The texts as ComfyUI's own encoders give them to a network, and the latents that the trainer samples."""
+    method = way.method()
+    told = method.data.conditions([PROMPT])
+    noise = torch.randn(1, *method.data.latent_shape, generator=torch.manual_seed(SEED))
+    expected = {
+        "latents": method.sample(noise, told, STEPS),
+        "semantic_alone": method.followed(method.model(method.roles.below, told), noise, method.sigmas(STEPS)),
+        "text": pad(told.text, (0, 0, 0, max(0, way.kind.tokens - told.text.shape[1]))),
+    }
+    return expected if told.pooled is None else {**expected, "pooled": told.pooled}
