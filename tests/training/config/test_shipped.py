@@ -8,8 +8,7 @@ from harness.tiny_backbones import BACKBONES, Noise
 from safetensors.torch import save_file
 
 from training import trainer
-from training.config import Config, build, load_config
-from training.distill import main
+from training.config import Config, ConfigError, build, load_config
 from training.methods.base import Setup
 from training.methods.distillation import DistillationOptions, check_guidance
 from training.networks.weights import parameters_without_memory
@@ -88,5 +87,5 @@ def test_what_validation_shows_is_in_the_file_that_is_prepared(path):
 @named(PREPARED)
 def test_all_that_is_missing_is_the_prepared_cache(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="cache/.* training/prepare.py"):
-        main(["--config", str(path), "--dry-run"])
+    with pytest.raises(ConfigError, match="There is no cache at .*training/prepare.py"):
+        trainer.build_trainer(load_config(path, ["stage=semantic", "device=cpu"]))
