@@ -1,11 +1,14 @@
 """The configurations that are shipped: each goes together with the methods, data sets and backbones that it names."""
 
+import math
 from pathlib import Path
 
 import pytest
+from harness.tiny_backbones import BACKBONES, Noise
+from safetensors.torch import save_file
 
-from training.config import Config, build, load_config
-from training.distill import main
+from training import trainer
+from training.config import Config, ConfigError, build, load_config
 from training.methods.base import Setup
 from training.methods.distillation import DistillationOptions, check_guidance
 from training.networks.weights import parameters_without_memory
@@ -13,7 +16,9 @@ from training.registry import brought, build_backbone, check
 
 FOLDER = Path(__file__).resolve().parents[3] / "training" / "configs"
 CONFIGS = sorted(FOLDER.glob("*.yaml"))
-PREPARED = [path for path in CONFIGS if load_config(path).data.name == "videos"]
+PREPARED = [path for path in CONFIGS if not path.stem.startswith("shapes")]
+PAGE = (FOLDER.parent / "README.md").read_text("utf-8")
+TINY = {"wan": "wan t2v", "hunyuan_video": "hunyuan_video", "cogvideox": "cogvideox 5b", "cogvideox_2b": "cogvideox 2b"}
 PROMPTS = (FOLDER / "prompts.txt").read_text("utf-8").splitlines()
 
 
@@ -52,6 +57,27 @@ def distillations(config: Config):
 
 
 @named(PREPARED)
+def test_both_stages_train_a_tiny_network(path, tmp_path, monkeypatch):
+    tiny = BACKBONES[TINY[load_config(path).backbone.family]]
+    save_file(tiny.backbone().comfy_state(tiny.network()), tmp_path / "backbone.safetensors")
+    monkeypatch.setattr(trainer, "build_training_data", lambda config: Noise(tiny))
+    for stage in ("semantic", "detail"):
+        config = load_config(path, [f"output={tmp_path}", "device=cpu", f"stage={stage}", "watch.every=0",
+                                    "validation.every=0", f"stages.{stage}.iterations=1"])  # fmt: skip
+        backbone = config.backbone
+        backbone.weights, backbone.architecture = str(tmp_path / "backbone.safetensors"), tiny.architecture
+        run = trainer.build_trainer(config)
+        run.run()
+        assert all(math.isfinite(value) for value in run.method.step(1).values())
+        assert (tmp_path / stage / f"{stage}.safetensors").is_file()
+
+
+@named(CONFIGS)
+def test_the_page_has_a_row_for_it(path):
+    assert f"`{path.stem}`" in PAGE
+
+
+@named(PREPARED)
 def test_what_validation_shows_is_in_the_file_that_is_prepared(path):
     config = load_config(path)
     assert config.validation.prompts == PROMPTS
@@ -61,5 +87,5 @@ def test_what_validation_shows_is_in_the_file_that_is_prepared(path):
 @named(PREPARED)
 def test_all_that_is_missing_is_the_prepared_cache(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="cache/.* training/prepare.py"):
-        main(["--config", str(path), "--dry-run"])
+    with pytest.raises(ConfigError, match="There is no cache at .*training/prepare.py"):
+        trainer.build_trainer(load_config(path, ["stage=semantic", "device=cpu"]))
