@@ -118,7 +118,7 @@ def runs(tiny, trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     one = config_of(tiny, trained, folder / "one")
     for stage in STAGES:
-        run(one.of_stage(stage), dry_run=False)
+        run(one.of_stage(stage))
     four = train(4, config_of(tiny, trained, folder / "four", iterations=2))
     assert "on 4 x cpu" in four and four.count("Wrote ") == 2
     for name in ("four_two", "four_one"):
@@ -128,7 +128,7 @@ def runs(tiny, trained, tmp_path_factory):
     assert two.count("continued from iteration 2") == 2
     resumed = config_of(tiny, trained, folder / "four_one")
     for stage in STAGES:
-        run(resumed.of_stage(stage), dry_run=False)
+        run(resumed.of_stage(stage))
     return folder
 
 
