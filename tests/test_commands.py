@@ -78,7 +78,7 @@ def test_the_trainer_from_another_folder(clone, tmp_path, flags):
     command = [
         *flags,
         str(clone / "training" / "distill.py"),
-        "--dry-run",
+        "--try",
         "--config",
         str(clone / "tiny.yaml"),
     ]
@@ -125,12 +125,12 @@ def test_the_converter_from_the_clone(clone, command):
     assert "inspect" in start(clone, clone, *command, "--help", packages={"dcm_core"})
 
 
-def test_a_dry_run_goes_through_all_stages_that_have_what_they_build_on(clone, tmp_path):
+def test_a_trial_goes_through_all_stages_that_have_what_they_build_on(clone, tmp_path):
     shutil.copy(ROOT / "training" / "configs" / "shapes_quick.yaml", tmp_path / "quick.yaml")
     weights = f"backbone.weights={ROOT / 'dcm_core' / 'shapes' / 'weights' / 'teacher.safetensors'}"
     command = [sys.executable, str(clone / "training" / "distill.py"), "--config", str(tmp_path / "quick.yaml")]
     done = subprocess.run(
-        [*command, "--dry-run", weights, "data.batch_size=1", f"output={tmp_path}"],
+        [*command, "--try", weights, "data.batch_size=1", f"output={tmp_path}"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -36,7 +36,15 @@ PATIENCE = 5  # seconds
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a YAML file, such as training/configs/shapes.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, train one iteration, write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what it needs of a GPU: memory, time, disk")
+    parser.add_argument("--card", help="with --dry-run: the GPU's memory, such as 24GB; says whether it fits")
+    parser.add_argument("--size", help="with --dry-run: of the clips, such as 832x480x81 (what the backbone is for)")
+    parser.add_argument(
+        "--rate", type=float, default=350.0, help="with --dry-run: TFLOP a second to assume (%(default)g)"
+    )
+    parser.add_argument(
+        "--try", dest="trial", action="store_true", help="build all, train one iteration, write nothing"
+    )
     parser.add_argument("--restart", action="store_true", help="with stage=NAME: forget its checkpoint and train anew")
     parser.add_argument("overrides", nargs="*", help="stage=NAME and settings such as data.batch_size=8")
     options = parser.parse_intermixed_args(arguments)
@@ -57,14 +65,17 @@ def main(arguments: list[str] | None = None) -> None:
         if options.restart and not config.stage:
             raise ConfigError(f"--restart needs stage=NAME; there are {', '.join(config.stages)}.")
         stages = [config.stage] if config.stage else list(config.stages)
+        if options.dry_run:
+            estimate(config, stages, options.size, options.card, options.rate)
+            return
         for stage in stages:
             try:
-                run(config.of_stage(stage), options.dry_run, options.restart)
+                run(config.of_stage(stage), options.trial, options.restart)
             except MissingWeights as error:
-                if not options.dry_run or stage == stages[0]:
+                if not options.trial or stage == stages[0]:
                     raise
                 say(f"stage {stage}: not tried, since it builds on a stage before it. {error}")
-        if not options.dry_run:
+        if not options.trial:
             say(whats_next(config))
     except Stopped as told:
         say(str(told))
@@ -86,12 +97,22 @@ def main(arguments: list[str] | None = None) -> None:
     farewell()
 
 
-def run(config: Config, dry_run: bool, restart: bool = False) -> None:
+def estimate(config: Config, stages: list[str], size: str | None, card: str | None, rate: float) -> None:
+    """Say what each stage needs."""
+    from training.estimate.report import card_size, clip_size
+    from training.registry import estimated
+
+    clips, memory = size and clip_size(size), card and card_size(card)
+    for stage in stages:
+        say(estimated(config.of_stage(stage), clips or None, memory or None, rate))
+
+
+def run(config: Config, trial: bool = False, restart: bool = False) -> None:
     """Train one stage, or show in one iteration that it can be trained."""
     from training.trainer import build_trainer
 
     trainer = build_trainer(config)
-    if dry_run:
+    if trial:
         say(trainer.describe())
         say(" ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items()))
     else:

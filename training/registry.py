@@ -15,8 +15,11 @@ import torch
 from .backbones.base import Backbone
 from .config import BackboneConfig, Config, DataConfig, MethodOptions, build
 from .data.base import Data
+from .data.buckets import Size
 from .data.teacher_paths import TeacherPaths
 from .errors import ConfigError, unknown
+from .estimate.report import told
+from .estimate.stage import need
 from .evaluation.recipe import recipe, training_data
 from .methods.base import Method, Setup
 from .methods.distillation import Distillation
@@ -49,6 +52,12 @@ def build_method(setup: Setup) -> Method:
     if isinstance(setup.data, TeacherPaths) and isinstance(method, Distillation):
         setup.data.cache.plan.recipe.check(recipe(method), setup.data.cache.folder)
     return method
+
+
+def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> str:
+    """What the selected stage needs, in words: counted, without a weight or a clip. Raises ConfigError."""
+    method, options = _method(config), _options(config)
+    return told(config, options, need(config, method, options, build_backbone, size), card, rate)
 
 
 def check(config: Config) -> None:

@@ -185,16 +185,16 @@ def test_a_gpu_without_room_is_no_checkpoint_that_does_not_fit(file, tmp_path, m
     assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == before
 
 
-def test_dry_run_trains_one_iteration_and_writes_nothing(file, tmp_path, capsys):
+def test_a_trial_trains_one_iteration_and_writes_nothing(file, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
-    main(["--dry-run", "--config", str(file), "backbone.family=shapes", *TINY])
+    main(["--try", "--config", str(file), "backbone.family=shapes", *TINY])
     output = capsys.readouterr().out
     assert "stage teacher: teacher" in output and "flow" in output
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_flags_and_settings_come_in_any_order(file, capsys):
-    main(["stage=teacher", "--dry-run", "seed=1", "--config", str(file), "backbone.family=shapes", *TINY])
+    main(["stage=teacher", "--try", "seed=1", "--config", str(file), "backbone.family=shapes", *TINY])
     assert "stage teacher: teacher" in capsys.readouterr().out
 
 

@@ -16,6 +16,7 @@ from dcm_core.families.presets import find_family
 from dcm_core.families.relatives import Channels
 
 from ..config import BackboneConfig
+from ..data.buckets import Size
 from ..errors import ConfigError, unknown
 from ..networks import adapter, exchange
 from ..networks.network import Network
@@ -31,6 +32,7 @@ class Backbone(ABC):
     * ``sizes``: arguments of the published models by name, of which the first is taken where none is named;
       ``architecture``: those that all of them share
     * ``takes_image``: can it be trained where an image is given?
+    * ``usual``: the clips that it was trained with; ``text_tokens``: the length of their captions
     """
 
     transformer: ClassVar[Callable[..., nn.Module]]
@@ -40,6 +42,8 @@ class Backbone(ABC):
     sizes: ClassVar[Mapping[str, Arguments]] = {}
     architecture: ClassVar[Arguments] = {}
     takes_image: ClassVar[bool] = False
+    usual: ClassVar[Size]
+    text_tokens: ClassVar[int]
 
     def __init__(self, config: BackboneConfig):
         self.family, record = config.family, find_family(config.family)
@@ -67,6 +71,13 @@ class Backbone(ABC):
                 transformer = self._made()
             load_weights(transformer, file, dtype)
         return self.network(transformer)
+
+    def latents(self, network: Network, size: Size) -> tuple[int, int, int, int]:
+        """[C, T, H, W] of a clip of this size in pixels."""
+        config = network.transformer.config
+        channels = config.out_channels or config.in_channels
+        edge = 16 if channels == 48 else 8  # the autoencoder of Wan 2.2's 5B has twice the edge of the others
+        return channels, (size.frames - 1) // 4 + 1, size.height // edge, size.width // edge
 
     @staticmethod
     def feature_shape(network: Network, stride: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from dcm_core.families import cogvideox
 from dcm_core.positions import rotary_angles
 
 from ..data.batch import Conditions
+from ..data.buckets import Size
 from ..errors import ConfigError
 from ..networks.network import Network, Patch
 from .base import Backbone
@@ -86,6 +87,8 @@ class CogVideoXBackbone(Backbone):
     network = CogVideoXNetwork
     keymap = cogvideox.KEYMAP
     channels = staticmethod(cogvideox.channels)
+    usual = Size(49, 480, 720)
+    text_tokens = CogVideoXNetwork.text_tokens
     sizes = {
         "5b": _5B,
         "2b": {"num_attention_heads": 30, "num_layers": 30},

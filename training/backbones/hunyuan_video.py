@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dcm_core.families import hunyuan_video
 
 from ..data.batch import Conditions
+from ..data.buckets import Size
 from ..errors import ConfigError
 from ..networks.network import Network, Patch
 from .base import Backbone
@@ -70,6 +71,8 @@ class HunyuanVideoBackbone(Backbone):
     network = HunyuanVideoNetwork
     keymap = hunyuan_video.KEYMAP
     channels = staticmethod(hunyuan_video.channels)
+    usual = Size(129, 720, 1280)
+    text_tokens = 256
     sizes = {"13b": {"num_attention_heads": 24, "num_layers": 20, "num_single_layers": 40}}
 
 

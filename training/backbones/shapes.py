@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dcm_core.shapes.network import ARCHITECTURE
+from dcm_core.shapes import render
+from dcm_core.shapes.captions import TEXT_TOKENS
+from dcm_core.shapes.network import ARCHITECTURE, LATENT_SHAPE
 
+from ..data.buckets import Size
+from ..networks.network import Network
 from .wan import WanBackbone, WanNetwork
 
 
@@ -17,8 +21,14 @@ class ShapesBackbone(WanBackbone):
     """A Wan network small enough for a CPU."""
 
     network = ShapesNetwork
+    usual = Size(render.FRAMES, render.SIZE, render.SIZE)
+    text_tokens = TEXT_TOKENS
     sizes = {}
     architecture = ARCHITECTURE
+
+    def latents(self, network: Network, size: Size) -> tuple[int, int, int, int]:
+        """There is one size alone."""
+        return LATENT_SHAPE
 
 
 BACKBONE = ShapesBackbone

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from dcm_core.families import wan
 
 from ..data.batch import Conditions
+from ..data.buckets import Size
 from ..errors import ConfigError
 from ..networks.context import Context
 from ..networks.network import Network, Patch
@@ -86,6 +87,8 @@ class WanBackbone(Backbone):
     keymap = wan.KEYMAP
     channels = staticmethod(wan.channels)
     takes_image = True
+    usual = Size(81, 480, 832)
+    text_tokens = WanNetwork.text_tokens
     sizes = {
         "1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
         "14b": _14B,

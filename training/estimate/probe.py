@@ -6,6 +6,7 @@ kind are alike.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +18,16 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Depth = Mapping[str, int]  # how many blocks of each kind, by the names of the transformer's own arguments
 _FEW = 2  # of one block alone the peak may lie at the network's ends
+_ATTENTION = {  # which PyTorch counts for GPUs alone
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -47,20 +54,27 @@ def cost(depth: Depth, count: Callable[[Depth], Cost]) -> Cost:
 
 def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Cost:
     """Of ``call``, which asks the network, and of the way back if it is trained. To be used within ``without_data``."""
-    with LiveMemory() as memory, FlopCounterMode(display=False) as operations:
+
+    def run() -> None:
         if trained:
             call().float().square().mean().backward()
         else:
             with torch.no_grad():
                 call()
+
+    with LiveMemory() as memory:
+        run()
     gradients = sum(p.grad.untyped_storage().nbytes() for p in network.parameters() if p.grad is not None)
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as operations:  # it would hold on to tensors
+        run()
     return Cost(max(0, memory.peak - gradients), operations.get_total_flops())
 
 
 @contextmanager
 def without_data() -> Iterator[None]:
-    """Inside this context tensors have shapes and dtypes and no data; networks of the meta device join by ``drawn``."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    """Inside this context tensors have shapes and dtypes and no data; networks come in by ``to_empty``."""
+    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of a norm that is in float32
         yield
 
 

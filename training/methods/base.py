@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,15 @@ class Setup:
         split(network, self.world)
 
 
+class Calls(NamedTuple):
+    """Network calls of an iteration, for each clip: without gradient, with that of what is trained, and with that of
+    the latents alone. What a run is estimated by."""
+
+    plain: int = 0
+    trained: int = 1
+    through: int = 0
+
+
 class Method(ABC):
     """One training objective over a backbone.
 
@@ -87,6 +96,11 @@ class Method(ABC):
         self.averages: dict[str, MovingAverage] = {}
         if self.stage.ema_decay is not None:
             self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
+
+    @classmethod
+    def calls(cls, options: Any) -> Calls:
+        """Which an iteration takes with these options."""
+        return Calls()
 
     @classmethod
     @abstractmethod

@@ -32,7 +32,7 @@ from ..networks.roles import Roles
 from ..run.draws import Draws
 from ..run.optim import Learner
 from ..run.record import weights_digest
-from .base import AS_EXPERT, LossMap, Setup
+from .base import AS_EXPERT, Calls, LossMap, Setup
 from .distillation import Distillation, DistillationOptions, boundary, cast, check_guidance
 
 
@@ -118,6 +118,14 @@ class Detail(Distillation):
             torch.manual_seed(setup.config.seed)
             discriminator = Discriminator(channels, layers, options.discriminator.width)
         return cls(setup, options, roles, discriminator, semantic.metadata.fingerprint)
+
+    @classmethod
+    def calls(cls, options: DetailOptions) -> Calls:
+        """With an adversary also the features of the fake, of the target, and of clips of the data."""
+        plain = super().calls(options).plain
+        if not (options.adversarial or options.matching):
+            return Calls(plain)
+        return Calls(plain + (2 if options.real == "data" else 1), through=1)
 
     def boundary(self) -> dict[str, Any]:
         return boundary(self.schedule)

@@ -24,7 +24,7 @@ from ..networks.network import Network, Role
 from ..networks.roles import Mode, Roles, cast_roles
 from ..run.draws import Draws
 from ..run.record import Record, record, weights_digest
-from .base import Method, Setup
+from .base import Calls, Method, Setup
 from .consistency import Jumps, consistency
 
 
@@ -95,6 +95,11 @@ class Distillation(Method):
         """The student starts as the teacher."""
         check_guidance(setup, options)
         return cls(setup, options, cast(setup, options))
+
+    @classmethod
+    def calls(cls, options: DistillationOptions) -> Calls:
+        """The teacher's, with guidance two, and the target's."""
+        return Calls(plain=2 if options.guidance == 1 else 3)
 
     @property
     def networks(self) -> list[Network]:

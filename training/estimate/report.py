@@ -1,0 +1,86 @@
+"""The estimate of a stage in words: memory by part, time, disk, and what to change where it does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ..config import Config
+from ..data.buckets import Size
+from ..errors import ConfigError
+from .stage import Need
+
+GIB = 2**30
+RATE = 350.0  # TFLOP a second of one H200 in such networks; others have other ones
+
+
+def told(config: Config, options: Any, need: Need, card: float | None, rate: float) -> str:
+    """What the selected stage needs. ``card``: its memory in bytes; ``rate``: its TFLOP a second, assumed."""
+    stage, compute = config.selected(), config.compute
+    seconds = need.flop / 1e12 / rate
+    parts = ("weights", "gradients", "optimizer", "averages", "activations")
+    memory = ", ".join(f"{name} {getattr(need, name) / GIB:.1f}" for name in parts if getattr(need, name))
+    # The trained weights, their two moments and their averages, in float32; of a file, as it is exported.
+    checkpoint = (4 * need.trained + need.optimizer + need.averages) / GIB
+    return "\n".join(
+        [
+            f"stage {config.stage}: {stage.method}, {need.trained / 1e6:.1f} M trained parameters; {need.batch} clips an "
+            f"iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of {need.clip.size} "
+            f"({need.clip.tokens} tokens)",
+            f"  memory of one GPU, GiB: {need.memory / GIB:.1f} = {memory}",
+            f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed); "
+            f"{stage.iterations} iterations: {_span(seconds * stage.iterations)}",
+            f"  disk: {config.checkpoints_kept} checkpoints of {checkpoint:.2g} GiB",
+            *([] if card is None else _fits(config, options, need, card)),
+        ]
+    )
+
+
+def card_size(text: str) -> float:
+    """``24GB`` as bytes, as cards are sold: GiB. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)?", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise ConfigError(f"--card {text}: write its memory as 24GB.")
+    return float(found[1]) * GIB
+
+
+def clip_size(text: str) -> Size:
+    """``832x480x81``: width, height and frames. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text.strip())
+    if not found:
+        raise ConfigError(f"--size {text}: write width, height and frames as 832x480x81.")
+    width, height, frames = map(int, found.groups())
+    return Size(frames, height, width)
+
+
+def _fits(config: Config, options: Any, need: Need, card: float) -> Iterator[str]:
+    name = f"a card of {card / GIB:g} GB"
+    if need.memory <= 0.92 * card:
+        yield f"  fits {name}, with {(card - need.memory) / GIB:.1f} to spare"
+        return
+    yield f"  does not fit {name}, of which some 8% are not for use. What makes it smaller:"
+    changes = list(_smaller(config, options, need))
+    yield from (f"    {change}" for change in changes or ["smaller or shorter clips, or several GPUs"])
+
+
+def _smaller(config: Config, options: Any, need: Need) -> Iterator[str]:
+    compute, stage = config.compute, f"stages.{config.stage}"
+    if compute.checkpointing != "full":
+        yield "compute.checkpointing=full"
+    if need.batch > 1 and compute.micro_batch != 1:
+        yield "compute.micro_batch=1"
+    if compute.dtype == "float32":
+        yield "compute.dtype=bfloat16"
+    if getattr(options, "mode", "adapter") == "full":
+        yield f"{stage}.options.mode=adapter"
+    elif not compute.offload:
+        yield "compute.offload=true, or compute.fp8=true"
+    if config.selected().optimizer.name == "adamw":
+        yield f"{stage}.optimizer.name=adamw8bit"
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
