@@ -25,8 +25,8 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
     checkpoint = (4 * need.trained + need.optimizer + need.averages) / GIB
     return "\n".join(
         [
-            f"stage {config.stage}: {stage.method}, {need.trained / 1e6:.1f} M trained parameters; {need.batch} clips an "
-            f"iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of {need.clip.size} "
+            f"stage {config.stage}: {stage.method}, {need.trained / 1e6:.1f} M trained parameters; {need.batch} clips "
+            f"an iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of {need.clip.size} "
             f"({need.clip.tokens} tokens)",
             f"  memory of one GPU, GiB: {need.memory / GIB:.1f} = {memory}",
             f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed); "

@@ -37,7 +37,7 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Need:
-    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips, in all its micro batches."""
+    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips."""
 
     clip: Clip
     batch: int
