@@ -57,7 +57,11 @@ def build_method(setup: Setup) -> Method:
 def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> str:
     """What the selected stage needs, in words: counted, without a weight or a clip. Raises ConfigError."""
     method, options = _method(config), _options(config)
-    return told(config, options, need(config, method, options, build_backbone, size), card, rate)
+    try:
+        latents = build_data(config.stage_data()).latent_shape
+    except (ConfigError, OSError):  # it has not been prepared yet
+        latents = None
+    return told(config, options, need(config, method, options, build_backbone, size, latents), card, rate)
 
 
 def check(config: Config) -> None:

@@ -32,13 +32,15 @@ _ATTENTION = {  # which PyTorch counts for GPUs alone
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one call. ``memory``: bytes at its peak, beside weights and their gradients. ``flop``: operations."""
+    """Of one call. ``memory``: bytes at its peak, beside weights and their gradients; ``kept``: bytes that wait for the
+    way back. ``flop``: operations."""
 
     memory: float
+    kept: float
     flop: float
 
     def plus(self, other: Cost, times: float = 1) -> Cost:
-        return Cost(self.memory + times * other.memory, self.flop + times * other.flop)
+        return Cost(self.memory + times * other.memory, self.kept + times * other.kept, self.flop + times * other.flop)
 
 
 def cost(depth: Depth, count: Callable[[Depth], Cost]) -> Cost:
@@ -55,19 +57,23 @@ def cost(depth: Depth, count: Callable[[Depth], Cost]) -> Cost:
 def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Cost:
     """Of ``call``, which asks the network, and of the way back if it is trained. To be used within ``without_data``."""
 
-    def run() -> None:
-        if trained:
-            call().float().square().mean().backward()
-        else:
-            with torch.no_grad():
-                call()
+    memory, kept = LiveMemory(), 0
 
-    with LiveMemory() as memory:
+    def run() -> None:
+        nonlocal kept
+        with torch.set_grad_enabled(trained):
+            loss = call().float().square().mean()
+        if trained:
+            kept = memory.now
+            loss.backward()
+
+    with memory:
         run()
+    waiting = kept
     gradients = sum(p.grad.untyped_storage().nbytes() for p in network.parameters() if p.grad is not None)
     with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as operations:  # it would hold on to tensors
         run()
-    return Cost(max(0, memory.peak - gradients), operations.get_total_flops())
+    return Cost(max(0, memory.peak - gradients), waiting, operations.get_total_flops())
 
 
 @contextmanager

@@ -27,11 +27,14 @@ _BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call th
 _MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # bytes a trained weight; of muon's vectors twice as many
 
 
-class Clip(NamedTuple):
-    """Of ``size`` in pixels, as latents [C, T, H, W] and in tokens."""
+Latents = tuple[int, int, int, int]
 
-    size: Size
-    latents: tuple[int, int, int, int]
+
+class Clip(NamedTuple):
+    """What it is called, its latents [C, T, H, W], and how many tokens they are."""
+
+    size: str
+    latents: Latents
     tokens: int
 
 
@@ -77,11 +80,12 @@ class Outline:
             self.backbone.add_adapter(network, name, rank, alpha, seed)
 
 
-def clip_of(backbone: Backbone, network: Network, size: Size | None) -> Clip:
-    """A clip of this size, or of that which the backbone is for, as a network sees it."""
-    size = size or backbone.usual
-    latents = backbone.latents(network, size)
-    return Clip(size, latents, prod(length // part for length, part in zip(latents[1:], network.patch, strict=True)))
+def clip_of(backbone: Backbone, network: Network, size: Size | None, latents: Latents | None) -> Clip:
+    """A clip of this size, or of these latents, or of the size that the backbone is for, as a network sees it."""
+    shown = str(size or (f"latents of {latents}" if latents else backbone.usual))
+    if size or not latents:
+        latents = backbone.latents(network, size or backbone.usual)
+    return Clip(shown, latents, prod(length // part for length, part in zip(latents[1:], network.patch, strict=True)))
 
 
 def need(
@@ -90,23 +94,25 @@ def need(
     options: Any,
     make: Callable[[BackboneConfig], Backbone],
     size: Size | None,
+    latents: Latents | None,
 ) -> Need:
-    """What the selected stage needs. ``make`` builds a backbone adapter; ``size`` of clips, else those it is for."""
+    """What the selected stage needs. ``make`` builds a backbone adapter; ``size`` or ``latents`` of clips, else those
+    that the backbone is for."""
     backbone = make(config.backbone)
     whole = _networks(config, method, options, backbone)
     first = whole.student.network
-    clip = clip_of(backbone, first, size)
+    clip = clip_of(backbone, first, size, latents)
     rows = config.stage_data().batch_size
     at_once = min(rows, config.compute.micro_batch or rows)
     depth = {
         name: backbone.arguments[name] for name in ("num_layers", "num_single_layers") if name in backbone.arguments
     }
-    calls = method.calls(options)
+    calls, stride = method.calls(options), getattr(options, "feature_stride", 0)
 
     def count(few: Depth) -> Cost:
         architecture = {**config.backbone.architecture, **few}
         shorter = make(config.backbone.model_copy(update={"architecture": architecture}))
-        return _iteration(config, _networks(config, method, options, shorter), shorter, clip, at_once, calls)
+        return _iteration(config, _networks(config, method, options, shorter), shorter, clip, at_once, calls, stride)
 
     found = cost(depth, count)
     discriminator = _discriminator(method, options, backbone, first)
@@ -140,9 +146,10 @@ def _networks(config: Config, method: type[Method], options: Any, backbone: Back
     return cast_roles(outline, network, options.mode, adapter, averaged, semantic, dtype)
 
 
-def _iteration(config: Config, roles: Roles, backbone: Backbone, clip: Clip, rows: int, calls: Calls) -> Cost:
+def _iteration(
+    config: Config, roles: Roles, backbone: Backbone, clip: Clip, rows: int, calls: Calls, stride: int
+) -> Cost:
     """Of a micro batch, at the depth that the roles have."""
-    total = Cost(0, 0)
     with without_data():
         for network in roles.networks:
             network.to_empty(device="cpu")
@@ -156,15 +163,15 @@ def _iteration(config: Config, roles: Roles, backbone: Backbone, clip: Clip, row
             return velocity if features is None else torch.stack([each.mean() for each in features.velocities])
 
         own = counted(roles.student.network, lambda: call(roles.student, x), trained=True)
-        total = Cost(own.memory, calls.trained * own.flop)
         plain = counted(roles.teacher.network, lambda: call(roles.teacher, x), trained=False)
-        total = Cost(max(total.memory, plain.memory), total.flop + calls.plain * plain.flop)
+        memory = max(own.memory, plain.memory)
+        flop = calls.trained * own.flop + calls.plain * plain.flop
         if calls.through:
             seen = x.requires_grad_(True)
-            features = counted(roles.teacher.network, lambda: call(roles.teacher, seen, 2), trained=True)
+            features = counted(roles.teacher.network, lambda: call(roles.teacher, seen, stride), trained=True)
             # The student's graph waits for the gradient that comes through the teacher.
-            total = Cost(own.memory + features.memory, total.flop + calls.through * features.flop)
-    return total
+            memory, flop = max(memory, own.kept + features.memory), flop + calls.through * features.flop
+    return Cost(memory, own.kept, flop)
 
 
 def _conditions(backbone: Backbone, network: Network, rows: int) -> Conditions:

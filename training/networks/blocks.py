@@ -46,6 +46,8 @@ def prepare(network: Network, compute: ComputeConfig, backend: str | None, devic
     network.compute_dtype = getattr(torch, compute.dtype)
     if compute.dtype != "float32":
         keep_time(network)
+    if compute.checkpointing != "none":
+        network.head = _checkpointed(network.head, network, selective=False)  # each layer of features goes through it
     for block in network.blocks:
         if compute.fp8:
             _store_in_8_bits(block, network.compute_dtype)

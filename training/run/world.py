@@ -21,7 +21,7 @@ _DEVICES = ("auto", "cpu", "cuda")
 class World:
     """What this process has of a run, and what all of them agree on.
 
-    ``mesh``: how networks are split among the processes, None where there is only one. ``context``: those that share
+    ``mesh``: how networks are split among the processes, None where each has them whole. ``context``: those that share
     their clips with this one, None where it has its own. Everything that talks to the others has to be called by all
     processes, in the same order.
     """
@@ -80,7 +80,8 @@ def join(config: Config) -> World:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     shard = config.parallel.shard or size
     shape, names = ((size,), ("shard",)) if shard == size else ((size // shard, shard), ("replicate", "shard"))
-    mesh, context = init_device_mesh(device.type, shape, mesh_dim_names=names), None
+    # Whole copies need no mesh: FSDP2 would divide their gradients twice.
+    mesh, context = None if shard == 1 else init_device_mesh(device.type, shape, mesh_dim_names=names), None
     if (sharing := config.parallel.context) > 1:
         shape = size // sharing, 1, sharing
         context = init_device_mesh(device.type, shape, mesh_dim_names=("reader", "ring", "ulysses"))["ring", "ulysses"]
@@ -157,5 +158,11 @@ def _contradictions(config: Config, size: int) -> Iterator[str]:
             )
     if config.parallel.shard and size % config.parallel.shard:
         yield f"parallel.shard={config.parallel.shard} does not divide the {size} processes of this run."
+    whole = config.parallel.shard == 1
+    if whole and config.parallel.context > 1:
+        yield "parallel.shard=1 and parallel.context do not go together: leave parallel.shard out."
+    for name in ("offload", "fp8"):
+        if size > 1 and not whole and getattr(config.compute, name):
+            yield f"compute.{name}=true is for networks that are whole on each process: set parallel.shard=1."
     if size > 1 and ":" in config.device:
         yield f"device={config.device!r} is one device, and {size} processes need one each: use device=cuda."

@@ -1,0 +1,78 @@
+"""What a dry run says: the same as the networks themselves say, and what to change where it does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import ConfigError, load_config
+from training.data.batch import Conditions
+from training.distill import main
+from training.estimate.probe import Cost, cost, counted
+from training.estimate.report import card_size, clip_size
+from training.estimate.stage import need
+from training.registry import build_backbone, estimated
+
+CONFIGS = sorted((Path(__file__).parents[3] / "training" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("stage", ["semantic", "detail"])
+def test_what_is_trained_is_counted_as_the_trainer_counts_it(trainer, stage):
+    run = trainer(stage)
+    count = sum(p.numel() for p in run.method.trainable.values())
+    assert f" {count / 1e6:.1f} M trained parameters" in estimated(run.config, None, None, 350.0)
+
+
+def test_a_call_on_no_data_takes_what_it_takes_on_data(trainer):
+    """Counted on tensors with data, of a network of more blocks than a dry run looks at."""
+    run = trainer("teacher", backbone={"name": "shapes", "architecture": {"num_layers": 5}})
+    method, backbone = run.method, run.method.backbone
+    latents = method.data.latent_shape
+    x, timestep = torch.randn(4, *latents), torch.full((4,), 900.0)
+    told = Conditions(torch.randn(4, backbone.text_tokens, 4096))
+    real = counted(method.student.network, lambda: method.student(x, timestep, told)[0], trained=True)
+    found = need(run.config, type(method), method.options, build_backbone, None, latents)
+    assert found.flop == pytest.approx(real.flop, rel=1e-3)
+    assert found.activations == pytest.approx(real.memory, rel=0.15)
+    assert found.weights == found.gradients == 4 * sum(p.numel() for p in method.student.network.parameters())
+
+
+def test_blocks_of_each_kind_are_counted_by_themselves():
+    def count(depth):
+        return Cost(10 + 3 * depth["a"] + 5 * depth["b"], depth["a"], 7 * depth["b"])
+
+    assert cost({"a": 20, "b": 40}, count) == Cost(10 + 60 + 200, 20, 280)
+    assert cost({"a": 1, "b": 2}, count) == count({"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_configuration_is_told_without_weights_or_clips(file):
+    config = load_config(file)
+    for name in config.stages:
+        text = estimated(config.of_stage(name), None, None, 350.0)
+        assert text.startswith(f"stage {name}: ") and "memory of one GPU, GiB" in text and "PFLOP" in text
+
+
+def test_the_card_that_most_people_own_is_enough_for_its_configuration():
+    config = load_config(next(file for file in CONFIGS if file.stem == "wan2.1_1.3b_adapter_24gb"))
+    for name in config.stages:
+        text = estimated(config.of_stage(name), None, card_size("22GB"), 350.0)
+        assert "fits a card of 22 GB" in text, text
+
+
+def test_what_makes_it_smaller_is_named(capsys):
+    config = next(file for file in CONFIGS if file.stem == "shapes")
+    command = ["--config", str(config), "--dry-run", "--card", "0.2GB", "stage=semantic"]
+    main(command)
+    told = capsys.readouterr().out
+    assert "does not fit a card of 0.2 GB" in told and "stages.semantic.options.mode=adapter" in told
+    main([*command, "--size", "24x24x16"])
+    assert "of 24x24x16 (144 tokens)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("read", "text"), [(card_size, "big"), (card_size, "0GB"), (clip_size, "480p")])
+def test_sizes_that_cannot_be_read_are_named(read, text):
+    with pytest.raises(ConfigError, match=text):
+        read(text)
