@@ -29,25 +29,35 @@ def downloaded(weights: str) -> Path:
     if match is None:
         raise ConfigError(f"{weights} is no name on the hub: those are of the form owner/name.")
     model, folder = match["model"], match["folder"]
-    pair = [] if folder else [file.parent.name for file in _fetched(model, ["transformer*/config.json"])]
+    pair = [] if folder else [file.parent.name for file in _files(model, ["transformer*/config.json"])]
     if len(pair) > 1:
         names = " or ".join(f"{model}/{each}" for each in sorted(pair))
         raise ConfigError(f"{model} holds a pair of networks: name one of them, {names}.")
     folder = folder or "".join(pair)
-    files = _fetched(model, [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["diffusion_pytorch_model*"])
+    files = _files(model, [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["diffusion_pytorch_model*"])
     if not any(file.suffix == ".safetensors" for file in files):
         raise ConfigError(f"{model} has no network in the layout of diffusers: download its file, and name that.")
     return files[0].parent
 
 
-def _fetched(model: str, patterns: list[str]) -> list[Path]:
-    """The files of a model that fit these patterns."""
+def fetched(model: str, patterns: list[str], by_hand: str) -> Path:
+    """The folder of a model with its files that fit these patterns, downloaded where they are not in the hub's cache.
+
+    Raises ConfigError where the hub is out of reach or has no such model, with what to do ``by_hand``.
+    """
     try:
-        root = Path(snapshot_download(model, allow_patterns=patterns))
+        return Path(snapshot_download(model, allow_patterns=patterns))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise ConfigError(
-            f"There is no file or folder {model}, and from the hub it cannot be downloaded: {reason} By hand: download "
-            f"the folder transformer of https://huggingface.co/{model}/tree/main, and name it in backbone.weights."
+            f"There is no file or folder {model}, and from the hub it cannot be downloaded: {reason}. {by_hand}"
         ) from None
+
+
+def _files(model: str, patterns: list[str]) -> list[Path]:
+    by_hand = (
+        f"By hand: download the folder transformer of https://huggingface.co/{model}/tree/main, and name it in "
+        "backbone.weights."
+    )
+    root = fetched(model, patterns, by_hand)
     return sorted(file for pattern in patterns for file in root.glob(pattern))

@@ -164,6 +164,20 @@ def require_scales(keymap: KeyMap, infos: Infos, beside: Iterable[str], told: It
         )
 
 
+def _without_a_part(said: Mapping[str, Mapping], beside: Iterable[str]) -> list[str]:
+    """What layers lack beside their weight that their like in other blocks, of the same format, have.
+
+    Some parts may be absent altogether, such as a codebook, without which the numbers stand for themselves.
+    """
+    beside, kinds = set(beside), {}
+    for layer, how in said.items():
+        stored = _STORED.get(str(how.get("format")))
+        for end in stored.beside if stored else ():
+            kinds.setdefault((str(how.get("format")), _in_any_block(layer), end), []).append(f"{layer}{end}")
+    lost = [name for names in kinds.values() if not beside.isdisjoint(names) for name in names if name not in beside]
+    return [f"{name} missing" for name in lost]
+
+
 def _in_any_block(layer: str) -> str:
     return re.sub(r"\.\d+(?=\.)", "", layer, count=1)
 
@@ -175,7 +189,7 @@ def require_as_said(said: Mapping[str, Mapping], infos: Infos, shapes: Mapping[s
     are not asked: they may be of a newer ComfyUI.
     """
     old = {name.removesuffix(_OLD): {"format": _OLD} for name in beside if name.endswith(_OLD)}
-    wrong: list[str] = []
+    wrong = _without_a_part({**old, **said}, beside)
     for layer, how in {**old, **said}.items():
         stored, shape = _STORED.get(str(how.get("format"))), shapes.get(f"{layer}.weight", ())
         if stored is None or len(shape) != 2:

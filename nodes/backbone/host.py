@@ -128,6 +128,11 @@ def patched_weights(model: ModelPatcher, but: Iterable[tuple[str | tuple, Any]] 
     return {name.removeprefix(PREFIX) for name in patched}
 
 
+def has_lost_its_patches(model: ModelPatcher) -> bool:
+    """Has the host meanwhile patched the network that clones of this MODEL share for another of them?"""
+    return model.model.current_weight_patches_uuid not in (None, model.patches_uuid)
+
+
 def carry_the_same_patches(model: ModelPatcher, other: ModelPatcher) -> bool:
     """Are the same patches on the weights of these two clones? Clones share the entries of what they carry both."""
     ours, theirs = ({name: list(map(id, entries)) for name, entries in each.patches.items()} for each in (model, other))

@@ -5,7 +5,12 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ..backbone.host import EMBEDDED_GUIDANCE, add_outermost_wrapper_of_run, carry_the_same_patches
+from ..backbone.host import (
+    EMBEDDED_GUIDANCE,
+    add_outermost_wrapper_of_run,
+    carry_the_same_patches,
+    has_lost_its_patches,
+)
 from ..experts.apply import applied_to
 from ..ui.say import log, to_log
 from .expert_guider import ExpertGuider
@@ -25,6 +30,8 @@ def note_stock_runs(model: ModelPatcher) -> None:
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, note_run)
     model.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, _KEY)
     model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, _KEY, require_own_run)
+    model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, _KEY)
+    model.add_callback_with_key(CallbacksMP.ON_CLEANUP, _KEY, note_lost_expert)
 
 
 def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
@@ -60,6 +67,18 @@ def require_own_run(model: ModelPatcher) -> None:
         raise ValueError(
             "A guider of two MODELs asks this one as its second (model_negative of DualModelGuider), and ComfyUI calls "
             "nothing there of what switches experts: connect a MODEL without DCM Apply Experts to it."
+        )
+
+
+def note_lost_expert(model: ModelPatcher) -> None:
+    """Warns, after a guider asked this MODEL beside its own, of a baked expert that was not in the weights then."""
+    applied = applied_to(model)
+    if applied and applied.baked and applied.key not in _under_way and has_lost_its_patches(model):
+        log.warning(
+            "DCM: the second MODEL of this guider has its %s expert baked, but is one loaded network with the first, "
+            "whose weights were used: its expert did not act. Load the file a second time, with another loader node, "
+            "for one of the two.",
+            applied.baked,
         )
 
 

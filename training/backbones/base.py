@@ -77,6 +77,8 @@ class Backbone(ABC):
         config = network.transformer.config
         channels = config.out_channels or config.in_channels
         edge = 16 if channels == 48 else 8  # the autoencoder of Wan 2.2's 5B has twice the edge of the others
+        if (size.frames - 1) % 4 or size.height % edge or size.width % edge:
+            raise ConfigError(f"{size}: clips have 4k + 1 frames, and edges that are multiples of {2 * edge} pixels.")
         return channels, (size.frames - 1) // 4 + 1, size.height // edge, size.width // edge
 
     @staticmethod

@@ -28,7 +28,9 @@ class Card(Callback):
 
     def finish(self, run: TrainingRun) -> None:
         with atomic_write(run.folder / "README.md") as file:
-            file.write(card(run.config, run.iteration, self._seconds(), str(run.method.device)).encode())
+            world = run.method.world
+            where = world.device.type if world.size == 1 else f"each of {world.size} x {world.device.type}"
+            file.write(card(run.config, run.iteration, self._seconds(), where).encode())
 
     def state(self) -> dict[str, Any]:
         return {"seconds": self._seconds()}
@@ -46,8 +48,8 @@ def _data(config: Config) -> str:
     return f"not stated: {made}{data.name} {data.options or ''}".rstrip()
 
 
-def card(config: Config, iterations: int, seconds: float, device: str) -> str:
-    """The text; ``seconds`` of training on ``device``."""
+def card(config: Config, iterations: int, seconds: float, where: str) -> str:
+    """The text; ``seconds`` of training on ``where``."""
     stage, backbone, told = config.selected(), config.backbone, config.card
     data = config.stage_data()
     title = backbone.title or backbone.family
@@ -60,7 +62,7 @@ def card(config: Config, iterations: int, seconds: float, device: str) -> str:
         "noise grid": f"shift {config.expert_schedule().grid.shift:g}, {config.expert_schedule().grid.points} points, "
         f"kappa index {config.expert_schedule().kappa_index}",
         "seed": str(config.seed),
-        "time": f"{seconds / 3600:.2f} hours on {device}",
+        "time": f"{seconds / 3600:.2f} hours on {where}",
         "made with": ", ".join(f"{name} {found}" for name in _SHOWN if (found := _version(name)))
         + f", Python {platform.python_version()}",
     }

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoTokenizer
 
 from dcm_core.errors import ExpertFileError, shortened
@@ -20,9 +17,9 @@ from dcm_core.files.format import tensor_size
 from dcm_core.files.shards import open_weights
 from dcm_core.files.stream import ByteRange
 
+from .. import hub
 from ..errors import ConfigError
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _READ = (".json", ".safetensors", ".model", ".txt")
 _HISTORY = ("_name_or_path", "_diffusers_version", "transformers_version")  # of a config: what changes nothing
 _DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
@@ -140,13 +137,9 @@ class PipelineFolder:
             )
         if Path(weights).is_dir():
             return Path(weights)
-        if not _HUB_NAME.fullmatch(weights):
+        if not hub.is_name(weights):
             raise ConfigError(f"{weights} is neither a folder nor the name of a model on the hub.")
-        try:
-            return Path(snapshot_download(weights, allow_patterns=self.layout.files()))
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0].rstrip(".")
-            raise ConfigError(f"{weights} cannot be downloaded: {reason}. {self._by_hand(weights)}") from error
+        return hub.fetched(weights, self.layout.files(), self._by_hand(weights))
 
     def _missing(self) -> Iterator[str]:
         for part in (*self.layout.models, *self.layout.described):

@@ -14,6 +14,7 @@ from ..backbones.base import Backbone
 from ..config import BackboneConfig, Config
 from ..data.batch import Conditions
 from ..data.buckets import Size
+from ..errors import ConfigError
 from ..methods.base import Calls, Method
 from ..methods.detail import Detail, DetailOptions
 from ..methods.distillation import DistillationOptions
@@ -85,6 +86,9 @@ def clip_of(backbone: Backbone, network: Network, size: Size | None, latents: La
     shown = str(size or (f"latents of {latents}" if latents else backbone.usual))
     if size or not latents:
         latents = backbone.latents(network, size or backbone.usual)
+    for length, part, what in zip(latents[1:], network.patch, ("frames", "height", "width"), strict=True):
+        if not length or length % part:
+            raise ConfigError(f"--size {shown}: this {what} is not what the backbone takes; see its page.")
     return Clip(shown, latents, prod(length // part for length, part in zip(latents[1:], network.patch, strict=True)))
 
 

@@ -226,6 +226,23 @@ def test_a_weight_of_another_format_is_refused_by_name(name):
         stored(name, dtype, columns, beside | scale).require_as_said()
 
 
+@pytest.mark.parametrize("end", ["weight_codebook", "weight_s_channel"])
+def test_a_part_that_the_same_layer_of_another_block_has_is_missed(end):
+    """Without a codebook anywhere there is none; in one block alone it was lost."""
+    dtype, columns, beside = AS_SAID["asym_w4a8_int8"]
+    layers = [LAYER, LAYER.replace("blocks.1.", "blocks.0.")]
+    state, how = infos(comfy()), {layer: {"format": "asym_w4a8_int8"} for layer in layers}
+    for layer in layers:
+        state |= {f"{layer}.weight": TensorInfo(dtype, (128, columns))}
+        state |= {f"{layer}.{name}": TensorInfo("F32", shape) for name, shape in beside.items()}
+    BackboneFile(header_of(state, how)).require_as_said()
+    del state[f"{layers[1]}.{end}"]
+    with pytest.raises(LayoutError, match=f"1 tensors .*{layers[1]}.{end} missing"):
+        BackboneFile(header_of(state, how)).require_as_said()
+    del state[f"{layers[0]}.{end}"]
+    BackboneFile(header_of(state, how)).require_as_said()
+
+
 def test_formats_of_newer_versions_are_not_asked_for_shapes():
     stored("of_tomorrow", "F8_E4M3", 64, {"weight_scale": (1, 1, 7)}).require_as_said()
 

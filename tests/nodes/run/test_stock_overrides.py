@@ -220,6 +220,20 @@ def test_rounded_timesteps_are_told_to_the_model_they_were_put_on():
 
 
 @two_models
+def test_a_baked_expert_that_the_first_models_weights_replaced_is_said(caplog):
+    """DualModelGuider over clones of one network: the host patches it for the positive MODEL."""
+    this = world("wan")
+    plain, sigmas = this.model(), this.schedule.sigmas(STEPS)
+    baked = this.baked(this.applied(plain))[0]
+    advanced(guided_by_two(this, plain, baked), sigmas)
+    assert "its expert did not act" in caplog.text
+    caplog.clear()
+    advanced(guided_by_two(this, second().model(), baked), sigmas)  # a network of its own
+    this.custom_sampled(baked, sigmas)
+    assert "did not act" not in caplog.text
+
+
+@two_models
 def test_experts_that_would_not_act_are_refused():
     this, plain = world("wan"), second().model()
     sigmas = this.schedule.sigmas(STEPS)

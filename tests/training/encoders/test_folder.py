@@ -62,14 +62,14 @@ def test_the_hub_out_of_reach_says_what_to_download_by_hand(monkeypatch):
         assert name == "someone/their-wan" and "text_encoder/*.safetensors" in allow_patterns
         raise LocalEntryNotFoundError("Got: Name or service not known\nAnd more.")
 
-    monkeypatch.setattr(folders, "snapshot_download", unreachable)
+    monkeypatch.setattr("training.hub.snapshot_download", unreachable)
     told = refused("someone/their-wan")
     assert told.startswith("someone/their-wan cannot be downloaded: Got: Name or service not known. By hand: download")
     assert BY_HAND.format("someone/their-wan") in told and "And more" not in told
 
 
 def test_a_hub_name_is_what_its_download_is(whole, monkeypatch):
-    monkeypatch.setattr(folders, "snapshot_download", lambda name, allow_patterns: str(whole))
+    monkeypatch.setattr("training.hub.snapshot_download", lambda name, allow_patterns: str(whole))
     assert encoder("someone/their-wan").fingerprint == encoder(whole).fingerprint
 
 
