@@ -145,6 +145,12 @@ def test_what_four_saved_is_resumed_by_two_and_by_one(runs, stage, resumed):
     assert_same_end(runs / "one", runs / resumed, stage)
 
 
+def test_two_copies_that_are_split_in_two_train_what_one_trains(tiny, trained, runs):
+    train(4, config_of(tiny, trained, runs / "copies", iterations=2, parallel={"shard": 2}))
+    for stage in STAGES:
+        assert_same_checkpoint(runs / "one", runs / "copies", stage, 2)
+
+
 def test_two_processes_share_each_clip_and_train_what_one_trains(tiny, trained, runs):
     """Two readers of two processes each: velocities, features and gradients through the teacher's features."""
     train(4, config_of(tiny, trained, runs / "shared", iterations=2, parallel={"context": 2}))
