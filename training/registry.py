@@ -107,7 +107,5 @@ def _brought(folder: str, constant: str, key: str, name: str) -> Any:
     named = name in (found.name for found in iter_modules(package.__path__))
     found = getattr(import_module(f".{name}", package.__name__), constant, None) if named else None
     if found is None:
-        known = unknown(key, name, brought(folder, constant))
-        more = getattr(package, "TO_COME", "")
-        raise ConfigError(f"{known} {more}".rstrip())
+        raise unknown(key, name, brought(folder, constant))
     return found

@@ -88,7 +88,7 @@ def clip_of(backbone: Backbone, network: Network, size: Size | None, latents: La
         latents = backbone.latents(network, size or backbone.usual)
     for length, part, what in zip(latents[1:], network.patch, ("frames", "height", "width"), strict=True):
         if not length or length % part:
-            raise ConfigError(f"--size {shown}: this {what} is not what the backbone takes; see its page.")
+            raise ConfigError(f"--size {shown}: that is {length} latents in {what}, and a token takes {part}.")
     return Clip(shown, latents, prod(length // part for length, part in zip(latents[1:], network.patch, strict=True)))
 
 
