@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from dcm_core.losses import pseudo_huber
+from dcm_core.sampling import VelocityModel, with_experts
 
 from ..config import Count
 from ..data.batch import Batch, Conditions
@@ -18,13 +20,19 @@ from ..export import export_backbone
 from ..networks.exchange import with_layers
 from ..run.draws import Draws
 from .base import AS_BACKBONE, LossMap
-from .distillation import Distillation, DistillationOptions
+from .distillation import Distillation, DistillationOptions, boundary
 
 
 class SingleOptions(DistillationOptions):
     """One network."""
 
     whole = True
+
+    expert: Literal["semantic", "detail"] | None = Field(
+        default=None,
+        description="Train on the noise levels of one expert alone: of two such stages each is a whole network on its "
+        "side of kappa. In a run of its own the teacher acts on the other side.",
+    )
 
 
 class PCMOptions(SingleOptions):
@@ -40,8 +48,23 @@ class PCM(Distillation):
     options: PCMOptions
     usage = AS_BACKBONE
 
+    def boundary(self) -> dict[str, Any]:
+        return boundary(self.schedule) if self.options.expert else {}
+
+    def levels(self) -> range:
+        """The grid indices that this network is trained on."""
+        expert = self.options.expert
+        return self.schedule.training_range(expert) if expert else range(self.schedule.grid.points)
+
     def spans(self) -> list[range]:
-        return phases(self.schedule.grid.points, self.options.phases)
+        return phases(self.levels(), self.options.phases)
+
+    def few_step(self, conditions: Conditions) -> VelocityModel:
+        student, teacher = self.student_alone(conditions), self.guided_teacher(conditions)
+        if self.options.expert is None:
+            return student
+        both = (student, teacher) if self.options.expert == "semantic" else (teacher, student)
+        return with_experts(*both, self.schedule)
 
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
         jumps = self.pairs(batch, draws)
@@ -54,7 +77,9 @@ class PCM(Distillation):
 
     def sigmas(self, steps: int) -> Tensor:
         """Steps of equal numbers of grid points, so that with ``phases`` steps each one crosses one phase."""
-        starts = [span.stop - 1 for span in reversed(phases(self.schedule.grid.points, steps))]
+        if self.options.expert:
+            return super().sigmas(steps)
+        starts = [span.stop - 1 for span in reversed(phases(self.levels(), steps))]
         return torch.tensor([*(self.schedule.grid.sigma(i) for i in starts), 0.0])
 
     def export(self, path: Path) -> None:
@@ -63,11 +88,12 @@ class PCM(Distillation):
             export_backbone(path, self.config, with_layers(state, layers))
 
 
-def phases(points: int, count: int) -> list[range]:
-    """The grid's indices 0..points-1 in ``count`` spans, ascending, as equal as whole numbers allow."""
+def phases(levels: range, count: int) -> list[range]:
+    """Grid indices in ``count`` spans, ascending, as equal as whole numbers allow."""
+    points = len(levels)
     if not 1 <= count <= points:
         raise ConfigError(f"options.phases={count} must be between 1 and the {points} points of the grid.")
-    edges = [points * edge // count for edge in range(count + 1)]
+    edges = [levels.start + points * edge // count for edge in range(count + 1)]
     return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]
 
 
