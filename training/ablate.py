@@ -87,7 +87,7 @@ def run_all(ablation: Ablation, pending: list[Job], options: argparse.Namespace)
             for job in ready[: options.at_once - len(running)]:
                 pending.remove(job)
                 running[begin(job, options)] = job
-            for process in [process for process in running if process.poll() is not None]:
+            for process in [each for each in running if each.poll() is not None]:
                 ended = running.pop(process)
                 told = "done" if ended.result() else f"did not run: {ended.why_not()}"
                 print(f"{ended.row.name}, seed {ended.seed}: {told}", flush=True)
@@ -101,7 +101,7 @@ def run_all(ablation: Ablation, pending: list[Job], options: argparse.Namespace)
 
 
 def make_paths(pending: list[Job], options: argparse.Namespace) -> None:
-    """Make the teacher's paths that rows learn from, in so many processes, before the rows begin. Raises ConfigError."""
+    """Make the teacher's paths that rows learn from, before the first row begins. Raises ConfigError."""
     needing = next((job for job in pending if job.row.paths), None)
     if needing is None:
         return

@@ -16,8 +16,8 @@ _VALUES = ("distance", *_PERCENT, "motion error", "sharpness")
 _NOTE = (
     "Means over the seeds of the training, with their least and greatest; all rows from the same prompts and noise. "
     "calls: of the network, a clip. samples: clips that were trained on, all stages together. distance: of the latents "
-    "to the teacher's 50 guided steps. LCM and PCM have the consistency part of their papers, without skipped steps and "
-    "without an adversary."
+    "to the teacher's 50 guided steps. LCM and PCM are the consistency part of their papers, without skipped steps and "
+    "an adversary."
 )
 
 
