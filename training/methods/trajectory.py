@@ -51,7 +51,7 @@ class TrajectoryOptions(AdversaryOptions, OverSemanticOptions):
     )
     own: Share = Field(
         default=0.0,
-        description="How many of those that begin where a segment begins are states of the student's own run from noise.",
+        description="How many of those that begin where a segment begins have the state of the student's own run.",
     )
     own_target: Literal["path", "teacher"] = Field(
         default="path",
