@@ -186,13 +186,19 @@ class Trajectory(Distillation):
         run, conditions = torch.tensor(self.run), batch.conditions
         end, at_start = run[step + 1], start == run[step]
         noise, x, landed = self._states(batch, draws, start, end)
-        own = column((at_start & (draws.uniform("own") < self.options.own)).to(self.device), x)
+        nodes = [node for node in self.nodes if end[0] <= node <= start[0]]
         if self.options.own:
-            x = torch.where(own, self._arrived(noise, conditions, step.to(self.device)), x)
-        if self._asks_teacher:
-            nodes = [node for node in self.nodes if end[0] <= node <= start[0]]
-            solved = self.followed(self.guided_teacher(conditions), x, nodes)
-            landed = solved if self.paths is None else torch.where(own, solved, landed)
+            own = (at_start & (draws.uniform("own") < self.options.own)).to(self.device)
+            # At least one sample is followed: processes that share networks make the same calls.
+            rows = own.nonzero().flatten() if own.any() else own.new_zeros(1, dtype=torch.int64)
+            told = conditions.rows(rows)
+            arrived = self._arrived(noise[rows], told, step.to(self.device)[rows])
+            x = torch.where(column(own, x), x.index_copy(0, rows, arrived), x)
+            if self.paths is not None and self._asks_teacher:
+                solved = self.followed(self.guided_teacher(told), x[rows], nodes)
+                landed = torch.where(column(own, x), landed.index_copy(0, rows, solved), landed)
+        if self.paths is None:
+            landed = self.followed(self.guided_teacher(conditions), x, nodes)
         return Windows(x, landed, start.to(self.device), end.to(self.device))
 
     def _states(self, batch: Batch, draws: Draws, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
