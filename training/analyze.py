@@ -68,7 +68,7 @@ def analyse(config: Config, folder: Path, levels: int, batches: int, after: list
     from training.evaluation.jump_error import HeldOut
     from training.evaluation.recipe import held_out
     from training.methods.base import Setup
-    from training.methods.distillation import Distillation
+    from training.methods.consistency import Consistency
     from training.registry import build_backbone, build_method, build_training_data
     from training.run.world import join
 
@@ -80,7 +80,7 @@ def analyse(config: Config, folder: Path, levels: int, batches: int, after: list
     if world.size > 1:
         raise ConfigError("analyze.py is for one process: start it without torchrun.")
     method = build_method(Setup(config, build_backbone(config.backbone), data, world))
-    assert isinstance(method, Distillation)
+    assert isinstance(method, Consistency)
     cache = held_out(method, config)
     if cache is None:
         raise ConfigError("Give validation.prompts, or the folder of held-out paths in watch.folder.")

@@ -17,7 +17,7 @@ from dcm_core.losses import pseudo_huber
 
 from ...config import Config
 from ...data.batch import Batch
-from ...methods.distillation import Distillation
+from ...methods.consistency import Consistency
 from ...methods.pcm import SingleOptions
 from ...run.draws import Draws
 from ..jump_error import HeldOut
@@ -53,7 +53,7 @@ def over_all_levels(config: Config, levels: int) -> Config:
     return config.model_copy(update={"stages": {**config.stages, config.stage: single}, "validation": validation})
 
 
-def measured(method: Distillation, found: HeldOut, index: Sequence[int], batches: int, iteration: int) -> Measured:
+def measured(method: Consistency, found: HeldOut, index: Sequence[int], batches: int, iteration: int) -> Measured:
     """Measure at these indices of the grid, rising, on twice so many batches, after so many iterations.
 
     The clips are those that would come after the stage's last iteration. No weight changes.
@@ -72,13 +72,13 @@ def measured(method: Distillation, found: HeldOut, index: Sequence[int], batches
     )
 
 
-def _batch(method: Distillation, number: int) -> tuple[Batch, Draws]:
+def _batch(method: Consistency, number: int) -> tuple[Batch, Draws]:
     draws = method.draws(method.stage.iterations + number)
     return method.data.batch(draws), draws
 
 
 def _at_level(
-    method: Distillation, index: int, halves: Sequence[Sequence[tuple[Batch, Draws]]]
+    method: Consistency, index: int, halves: Sequence[Sequence[tuple[Batch, Draws]]]
 ) -> tuple[float, float, tuple[Tensor, Tensor]]:
     """(loss, norm of the gradient, its coordinates to be compared in each of the halves)"""
     count = sum(len(half) for half in halves)
@@ -94,23 +94,23 @@ def _at_level(
     return loss, norm, (sums[0], sums[1] - sums[0])  # the second half was added to the first
 
 
-def _gather(method: Distillation, index: int, batch: Batch, draws: Draws) -> float:
+def _gather(method: Consistency, index: int, batch: Batch, draws: Draws) -> float:
     """Add the gradient of a batch's mean loss to what is gathered. Returns the loss."""
     total = 0.0
     for part in draws.split(method.config.compute.micro_batch):
         share = len(part.rows) / len(draws.rows)
         first = part.rows.start - draws.rows.start
         clips = batch.rows(slice(first, first + len(part.rows))).to(method.device)
-        jumps = method.pairs_at(torch.full((len(part.rows),), index, device=method.device), clips, part)
-        if method.options.per_interval:
-            jumps = jumps.per_interval()
+        jumps = method.compared(
+            method.pairs_at(torch.full((len(part.rows),), index, device=method.device), clips, part)
+        )
         loss = pseudo_huber(jumps.prediction, jumps.target, method.options.huber_c)
         (share * loss).backward()
         total += share * float(loss.detach())
     return total
 
 
-def _coordinates(method: Distillation) -> Tensor:
+def _coordinates(method: Consistency) -> Tensor:
     """Evenly spread values of the gathered gradient, on the CPU."""
     parameters = [p for p in method.trainable.values() if p.grad is not None]
     stride = -(-sum(p.numel() for p in parameters) // _COMPARED)
