@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dcm_core.process import FLOW
 from dcm_core.sampling import VelocityModel, with_experts
+from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.shapes.captions import ATTRIBUTES
 
 from ..config import Config, load_config
@@ -75,7 +77,9 @@ def _teacher(config: Config, guidance: float, steps: int) -> Entrant:
     def model(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         return network(x, FLOW.timestep(sigma), Conditions(text))[0]
 
-    return Entrant(f"teacher, {steps} steps", model, plain_sigmas(config.expert_schedule(), steps), guidance)
+    # The same levels for all rows, whatever grid a row is trained on.
+    levels = ExpertSchedule(replace(config.expert_schedule().grid, points=_TEACHER_STEPS), kappa_index=0)
+    return Entrant(f"teacher, {steps} steps", model, plain_sigmas(levels, steps), guidance)
 
 
 def _trained(config: Config, averaged: ExitStack) -> list[Distillation]:
