@@ -21,12 +21,14 @@ def heights(picture, colour):
 def test_a_curve_rises_where_its_values_do_and_each_has_a_colour():
     both = [Curve("rising", [0.01, 0.1, 1.0]), Curve("falling", [1.0, 0.1, 0.01])]
     for log in (False, True):
-        picture = curves("title", "level", ["a", "b", "c"], both, [Mark("here", 1.0)], log)
+        picture = curves("title", "level", ["a", "b", "c"], both, log=log)
         left, right = heights(picture, COLOURS[0])
         assert right < left - 30, "higher is nearer to the top"
         left, right = heights(picture, COLOURS[1])
         assert left < right - 30
-        assert count(picture, COLOURS[3]) > 300, "the mark's line"
+        marked = curves("title", "level", ["a", "b", "c"], both, [Mark("here", 1.0)], log)
+        rows, columns = np.nonzero(np.any(np.asarray(marked) != np.asarray(picture), axis=2))
+        assert len(set(rows)) > 300 and 458 < columns.min() < 466, "a line from top to bottom at the second place"
 
 
 def test_bars_are_as_long_as_their_values():
