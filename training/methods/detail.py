@@ -175,7 +175,8 @@ class Detail(Distillation):
     def export(self, path: Path) -> None:
         layers = self.changes()
         if self.world.first:
-            export_adapter(path, self.config, "detail", layers, self.options, self.semantic_fingerprint)
+            base = self.semantic_fingerprint
+            export_adapter(path, self.config, "detail", layers, self.options, base, trained_steps=self.trained_steps)
 
     def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
         told = conditions.told(self.options.embedded_guidance)

@@ -82,11 +82,11 @@ class Semantic(Distillation):
             if self.world.first:
                 # A fingerprint is made of the norms, which no adapter changes: the same before and after.
                 same = backbone_fingerprint(self.config.backbone.family, before)
-                export_adapter(path, self.config, "semantic", layers, self.options, same, same)
+                export_adapter(path, self.config, "semantic", layers, self.options, same, same, self.trained_steps)
             return
         after = self.backbone.comfy_state(self.student.network)
         if self.world.first:
-            export_semantic(path, self.config, before, after, options=self.options)
+            export_semantic(path, self.config, before, after, self.options, self.trained_steps)
 
 
 METHOD = Semantic
