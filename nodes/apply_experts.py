@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from .backbone.model import declare_remarked, remarks_on
-from .experts.apply import applied_to, apply_experts, switch_text, trained_steps_of, without_effect
+from .experts.apply import applied_to, apply_experts, switch_text, trained_steps_of
 from .experts.bf16_timestep import round_timesteps
-from .experts.check import check_experts, foreign_patches
+from .experts.check import check_experts, detail_beside, foreign_patches
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
 from .ui.say import say
@@ -51,8 +51,7 @@ class DCMApplyExperts(io.ComfyNode):
         kappa=0.0,
         bf16_timestep=False,
     ) -> io.NodeOutput:
-        if detail_expert is None and semantic_expert is not None and semantic_expert.metadata.trained_steps == 1:
-            detail_expert = without_effect(semantic_expert)
+        detail_expert = detail_beside(semantic_expert, detail_expert)
         warnings = [*remarks_on(model), *check_experts(model, detail_expert, semantic_expert)]
         patched = len(foreign_patches(model))
         if applied_to(model):

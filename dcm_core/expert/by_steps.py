@@ -21,7 +21,12 @@ def by_steps(paths: Iterable[Path]) -> dict[int, Pair]:
     for path in paths:
         metadata = metadata_of(path)
         found.setdefault(metadata.trained_steps, {})[metadata.expert] = path
-    pairs = {steps: pair for steps, pair in found.items() if len(pair) == 2 or (steps == 1 and "semantic" in pair)}
-    if for_any := pairs.pop(None, None):
+    for_any = found.pop(None, {})
+    pairs = {
+        steps: pair
+        for steps, pair in found.items()
+        if steps is not None and (len(pair) == 2 or (steps == 1 and "semantic" in pair))
+    }
+    if len(for_any) == 2:
         pairs.setdefault(USUAL_STEPS, for_any)
     return dict(sorted(pairs.items()))

@@ -65,7 +65,7 @@ def trained_sigmas_of(model: ModelPatcher) -> Tensor | None:
 def both_trained_sigmas(
     model: ModelPatcher, detail: Expert, semantic: Expert | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The same of a semantic expert, which may be the MODEL itself, and of a detail expert."""
+    """The noise levels that the semantic expert, or the MODEL as one, and the detail expert were trained for."""
     above = semantic.metadata.trained_sigmas if semantic else trained_sigmas_of_semantic(model)
     return above, detail.metadata.trained_sigmas
 
@@ -119,14 +119,6 @@ def apply_experts(
     add_outermost_wrapper(model, WrappersMP.PREDICT_NOISE, applied.key, CachePerExpert(schedule))
     model.set_attachments(ATTACHMENT, applied)
     return model
-
-
-def without_effect(semantic: Expert) -> Expert:
-    """A detail expert that changes nothing, beside a semantic expert that takes all steps."""
-    made = semantic.metadata
-    base = made.fingerprint or made.base_fingerprint
-    metadata = replace(made, expert="detail", rank=None, alpha=None, base_fingerprint=base, complete=False)
-    return Expert(metadata, {})
 
 
 def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
