@@ -78,8 +78,7 @@ class Method(ABC):
     """
 
     Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
-    usage: ClassVar[str] = ""  # where the exported file goes, in a sentence
-    trained_steps: int | None = None  # of the run whose noise levels are trained for, where there are no others
+    usage: str = ""  # where the exported file goes, in a sentence
 
     def __init__(self, setup: Setup, options: Any, student: Player):
         """``student``: what to train, with requires_grad set on that and on nothing else of its network."""
@@ -99,8 +98,8 @@ class Method(ABC):
             self.averages["student"] = MovingAverage(self.trainable, self.stage.ema_decay, warm_up=True)
 
     @classmethod
-    def calls(cls, options: Any) -> Calls:
-        """Which an iteration takes with these options."""
+    def calls(cls, options: Any, config: Config) -> Calls:
+        """Which an iteration takes with these options of the selected stage."""
         return Calls()
 
     @classmethod
@@ -172,6 +171,11 @@ class Method(ABC):
         """Inside this context the student has its averaged weights, where an average is kept."""
         average = self.averages.get("student")
         return nullcontext() if average is None else exchanged(self.trainable, average.values)
+
+    @property
+    def trained_steps(self) -> int | None:
+        """The number of steps that the result is for; None where it holds for any."""
+        return None
 
     @abstractmethod
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
