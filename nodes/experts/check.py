@@ -11,9 +11,10 @@ from ...dcm_core.errors import shortened
 from ...dcm_core.expert.check import check
 from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert
+from ...dcm_core.schedule.experts import steps_text
 from ..backbone.host import network_of, patched_weights
 from ..backbone.model import family_of, is_semantic, norms_of
-from .apply import applied_to
+from .apply import applied_to, both_trained_sigmas
 
 Value = TypeVar("Value")
 
@@ -26,7 +27,8 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     """
     if detail is None:
         raise ValueError(
-            "The file in DCM Load Backbone holds no detail expert: connect one from DCM Load Expert to detail_expert."
+            "There is no detail expert here: connect one from DCM Load Expert to detail_expert. Of the files that DCM "
+            "Load Backbone opens, only released bundles hold one."
         )
     for expert, kind in ((detail, "detail"), (semantic, "semantic")):
         if expert is not None and expert.metadata.expert != kind:
@@ -40,6 +42,7 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     report.raise_if_wrong()
     warnings = [f"detail expert: {warning}" for warning in report.warnings]
     warnings += [*lost_patches(model, detail), *(lost_patches(model, semantic) if semantic else ())]
+    warnings += unlike_steps(model, detail, semantic)
     if semantic is None:
         if not is_semantic(model):
             warnings.append(
@@ -64,6 +67,17 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
             "one; the detail expert's is used. Take two files of one training."
         )
     return warnings
+
+
+def unlike_steps(model: ModelPatcher, detail: Expert, semantic: Expert | None) -> list[str]:
+    """A warning where the two experts, or the MODEL as one of them, were trained for other numbers of steps."""
+    above, below = both_trained_sigmas(model, detail, semantic)
+    if above is None or below is None or len(above) == len(below):
+        return []
+    return [
+        f"the semantic expert was trained for {steps_text(len(above) - 1)}, the detail expert for "
+        f"{steps_text(len(below) - 1)}, which is used. Take two files for one number of steps."
+    ]
 
 
 def lost_patches(model: ModelPatcher, expert: Expert) -> list[str]:
