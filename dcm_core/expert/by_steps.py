@@ -22,11 +22,8 @@ def by_steps(paths: Iterable[Path]) -> dict[int, Pair]:
         metadata = metadata_of(path)
         found.setdefault(metadata.trained_steps, {})[metadata.expert] = path
     for_any = found.pop(None, {})
-    pairs = {
-        steps: pair
-        for steps, pair in found.items()
-        if steps is not None and (len(pair) == 2 or (steps == 1 and "semantic" in pair))
-    }
+    both, alone = {"semantic", "detail"}, {"semantic"}
+    pairs = {n: pair for n, pair in found.items() if n is not None and pair.keys() >= (alone if n == 1 else both)}
     if len(for_any) == 2:
         pairs.setdefault(USUAL_STEPS, for_any)
     return dict(sorted(pairs.items()))

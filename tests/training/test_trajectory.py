@@ -192,8 +192,8 @@ def test_the_jump_error_falls(made, paths):
 def test_the_files_say_for_how_many_steps(made):
     run = made("detail", iterations=1)
     run.run()
-    expert = load_expert(run.folder / "trajectory.safetensors")
-    assert (expert.metadata.expert, expert.metadata.trained_steps) == ("detail", 4)
+    metadata = load_expert(run.folder / "trajectory.safetensors").metadata
+    assert (metadata.expert, metadata.trained_steps) == ("detail", 4)
 
 
 @pytest.mark.parametrize(

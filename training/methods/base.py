@@ -79,6 +79,7 @@ class Method(ABC):
 
     Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
     usage: str = ""  # where the exported file goes, in a sentence
+    trained_steps: int | None = None  # of the run whose noise levels are trained for, where there are no others
 
     def __init__(self, setup: Setup, options: Any, student: Player):
         """``student``: what to train, with requires_grad set on that and on nothing else of its network."""
@@ -171,11 +172,6 @@ class Method(ABC):
         """Inside this context the student has its averaged weights, where an average is kept."""
         average = self.averages.get("student")
         return nullcontext() if average is None else exchanged(self.trainable, average.values)
-
-    @property
-    def trained_steps(self) -> int | None:
-        """The number of steps that the result is for; None where it holds for any."""
-        return None
 
     @abstractmethod
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:

@@ -81,8 +81,8 @@ class DetailPart(Part):
     def export(self, method: Distillation, path: Path) -> None:
         layers = method.changes()
         if method.world.first:
-            steps = method.trained_steps
-            export_adapter(path, method.config, "detail", layers, method.options, self.fingerprint, trained_steps=steps)
+            config, steps = method.config, method.trained_steps
+            export_adapter(path, config, "detail", layers, method.options, self.fingerprint, trained_steps=steps)
 
 
 class WholePart(Part):
