@@ -79,6 +79,7 @@ class Method(ABC):
 
     Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
     usage: str = ""  # where the exported file goes, in a sentence
+    trained_steps: int | None = None  # of the run whose noise levels are trained for, where there are no others
 
     def __init__(self, setup: Setup, options: Any, student: Player):
         """``student``: what to train, with requires_grad set on that and on nothing else of its network."""

@@ -57,11 +57,11 @@ class SemanticPart(Part):
             if method.world.first:
                 # A fingerprint is made of the norms, which no adapter changes: the same before and after.
                 same = backbone_fingerprint(config.backbone.family, before)
-                export_adapter(path, config, "semantic", layers, method.options, same, same)
+                export_adapter(path, config, "semantic", layers, method.options, same, same, method.trained_steps)
             return
         after = backbone.comfy_state(method.student.network)
         if method.world.first:
-            export_semantic(path, config, before, after, options=method.options)
+            export_semantic(path, config, before, after, method.options, method.trained_steps)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ class DetailPart(Part):
     def export(self, method: Distillation, path: Path) -> None:
         layers = method.changes()
         if method.world.first:
-            export_adapter(path, method.config, "detail", layers, method.options, self.fingerprint)
+            config, steps = method.config, method.trained_steps
+            export_adapter(path, config, "detail", layers, method.options, self.fingerprint, trained_steps=steps)
 
 
 class WholePart(Part):

@@ -115,6 +115,7 @@ class Trajectory(Distillation):
 
     def __init__(self, setup: Setup, options: TrajectoryOptions, roles: Roles, part: Part):
         super().__init__(setup, options, roles, part)
+        self.trained_steps = options.steps
         # The noise levels of a run, falling to 0, and those of its steps in which the student acts.
         self.run = [float32(sigma) for sigma in self.sigmas(options.steps).tolist()]
         self.steps = [step for step, start in enumerate(self.run[:-1]) if self._index(start) in part.indices(self)]
@@ -136,11 +137,6 @@ class Trajectory(Distillation):
         own = (options.steps - 1 + (segment if options.own_target == "teacher" else 0)) if options.own else 0
         left = segment * (1 + options.starts) / 2 if config.stage_data().source is None else 0
         return options.with_adversary(Calls(round(left + options.own * own)))
-
-    @property
-    def trained_steps(self) -> int:
-        """The number of steps that the result is for."""
-        return self.options.steps
 
     def spans(self) -> list[range]:
         index = [*map(self._index, self.run[:-1]), -1]
