@@ -21,7 +21,8 @@ class DCMApplyExperts(io.ComfyNode):
             display_name="DCM Apply Experts",
             category="DCM",
             description="Lets the semantic expert act above the switch and the detail expert from there down. "
-            "The result is an ordinary MODEL: LoRAs, shift nodes and every sampler work before and after it.",
+            "The result is an ordinary MODEL: LoRAs, shift nodes and every sampler work before and after it. Of "
+            "the two MODELs of a pair such as Wan 2.2's each gets its own expert, in a node of its own.",
             inputs=[
                 inputs.model("The backbone. Experts it has already are replaced."),
                 inputs.detail_expert(),
@@ -44,7 +45,7 @@ class DCMApplyExperts(io.ComfyNode):
     def execute(
         cls,
         model,
-        detail_expert,
+        detail_expert=None,
         semantic_expert=None,
         detail_strength=1.0,
         semantic_strength=1.0,
@@ -55,7 +56,7 @@ class DCMApplyExperts(io.ComfyNode):
         patched = len(foreign_patches(model))
         if applied_to(model):
             warnings.append("this MODEL had experts already; they are replaced.")
-        schedule = detail_expert.metadata.schedule
+        schedule = (detail_expert or semantic_expert).metadata.schedule
         if kappa:
             schedule = schedule.with_kappa(float(kappa))
         model = apply_experts(model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength)

@@ -36,12 +36,17 @@ class Applied:
     schedule: ExpertSchedule
     guidance: float  # the CFG scale that their weights carry
     embedded_guidance: float | None  # what their network was told in training, where it is told any
-    detail: Expert
+    detail: Expert | None  # None where the semantic expert of a pair is over its own MODEL
     detail_strength: float
     key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
     patches: list[tuple[str | tuple, object]] = field(default_factory=list)  # of merged experts, by weight
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
-    baked: str | None = None  # "semantic" or "detail" where DCMBake has left one expert, in the weights
+    baked: str | None = None  # "semantic" or "detail" where one expert alone is left, in the weights
+
+    @property
+    def only(self) -> str | None:
+        """The one expert that there is on a MODEL that is meant to run beside another; None for both."""
+        return self.baked or ("detail" if self.detail and self.detail.metadata.pair else None)
 
 
 def applied_to(model: ModelPatcher) -> Applied | None:
@@ -65,36 +70,40 @@ def switch_text(schedule: ExpertSchedule) -> str:
 def apply_experts(
     model: ModelPatcher,
     schedule: ExpertSchedule,
-    detail: Expert,
+    detail: Expert | None,
     detail_strength: float = 1.0,
     semantic: Expert | None = None,
     semantic_strength: float = 1.0,
 ) -> ModelPatcher:
-    """A clone of the MODEL with these experts in place of any it had; other patches stay.
+    """A clone of the MODEL with these experts, or one of a pair, in place of any it had; other patches stay.
 
     The semantic expert becomes weight patches, since most calls of a run need it and the detail expert builds on it;
-    the detail expert lies beside the network and acts in its own calls only.
+    the detail expert lies beside the network and acts in its own calls only, or alone over its MODEL in all of them.
     Raises ValueError naming each tensor of the semantic expert that the host would not take.
     """
     model = as_released(model.clone(), schedule.grid)
     remove_experts(model)
     patches, parameters = merge_expert(model, semantic, semantic_strength) if semantic else ({}, {})
+    made = (detail or semantic).metadata
     applied = Applied(
         schedule,
-        detail.metadata.guidance,
-        detail.metadata.embedded_guidance,
+        made.guidance,
+        made.embedded_guidance,
         detail,
         detail_strength,
         patches=list(patches.items()),
         parameters=parameters,
+        baked=None if detail else "semantic",
     )
+    model.set_attachments(ATTACHMENT, applied)
+    if detail is None:
+        return model
     dtype = dtype_of_computation(model.model)
     side = side_model(detail, detail_strength, dtype, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model, alone=made.pair))
     # Outermost: a cache that is there already answers some calls without asking what lies inside.
     add_outermost_wrapper(model, WrappersMP.PREDICT_NOISE, applied.key, CachePerExpert(schedule))
-    model.set_attachments(ATTACHMENT, applied)
     return model
 
 
@@ -105,9 +114,10 @@ def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
     experts, and one naming each tensor of the detail expert that the host would not take.
     """
     applied = applied_to(model)
-    if applied is None or applied.baked:
-        has = f"holds the {applied.baked} expert in its weights already" if applied else "has no experts"
-        raise ValueError(f"This MODEL {has}: connect the one that comes from DCM Apply Experts.")
+    if applied is None or applied.detail is None or applied.only:
+        where = "in its weights already" if applied and applied.baked else "alone"
+        has = f"holds the {applied.only} expert {where}" if applied else "has no experts"
+        raise ValueError(f"This MODEL {has}: connect one that comes from DCM Apply Experts with both.")
     semantic = model.clone()
     semantic.remove_additional_models(applied.key)
     others = [

@@ -22,36 +22,54 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     """What is doubtful about this combination, one sentence each.
 
     Raises ExpertFileError with every missing, unexpected or wrongly shaped tensor, and ValueError for an expert at the
-    wrong input, or none at all.
+    wrong input, for two over one MODEL that belong over the two of a pair, and for none at all.
     """
-    if detail is None:
-        raise ValueError(
-            "The file in DCM Load Backbone holds no detail expert: connect one from DCM Load Expert to detail_expert."
-        )
     for expert, kind in ((detail, "detail"), (semantic, "semantic")):
         if expert is not None and expert.metadata.expert != kind:
             raise ValueError(
                 f"A {expert.metadata.expert} expert is connected to {kind}_expert: connect it to "
                 f"{expert.metadata.expert}_expert, and a {kind} expert here."
             )
+    require_company(detail, semantic)
     shapes = without_adapters(logical_shapes(network_of(model)))
     backbone = shapes, without_adapters(norms_of(model)), family_of(model).name
-    report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
-    report.raise_if_wrong()
-    warnings = [f"detail expert: {warning}" for warning in report.warnings]
-    warnings += [*lost_patches(model, detail), *(lost_patches(model, semantic) if semantic else ())]
-    if semantic is None:
-        if not is_semantic(model):
-            warnings.append(
-                "no semantic expert is connected: the MODEL itself takes the steps above the switch, which is right "
-                "only if it was loaded from a semantic backbone."
-            )
-        return warnings
-    if is_semantic(model):
-        warnings.append("this MODEL is a semantic expert itself, and another is laid over it: disconnect one.")
-    report = check(semantic, *backbone)
-    report.raise_if_wrong()
-    warnings += [f"semantic expert: {warning}" for warning in report.warnings]
+    warnings: list[str] = []
+    for expert, below in ((detail, semantic), (semantic, None)):
+        if expert is not None:
+            report = check(expert, *backbone, semantic=below.metadata if below else None)
+            report.raise_if_wrong()
+            warnings += [f"{expert.metadata.expert} expert: {warning}" for warning in report.warnings]
+            warnings += lost_patches(model, expert)
+    if semantic is not None:
+        if is_semantic(model):
+            warnings.append("this MODEL is a semantic expert itself, and another is laid over it: disconnect one.")
+        if detail is not None:
+            warnings += unlike(detail, semantic)
+    elif detail is not None and not detail.metadata.pair and not is_semantic(model):
+        warnings.append(
+            "no semantic expert is connected: the MODEL itself takes the steps above the switch, which is right "
+            "only if it was loaded from a semantic backbone."
+        )
+    return warnings
+
+
+def require_company(detail: Expert | None, semantic: Expert | None) -> None:
+    """Raises ValueError for experts of a pair over one MODEL, and for a MODEL without the detail expert it needs."""
+    of_pair = any(expert is not None and expert.metadata.pair for expert in (detail, semantic))
+    if of_pair and detail is not None and semantic is not None:
+        raise ValueError(
+            "These experts were trained over the two MODELs of a pair: give each a DCM Apply Experts of its own, the "
+            "high-noise MODEL with semantic_expert alone and the low-noise one with detail_expert alone."
+        )
+    if detail is None and not of_pair:
+        raise ValueError(
+            "The file in DCM Load Backbone holds no detail expert: connect one from DCM Load Expert to detail_expert."
+        )
+
+
+def unlike(detail: Expert, semantic: Expert) -> list[str]:
+    """What the two were not trained alike in."""
+    warnings: list[str] = []
     if semantic.metadata.schedule != detail.metadata.schedule:
         warnings.append(
             f"the experts were trained for different schedules (kappa {semantic.metadata.schedule.kappa_text} and "

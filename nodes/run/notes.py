@@ -32,17 +32,23 @@ def warnings_for(
         warnings = [
             f"this MODEL has no detail expert, so {whole} takes all steps: put DCM Apply Experts before this node."
         ]
-    elif applied and applied.baked and isinstance(names, str):
+    elif applied and applied.only and isinstance(names, str):
         warnings = [
-            f"this MODEL holds the {applied.baked} expert only, which takes all steps: connect the semantic MODEL of "
-            "DCM Bake to model and the detail one to low_noise_model."
+            f"this MODEL holds the {applied.only} expert only, which takes all steps: connect the MODEL with the "
+            "semantic expert to model and the one with the detail expert to low_noise_model."
         ]
     elif isinstance(names, str) or (is_stock and not is_whole(run, sigmas)):
         warnings = []
     else:
         warnings = starved(run, names, sigmas, given, is_stock)
-    if applied and applied.detail_strength and not applied.baked:
+    if applied and applied.detail and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
+    others = run.low_noise_model and applied_to(run.low_noise_model)
+    if applied and others and applied.schedule != others.schedule:
+        warnings.append(
+            f"the experts of the two MODELs were trained for different schedules (kappa {applied.schedule.kappa_text} "
+            f"and {others.schedule.kappa_text}); that of the high-noise one is used. Take two files of one training."
+        )
     cfg = max(run.cfg, run.detail_cfg)
     if applied and applied.guidance > 1 and cfg > 1:
         warnings.append(

@@ -22,8 +22,11 @@ def low_noise_model() -> io.Model.Input:
 
 
 def detail_expert() -> io.Input:
-    tooltip = "Acts in the steps at low noise, where texture and detail are made."
-    return DcmExpert.Input("detail_expert", tooltip=tooltip)
+    tooltip = (
+        "Acts in the steps at low noise, where texture and detail are made. Leave it open only for the high-noise "
+        "MODEL of a pair."
+    )
+    return DcmExpert.Input("detail_expert", optional=True, tooltip=tooltip)
 
 
 def semantic_expert() -> io.Input:

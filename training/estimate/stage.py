@@ -144,7 +144,7 @@ def _networks(config: Config, method: type[Method], options: Any, backbone: Back
         player = Player(network.requires_grad_(True))
         return Roles(player, player, player, player)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": 0}
-    semantic: Any = options if issubclass(method, Detail) else None
+    semantic: Any = options if issubclass(method, Detail) and config.pair is None else None
     dtype = getattr(torch, config.compute.dtype)
     averaged = options.target_ema is not None
     return cast_roles(outline, network, options.mode, adapter, averaged, semantic, dtype)

@@ -1,7 +1,8 @@
 """The detail expert: texture and edges, from kappa down to the last noise level (DCM, arXiv 2506.03123, stage 2).
 
 Low-rank adapters and replaced layers over the frozen semantic expert, trained by consistency, an adversary that looks
-through the frozen teacher's features, and feature matching.
+through the frozen teacher's features, and feature matching. Of a pair of models they lie over the low-noise one itself,
+whose steps no semantic expert has a part in.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dcm_core.schedule.experts import ExpertSchedule
 from ..config import Config, Count, OptimizerConfig, Pair, Positive, Weight, Whole
 from ..data.batch import Batch, Conditions
 from ..errors import ConfigError
-from ..export import export_adapter
+from ..export import backbone_fingerprint, export_adapter
 from ..networks.discriminator import Discriminator
 from ..networks.features import Features
 from ..networks.roles import Roles
@@ -73,6 +74,9 @@ class DetailOptions(DistillationOptions):
 
     def contradictions(self, config: Config) -> Iterator[str]:
         yield from super().contradictions(config)
+        if config.pair is not None:
+            yield from self._beside_a_pair(config.stage)
+            return
         if self.semantic is None and "semantic" not in config.stages and not _own_semantic(config).exists():
             yield (
                 f"stages.{config.stage} has no semantic expert to build on: put a stage `semantic` before it, or name "
@@ -86,23 +90,35 @@ class DetailOptions(DistillationOptions):
                 f"stages.{config.stage}.options.semantic."
             )
 
+    def _beside_a_pair(self, stage: str) -> Iterator[str]:
+        name = f"stages.{stage}.options"
+        if self.semantic is not None:
+            yield (
+                f"{name}.semantic={self.semantic} beside pair: the detail expert of a pair lies over the low-noise "
+                "model itself. Leave it out."
+            )
+        if self.mode != "adapter":
+            yield f"{name}.mode={self.mode}: the detail expert of a pair is an adapter of its model. Set mode: adapter."
+
 
 class Detail(Distillation):
     """Minimises ``L_consistency + adversarial * L_hinge + matching * L_features`` below kappa, down to sigma_min.
 
-    The student is the frozen semantic expert with an adapter, which begins without effect.
+    The student is the frozen semantic expert, or the low-noise model of a pair, with an adapter, which begins without
+    effect.
     """
 
     Options = DetailOptions
     options: DetailOptions
     usage = AS_EXPERT
 
-    def __init__(self, setup: Setup, options: DetailOptions, roles: Roles, discriminator: Discriminator, semantic: str):
-        """``semantic``: the fingerprint of the expert that the student lies over."""
-        below = weights_digest(roles.below.state())
+    def __init__(self, setup: Setup, options: DetailOptions, roles: Roles, discriminator: Discriminator, below: str):
+        """``below``: the fingerprint of what the student lies over."""
+        semantic = weights_digest(roles.below.state())
         super().__init__(setup, options, roles)
-        self.semantic_fingerprint = semantic
-        self.sources["semantic"] = {"weights": below}
+        self.base_fingerprint = below
+        if setup.config.pair is None:
+            self.sources["semantic"] = {"weights": semantic}
         self.discriminator = discriminator.to(self.device)
         self.learners["discriminator"] = Learner(
             self.discriminator, options.discriminator, self.world, f"{self.settings}.options.discriminator"
@@ -111,13 +127,19 @@ class Detail(Distillation):
     @classmethod
     def build(cls, setup: Setup, options: DetailOptions) -> Detail:
         check_guidance(setup, options)
-        semantic = _load_semantic(setup, options)
+        semantic = None if setup.config.pair else _load_semantic(setup, options)
         roles = cast(setup, options, semantic)
         channels, layers = setup.backbone.feature_shape(roles.teacher.network, options.feature_stride)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(setup.config.seed)
             discriminator = Discriminator(channels, layers, options.discriminator.width)
-        return cls(setup, options, roles, discriminator, semantic.metadata.fingerprint)
+        backbone = setup.backbone
+        below = (
+            semantic.metadata.fingerprint
+            if semantic
+            else backbone_fingerprint(backbone.family, backbone.comfy_state(roles.below.network))
+        )
+        return cls(setup, options, roles, discriminator, below)
 
     @classmethod
     def calls(cls, options: DetailOptions) -> Calls:
@@ -165,17 +187,19 @@ class Detail(Distillation):
         yield "discriminator", {"discriminator": hinge_discriminator(fake_logits, real_logits)}
 
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
-        """Both experts, each for its share of the steps."""
+        """Both experts, each for its share of the steps. Of a pair this one for its own, from latents at kappa."""
         return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
 
     def few_step(self, conditions: Conditions) -> VelocityModel:
+        if self.config.pair is not None:
+            return self.student_alone(conditions)
         semantic = self.model(self.roles.below, conditions)
         return with_experts(semantic, self.student_alone(conditions), self.schedule)
 
     def export(self, path: Path) -> None:
         layers = self.changes()
         if self.world.first:
-            export_adapter(path, self.config, "detail", layers, self.options, self.semantic_fingerprint)
+            export_adapter(path, self.config, "detail", layers, self.options, self.base_fingerprint)
 
     def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
         told = conditions.told(self.options.embedded_guidance)

@@ -66,12 +66,16 @@ class Semantic(Distillation):
         )
 
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
-        """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone."""
+        """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone.
+
+        The teacher of a pair has no more than a look to add."""
         sigmas = self.schedule.sigmas(steps)
         mine, _ = self.schedule.split(sigmas)
         at_kappa = self.followed(
             self.model(self.student, conditions), noise, [*sigmas[:mine].tolist(), self.schedule.kappa_sigma]
         )
+        if self.config.part:
+            return self.to_look_at(at_kappa, conditions)
         below = [self.schedule.grid.sigma(i) for i in reversed(self.schedule.training_range("detail"))]
         return self.followed(self.guided_teacher(conditions), at_kappa, [*below, 0.0])
 
