@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 
 from training import distill, paths, prepare
 from training.config import load_config
+from training.methods.distillation import Distillation
 from training.trainer import build_trainer
 
 from .clips import write_collection
@@ -80,6 +81,7 @@ class Way:
 
     folder: Path
     kind: Kind
+    prompts_alone: bool
 
     @property
     def config(self) -> Path:
@@ -96,7 +98,7 @@ class Way:
         """The file of the network that a stage's expert lies over, with or without another in between."""
         return self.models / "diffusion_models" / (LOW_NOISE if self.kind.pair and stage == "detail" else WEIGHTS)
 
-    def method(self, stage: str = "detail") -> Any:
+    def method(self, stage: str = "detail") -> Distillation:
         """A finished stage, as a resumed run has it."""
         trainer = build_trainer(load_config(str(self.config), [f"stage={stage}"]))
         trainer.load()
@@ -104,8 +106,8 @@ class Way:
 
 
 def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = False) -> Way:
-    """The whole way of a family, two iterations a stage."""
-    way = Way(folder, KINDS[name])
+    """The whole way of a family: from videos as published, from prompts alone by regression on the teacher's paths."""
+    way = Way(folder, KINDS[name], prompts_alone)
     for seed, weights in enumerate(dict.fromkeys(map(way.weights, ("semantic", "detail")))):
         _write_backbone(weights, way.kind, seed)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
@@ -139,14 +141,26 @@ def _write_backbone(file: Path, kind: Kind, seed: int) -> None:
 def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> dict[str, Any]:
     adapter = {"rank": 2, "alpha": 4.0}
     options = {"mode": mode, **adapter, **way.kind.options}
-    stage = {"iterations": 2, "optimizer": {"lr": 0.003}}
+    stage: dict[str, Any] = {"iterations": 2, "optimizer": {"lr": 0.003}}
     adversary = {"feature_stride": 1, "discriminator": {"lr": 0.001, "width": 16}}
-    detail = {**options, **adversary}
-    weights = str(way.weights("semantic"))
-    backbone, pair = {"weights": weights}, None
+    published = {
+        "semantic": {"method": "semantic", **stage, "options": {**options, "tc_lag": 1}},
+        "detail": {"method": "detail", **stage, "options": {**options, **adversary}},
+    }
+    regression = {
+        name: {
+            "method": "trajectory",
+            "iterations": 12,
+            "optimizer": {"lr": 0.0004},
+            "options": {**options, "expert": name, "own": 0.5},
+        }
+        for name in ("semantic", "detail")
+    }
+    stages = regression if prompts_alone else published
+    backbone: dict[str, Any] = {"weights": str(way.weights("semantic"))}
     if way.kind.pair:
-        backbone, pair = {}, {"high_noise": weights, "low_noise": str(way.weights("detail"))}
-        detail |= {"mode": "adapter", "guidance": 3.0}
+        backbone = {}
+        stages["detail"]["options"] |= {"mode": "adapter", "guidance": 3.0}
     return {
         "output": str(way.folder / "run"),
         "device": "cpu",
@@ -155,20 +169,19 @@ def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> d
             "architecture": way.kind.sizes,
             **backbone,
         },
-        "pair": pair,
+        "pair": {"high_noise": str(way.weights("semantic")), "low_noise": str(way.weights("detail"))}
+        if way.kind.pair
+        else None,
         "data": {
             "name": "videos",
             "batch_size": 2,
             "options": data,
-            "source": "teacher" if prompts_alone else None,
+            **({"source": "teacher", "text_dropout": 0.0} if prompts_alone else {}),
         },
-        "stages": {
-            "semantic": {"method": "semantic", **stage, "options": {**options, "tc_lag": 1}},
-            "detail": {"method": "detail", **stage, "options": detail},
-        },
-        "validation": {"every": 2, "prompts": [PROMPT], "steps": STEPS},
+        "stages": stages,
+        "validation": {"every": 12 if prompts_alone else 2, "prompts": [PROMPT], "steps": STEPS},
         "paths": {"prompts": str(way.folder / "prompts.txt"), "count": 2, "batch_size": 2},
-        "watch": {"every": 2, "paths": 1, "floor_paths": 0},
+        "watch": {"every": 12 if prompts_alone else 2, "paths": 1, "floor_paths": 0},
     }
 
 

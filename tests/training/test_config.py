@@ -70,7 +70,7 @@ def test_wrong_keys_and_values_are_named(file, override, message):
         ("stage=semantics", "stage='semantics' is unknown; use teacher."),
         (
             "stages.teacher.method=student",
-            "stages.teacher.method='student' is unknown; use detail, lcm, pcm, semantic or teacher.",
+            "stages.teacher.method='student' is unknown; use detail, lcm, pcm, semantic, teacher or trajectory.",
         ),
         ("stages.teacher.method=base", "method='base' is unknown; use"),
         (

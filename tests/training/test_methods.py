@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dcm_core.expert.file import load_expert
+from dcm_core.expert.file import load_expert, metadata_of
 from dcm_core.families.presets import FAMILIES, find_family
 from dcm_core.files.format import read_header
 from dcm_core.process import FLOW
@@ -236,6 +236,15 @@ def test_exported_experts_rebuild_the_students(trainer, trained, tmp_path):
     assert (before - expected).abs().max() > 1e-2, (
         "the detail expert must have learned something, or this shows nothing"
     )
+
+
+@pytest.mark.parametrize(("stage", "mode"), [("semantic", "full"), ("semantic", "adapter"), ("detail", "full")])
+def test_a_method_for_one_number_of_steps_says_so_in_its_file(trainer, tmp_path, stage, mode):
+    method = trainer(stage, {"mode": mode}).method
+    for steps in (None, 2):
+        method.trained_steps = steps
+        method.export(tmp_path / "e.safetensors")
+        assert metadata_of(tmp_path / "e.safetensors").trained_steps == steps
 
 
 @pytest.mark.parametrize("stage", ["semantic", "detail"])

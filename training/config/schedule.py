@@ -19,7 +19,7 @@ from .section import Count, Positive, Section, Whole
 
 Part = Literal["high_noise", "low_noise"]
 PART_NAMES: dict[Part, str] = {"high_noise": PAIR_NAMES.full[0], "low_noise": PAIR_NAMES.full[1]}
-PARTS: dict[str, Part] = {"semantic": "high_noise", "detail": "low_noise"}  # by the method that trains over it
+PARTS: dict[str, Part] = {"semantic": "high_noise", "detail": "low_noise"}  # by the expert over it
 
 
 class ScheduleConfig(Section):
@@ -49,17 +49,17 @@ class PairConfig(Section):
     the high noise, the detail expert over the other, with nothing below it. One of them is loaded at a time."""
 
     high_noise: str = Field(
-        description="The weights that stages of the method `semantic` are trained over, named like `backbone.weights`."
+        description="The weights that a semantic expert is trained over, named like `backbone.weights`."
     )
-    low_noise: str = Field(description="Those that stages of the method `detail` are trained over.")
+    low_noise: str = Field(description="Those that a detail expert is trained over.")
     boundary: Positive | Literal["text", "image"] = Field(
         default="text",
         description="The noise level (sigma) from which on the high-noise model acts, or whose of the family's own: "
         "`text` or `image` to video. Kappa is the grid point nearest to it.",
     )
 
-    def contradictions(self, weights: str | None, methods: Mapping[str, str], runs: Sequence[int]) -> Iterator[str]:
-        """What cannot be together, a sentence each. ``methods`` of the stages by name; ``runs``: numbers of steps."""
+    def contradictions(self, weights: str | None, made: Mapping[str, str], runs: Sequence[int]) -> Iterator[str]:
+        """What cannot be together, a sentence each. ``made``: by stage what it trains; ``runs``: numbers of steps."""
         if Path(self.high_noise) == Path(self.low_noise):
             yield (
                 f"pair.high_noise and pair.low_noise are both {self.high_noise}: name the two files or folders of the "
@@ -67,11 +67,11 @@ class PairConfig(Section):
             )
         if weights is not None:
             yield f"backbone.weights={weights} beside pair: the weights of a pair are named there, so leave it out."
-        for stage, method in methods.items():
-            if method not in PARTS:
+        for stage, what in made.items():
+            if what not in PARTS:
                 yield (
-                    f"stages.{stage}.method={method} trains one model for all noise levels, and a pair shares them: "
-                    f"use {' and '.join(PARTS)}, or leave pair out."
+                    f"stages.{stage} trains one model for all noise levels ({what}), which a pair shares: train a "
+                    f"{' and a '.join(PARTS)} expert, or leave pair out."
                 )
         if 1 in runs:
             yield "validation.steps and paths.steps: a run of a pair has a step of each model, so take 2 or more."

@@ -127,6 +127,11 @@ class StageConfig(Section):
         default_factory=dict, description="What differs from the section `data` in this stage."
     )
 
+    @property
+    def made(self) -> str:
+        """What is trained: the method's name says it, or its option where it can make several."""
+        return self.options.get("expert", self.method)
+
 
 class CardConfig(Section):
     """What only the maker knows, for the model card beside an exported file."""
@@ -217,8 +222,8 @@ class Config(Section):
             yield str(unknown("stage", self.stage, self.stages))
         yield from self.compute.contradictions(self.compile is not None)
         if self.pair is not None:
-            methods = {name: stage.method for name, stage in self.stages.items()}
-            yield from self.pair.contradictions(self.backbone.weights, methods, self.runs())
+            made = {name: stage.made for name, stage in self.stages.items()}
+            yield from self.pair.contradictions(self.backbone.weights, made, self.runs())
         for name in self.stages:
             try:
                 self.of_stage(name).stage_data()
@@ -270,7 +275,7 @@ class Config(Section):
     @property
     def part(self) -> Part | None:
         """Of a pair, the model that the selected stage is trained over; None of a single backbone."""
-        return PARTS[self.selected().method] if self.pair else None
+        return PARTS[self.selected().made] if self.pair else None
 
     @property
     def weights(self) -> str | None:

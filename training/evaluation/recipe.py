@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from dcm_core.schedule.experts import ExpertSchedule
-
 from ..config import PART_NAMES, Config, Part
 from ..data.base import Data
-from ..data.paths import PathCache, Plan, Recipe, fill, float32, read_prompts
+from ..data.levels import levels
+from ..data.paths import PathCache, Plan, Recipe, fill, read_prompts
 from ..data.teacher_paths import TeacherPaths
 from ..errors import ConfigError
 from ..methods.distillation import Distillation
@@ -41,27 +39,6 @@ def recipe(method: Distillation) -> Recipe:
         grid=f"{grid.prediction} of {grid.points} points at shift {grid.shift:g}{cut}",
         shape=list(data.latent_shape),
     )
-
-
-def levels(
-    schedule: ExpertSchedule, runs: Iterable[Sequence[float]], others: Iterable[float] = ()
-) -> tuple[list[float], list[float]]:
-    """(noise levels of the solver, those whose states are kept), falling from where the runs begin to where they end.
-
-    That is from pure noise to 0, but for a pair. The solver's are the grid's and those of the ``runs``, each a list of
-    falling levels. Kept are the runs', two more within each of their steps, kappa, and ``others`` of the grid's.
-    """
-    runs = [[float32(sigma) for sigma in run] for run in runs]
-    grid = [float32(sigma) for sigma in schedule.grid.sigmas.tolist()]
-    first, last = max(run[0] for run in runs), min(run[-1] for run in runs)
-    every = {*grid, *(sigma for run in runs for sigma in run)}
-    nodes = sorted((sigma for sigma in every if last <= sigma <= first), reverse=True)
-    kept = {first, *map(float32, (schedule.kappa_sigma, *others)), last}
-    for run in runs:
-        for first, last in zip(run, run[1:], strict=False):
-            start, stop = nodes.index(first), nodes.index(last)
-            kept |= {nodes[start + round((stop - start) * part / 3)] for part in range(4)}
-    return nodes, sorted(kept, reverse=True)
 
 
 def training_plan(method: Distillation, config: Config, begun: PathCache | None = None) -> Plan:
@@ -118,9 +95,9 @@ def training_data(data: Data, config: Config) -> Data:
     if settings.source is None:
         return data
     cache = PathCache.read(training_paths(config))
-    if config.part == "high_noise":  # its clips are where the paths end, with the low-noise model
-        cache = PathCache.read(cache.folder.with_name("low_noise"))
-    return TeacherPaths(data, cache, settings.text_dropout)
+    # Of the high-noise model they end at kappa, and with the other as clips.
+    rest = PathCache.read(cache.folder.with_name("low_noise")) if config.part == "high_noise" else None
+    return TeacherPaths(data, cache, settings.text_dropout, rest)
 
 
 def held_out(method: Distillation, config: Config) -> PathCache | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from pydantic import Field
@@ -12,19 +11,20 @@ from torch import Tensor
 from dcm_core.losses import pseudo_huber
 
 from ..config import Count
-from ..data.batch import Batch, Conditions
+from ..data.batch import Batch
 from ..errors import ConfigError
-from ..export import export_backbone
-from ..networks.exchange import with_layers
 from ..run.draws import Draws
-from .base import AS_BACKBONE, LossMap
-from .distillation import Distillation, DistillationOptions
+from .base import LossMap, Setup
+from .consistency import Consistency, ConsistencyOptions
+from .parts import whole_part
 
 
-class SingleOptions(DistillationOptions):
+class SingleOptions(ConsistencyOptions):
     """One network."""
 
-    whole = True
+    @property
+    def whole(self) -> bool:
+        return True
 
 
 class PCMOptions(SingleOptions):
@@ -33,34 +33,27 @@ class PCMOptions(SingleOptions):
     phases: Count = Field(default=4, description="The grid is cut into this many spans of equal numbers of points.")
 
 
-class PCM(Distillation):
+class PCM(Consistency):
     """Minimises ``L_consistency`` over the whole grid; every jump ends where its phase ends."""
 
     Options = PCMOptions
     options: PCMOptions
-    usage = AS_BACKBONE
+
+    @classmethod
+    def build(cls, setup: Setup, options: PCMOptions) -> PCM:
+        return cls(setup, options, *whole_part(setup, options))
 
     def spans(self) -> list[range]:
         return phases(self.schedule.grid.points, self.options.phases)
 
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
-        jumps = self.pairs(batch, draws)
-        if self.options.per_interval:
-            jumps = jumps.per_interval()
+        jumps = self.compared(self.pairs(batch, draws))
         yield "student", {"consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c)}
-
-    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
-        return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
 
     def sigmas(self, steps: int) -> Tensor:
         """Steps of equal numbers of grid points, so that with ``phases`` steps each one crosses one phase."""
         starts = [span.stop - 1 for span in reversed(phases(self.schedule.grid.points, steps))]
         return torch.tensor([*(self.schedule.grid.sigma(i) for i in starts), 0.0])
-
-    def export(self, path: Path) -> None:
-        state, layers = self.backbone.comfy_state(self.student.network), self.changes()
-        if self.world.first:
-            export_backbone(path, self.config, with_layers(state, layers))
 
 
 def phases(points: int, count: int) -> list[range]:
