@@ -170,6 +170,25 @@ def test_both_stages_train_on_the_ends_of_the_paths(config, tmp_path):
         assert all(any(torch.equal(each, end) for end in ends) for each in batch.latents)
 
 
+def test_regression_on_paths_is_over_each_models_own_part_of_them(config):
+    """From states of its own part to the ends of its own steps: kappa, and 0."""
+    options = {"mode": "adapter", "rank": 2, "alpha": 4.0, "own": 0.5}
+    stages = {
+        name: {"method": "trajectory", "iterations": 1, "options": {**options, "expert": name, "guidance": scale}}
+        for name, scale in GUIDANCE.items()
+    }
+    made = config(stages=stages, data={"source": "teacher", "text_dropout": 0.0})
+    check(made)
+    paths.run(made, dry_run=False)
+    for stage in GUIDANCE:
+        run = build_trainer(made.of_stage(stage))
+        run.run()
+        method, boundary = run.method, run.method.schedule.kappa_index
+        levels = [index for span in method.spans() for index in span]
+        assert levels == [*(range(boundary + 1, POINTS) if stage == "semantic" else range(boundary + 1))]
+        assert method.trained_steps == 4 and len(method.run) == 3
+
+
 def test_paths_of_other_models_or_another_boundary_are_refused(config, models, tmp_path):
     made = config(data={"source": "teacher"})
     paths.run(made, dry_run=False)
@@ -230,7 +249,7 @@ def test_a_detail_stage_alone_trains_without_what_the_semantic_one_would_have_be
         ({"pair": {"high_noise": "a"}}, {}, "pair needs low_noise"),
         ({"backbone": {"name": "wan", "weights": "c"}}, {}, "backbone.weights=c beside pair"),
         ({"backbone": {"name": "shapes"}}, {}, "pair: Shapes.* has no pairs of models"),
-        ({"stages": {"one": {"method": "lcm", "iterations": 1}}}, {}, "stages.one.method=lcm trains one model for all"),
+        ({"stages": {"one": {"method": "lcm", "iterations": 1}}}, {}, "stages.one trains one model for all .*lcm"),
         ({"validation": {"steps": 1}}, {}, "a run of a pair has a step of each model"),
         ({}, {"detail": {"semantic": "file"}}, "options.semantic=file beside pair"),
         ({}, {"detail": {"mode": "full"}}, "mode=full: the detail expert of a pair is an adapter"),
