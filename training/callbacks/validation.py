@@ -37,15 +37,17 @@ class Validation(Callback):
     held_out: PathCache | None = None  # of a pair
 
     def start(self, run: TrainingRun) -> None:
-        if run.config.pair and run.config.validation.every and isinstance(run.method, Distillation):
+        if not run.config.validation.every or run.iteration == run.stage.iterations:
+            return
+        if run.first:
+            tqdm.write(_EXPLANATION)
+        if run.config.pair and isinstance(run.method, Distillation):
             self.held_out = held_out(run.method, run.config)
             if self.held_out is None and run.first:
                 logger.warning(
                     "No validation clips: those of a low-noise model begin where the high-noise one has led held-out "
                     "paths of validation.prompts to. Train the semantic stage first."
                 )
-        if run.first and run.config.validation.every and run.iteration < run.stage.iterations:
-            tqdm.write(_EXPLANATION)
 
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         every = run.config.validation.every

@@ -244,7 +244,7 @@ def fill(
     for batch in missing:
         numbers = range(batch * plan.batch, (batch + 1) * plan.batch)
         conditions = data.conditions(plan.captions(numbers)).to(world.device)
-        start = before and before.states(numbers, [-1])[:, 0]
+        start = None if before is None else before.states(numbers, [-1])[:, 0]
         states = solved(plan, numbers, teacher(conditions), process, world.device, start)
         if world.first:
             cache.write(batch, states)

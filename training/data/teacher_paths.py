@@ -22,8 +22,8 @@ class TeacherPaths:
 
         Raises ConfigError where paths are missing, or were made for latents of another shape.
         """
-        self.ends = rest or cache
-        for each in {cache.folder: cache, self.ends.folder: self.ends}.values():
+        self.ends = cache if rest is None else rest
+        for each in (cache, self.ends):
             each.require_whole()
         if list(data.latent_shape) != cache.plan.recipe.shape:
             raise ConfigError(

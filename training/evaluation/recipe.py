@@ -142,7 +142,7 @@ def _of_part(folder: Path, part: Part | None) -> Path:
 
 
 def _name(cache: PathCache | None) -> str:
-    return cache.plan.name if cache else ""
+    return "" if cache is None else cache.plan.name
 
 
 def _folder_name(plan: Plan, config: Config) -> str:
