@@ -116,7 +116,7 @@ class Trajectory(Distillation):
     def __init__(self, setup: Setup, options: TrajectoryOptions, roles: Roles, part: Part):
         super().__init__(setup, options, roles, part)
         self.trained_steps = options.steps
-        # The noise levels of a run, falling to 0, and those of its steps in which the student acts.
+        # The noise levels of a run, falling, and those of its steps in which the student acts.
         self.run = [float32(sigma) for sigma in self.sigmas(options.steps).tolist()]
         self.steps = [step for step, start in enumerate(self.run[:-1]) if self._index(start) in part.indices(self)]
         self.paths = self.data if isinstance(self.data, TeacherPaths) else None
@@ -139,7 +139,7 @@ class Trajectory(Distillation):
         return options.with_adversary(Calls(round(left + options.own * own)))
 
     def spans(self) -> list[range]:
-        index = [*map(self._index, self.run[:-1]), -1]
+        index = [*map(self._index, self.run[:-1]), self._index(self.run[-1]) if self.run[-1] else -1]
         return [range(index[step + 1] + 1, index[step] + 1) for step in reversed(self.steps)]
 
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
@@ -198,11 +198,11 @@ class Trajectory(Distillation):
         return Windows(x, landed, start.to(self.device), end.to(self.device))
 
     def _states(self, batch: Batch, draws: Draws, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, states at ``start`` and, of paths, those at ``end`` [B]; of clips it is not known where they lead."""
+        """States where a run begins, at ``start`` and, of paths, those at ``end`` [B]; of clips it is not known where they lead."""
         if self.paths is None:
             noise = draws.noise("noise", batch.latents)
             x = self.process.noised(batch.latents, noise, start.to(self.device))
-            return noise, x, x
+            return self.process.noised(batch.latents, noise, self.run[0]), x, x
         cache, numbers = self.paths.cache, self.paths.numbers(draws)
         places = [cache.positions([self.run[0], *levels]) for levels in torch.stack([start, end], 1).tolist()]
         rows = [cache.states([number], place) for number, place in zip(numbers, places, strict=True)]
