@@ -170,3 +170,15 @@ def add_noise() -> io.Boolean.Input:
 
 def batch_size() -> io.Int.Input:
     return io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many clips the latent holds.")
+
+
+# --- videos -------------------------------------------------------------------------------------------------------
+
+
+def video() -> io.Image.Input:
+    return io.Image.Input("video", tooltip="The frames of a video.")
+
+
+def reference_video() -> io.Image.Input:
+    tooltip = "The frames of what it is measured by, of the same size: the same seed and prompt in 50 steps, say."
+    return io.Image.Input("reference", optional=True, tooltip=tooltip)

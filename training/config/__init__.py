@@ -2,7 +2,7 @@
 
 from ..errors import ConfigError
 from .compute import ComputeConfig, ParallelConfig
-from .load import load_config, to_yaml
+from .load import load_config, read_yaml, to_yaml
 from .schema import (
     BackboneConfig,
     Config,
@@ -42,5 +42,6 @@ __all__ = [
     "Whole",
     "build",
     "load_config",
+    "read_yaml",
     "to_yaml",
 ]
