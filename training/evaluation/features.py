@@ -16,13 +16,10 @@ def pooled(clips: Tensor) -> Tensor:
     """The features [N, 24] of clips [N, 3, T, H, W] in -1..1."""
     clips = clips.float()
     grey = clips.mean(1)
-    height, width = (size - size % _CELLS for size in grey.shape[-2:])
     gradients = grey.diff(dim=-1)[..., :-1, :].abs() + grey.diff(dim=-2)[..., :-1].abs()
     changes = grey.diff(dim=1).abs() if grey.shape[1] > 1 else torch.zeros_like(grey)
-    found = [*(_cells(each[..., :height, :width]).mean(-1) for each in clips.unbind(1))]
-    found.append(_cells(grey[..., :height, :width]).std(-1))
-    found += [_cells(_cut(each)).mean(-1) for each in (gradients, changes)]
-    return torch.cat(found, 1)
+    means = [_cells(each).mean(-1) for each in (*clips.unbind(1), gradients, changes)]
+    return torch.cat([*means, _cells(grey).std(-1)], 1)
 
 
 def frechet(features: Tensor, reference: Tensor) -> Tensor:
@@ -39,14 +36,10 @@ def frechet(features: Tensor, reference: Tensor) -> Tensor:
     return ((mean - wanted).square().sum(-1) + traces - 2 * product).clamp(min=0)
 
 
-def _cut(frames: Tensor) -> Tensor:
-    height, width = (size - size % _CELLS for size in frames.shape[-2:])
-    return frames[..., :height, :width]
-
-
 def _cells(frames: Tensor) -> Tensor:
-    """Frames [N, T, H, W] as [N, cells, all that is in a cell]."""
-    parts = frames.unflatten(-1, (_CELLS, -1)).unflatten(-3, (_CELLS, -1))  # [N, T, cells, h, cells, w]
+    """Frames [N, T, H, W] as [N, cells, all that is in a cell]; an odd row or column at the end is left out."""
+    height, width = (size - size % _CELLS for size in frames.shape[-2:])
+    parts = frames[..., :height, :width].unflatten(-1, (_CELLS, -1)).unflatten(-3, (_CELLS, -1))
     return parts.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 

@@ -40,5 +40,5 @@ def stored(folder: Path, name: str, recipe: Any, make: Callable[[], tuple[Tensor
         latents, seconds = make()
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        file.write(save({"latents": latents.contiguous(), "seconds": torch.tensor(seconds)}))
+        file.write(save({"latents": latents.contiguous(), "seconds": torch.tensor(seconds, dtype=torch.float64)}))
     return latents, seconds

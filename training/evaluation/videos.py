@@ -32,10 +32,11 @@ def compare_folders(folders: Sequence[Path], reference: Path, shown: int) -> tup
     groups = [re.sub(r"-\d+$", "", name) for name in names]
     if len({folder.name for folder in (reference, *folders)}) <= len(folders):
         raise ConfigError("Two of the folders have the same name, by which they are told apart: rename one.")
+    matched = {folder: _matched(folder, wanted) for folder in (reference, *folders)}
     rows: list[Row] = []
     first: Measured | None = None
-    for folder in (reference, *folders):
-        measured, clips, rate = _measured(_matched(folder, wanted), list(wanted.values()), shown)
+    for folder, paths in matched.items():
+        measured, clips, rate = _measured(paths, matched[reference], shown)
         first = measured if first is None else first
         numbers = summary(measured, first, first.features, groups, len(names))
         beside = {name: values[:shown] for name, values in per_clip(measured, first).items()}

@@ -1,11 +1,14 @@
 """Rows of the comparison are read from a file: the shipped ones, and what is wrong with others."""
 
+import json
+
 import pytest
 import torch
 
 from dcm_core.shapes import weights
 from dcm_core.shapes.captions import ALL_ATTRIBUTES
 from dcm_core.shapes.network import LATENT_SHAPE
+from training import evaluate
 from training.errors import ConfigError
 from training.shapes.entrants import read_entrants
 
@@ -52,3 +55,17 @@ def test_experts_are_found_beside_the_file_and_act_where_they_are_asked_to(tmp_p
 def test_what_is_wrong_with_a_file_of_rows_is_named(tmp_path, rows, told):
     with pytest.raises(ConfigError, match=told):
         read_entrants(written(tmp_path, *rows))
+
+
+def test_the_command_measures_the_rows_of_a_file(tmp_path, capsys):
+    rows = written(tmp_path, "{name: two steps, steps: 2}", "{name: one step, steps: 1}")
+    evaluate.main(["--rows", str(rows), "--clips", "2", "--shown", "1", "--output", str(tmp_path), "--html"])
+    report = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    first, second = report["rows"]
+    assert (first["calls"], second["calls"]) == ("2", "1") and first["distance"]["value"] == 0
+    assert {"motion", "diversity", "Fréchet", "colour", "motion error", "sharpness"} <= first.keys()
+    assert (report["clips"], report["seed"]) == (2, 2025) and len(report["config"]) == 16
+    assert len(list((tmp_path / "rows").iterdir())) == 2 and (tmp_path / "ab.html").exists()
+    assert "| one step" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="There is no row 'none' to vote on"):
+        evaluate.main(["--rows", str(rows), "--clips", "2", "--output", str(tmp_path), "--html", "--ab", "none", "two"])
