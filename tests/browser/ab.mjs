@@ -24,7 +24,9 @@ async function vote(job, context) {
   await page.goto(pathToFileURL(job.file).href);
   await page.waitForFunction(() => [...document.querySelectorAll("video")].every((video) => video.readyState >= 3));
 
-  await page.waitForTimeout(1500);
+  await page.waitForTimeout(500);
+  await page.evaluate(() => (document.querySelectorAll("video")[1].currentTime = 0)); // they are brought together again
+  await page.waitForTimeout(700);
   seen.playing = await times(page);
   await page.click("#play");
   await page.click("#forth");

@@ -1,4 +1,4 @@
-"""The Fréchet distance between two sets of clips, on features that are made by hand and named with it."""
+"""The Frechet distance between two sets of clips, on features that are made by hand and named with it."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ MEASURES = {
     "temporal error": Measure("distance between these changes and the reference's: 0 the same, 1 as a still picture"),
     "high frequencies": Measure("energy of the finest detail over the reference's: below 1 blurred, above it noisy", 2),
     "diversity": Measure("distance between videos of one prompt from different noise, over the reference's", 2),
-    "Fréchet": Measure(f"Fréchet distance on {FEATURES}", 2),
+    "Frechet": Measure(f"Frechet distance on {FEATURES}", 2),
 }
 
 
@@ -74,7 +74,7 @@ class Measured:
 def summary(row: Measured, reference: Measured, real: Tensor, groups: Sequence[str], count: int) -> dict[str, Estimate]:
     """The numbers of a row, over its first ``count`` clips; the others are there for diversity alone.
 
-    ``real``: features of the clips that Fréchet's distance is to. ``groups``: the prompt of each clip; diversity is
+    ``real``: features of the clips that Frechet's distance is to. ``groups``: the prompt of each clip; diversity is
     measured where one has several.
     """
     own, wanted = ({name: each[:count] for name, each in of.numbers.items()} for of in (row, reference))
@@ -88,7 +88,7 @@ def summary(row: Measured, reference: Measured, real: Tensor, groups: Sequence[s
     if len(set(groups)) < len(groups):
         found["diversity"] = ratio(*(_diversity(each.pictures, groups) for each in (row, reference)))
     if min(count, len(real)) > 1:
-        found["Fréchet"] = bootstrap(lambda each: frechet(each, real), row.features[:count], biased=True)
+        found["Frechet"] = bootstrap(lambda each: frechet(each, real), row.features[:count], biased=True)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Fréchet's distance: 0 to itself, the textbook's for known distributions, and larger for what differs more."""
+"""Frechet's distance: 0 to itself, the textbook's for known distributions, and larger for what differs more."""
 
 import pytest
 import torch

@@ -38,7 +38,7 @@ def test_a_slowed_folder_has_half_the_motion_and_the_same_one_all(folders):
     teacher, slow, same = rows
     assert names == list(NAMES[:3]) and [row.name for row in rows] == ["teacher", "slow", "same"]
     assert teacher.numbers["motion"].value == same.numbers["motion"].value == 1
-    assert same.numbers["Fréchet"].value == pytest.approx(0, abs=1e-6) and same.numbers["pixel distance"].value == 0
+    assert same.numbers["Frechet"].value == pytest.approx(0, abs=1e-6) and same.numbers["pixel distance"].value == 0
     assert slow.numbers["motion"].value == pytest.approx(0.5, abs=0.1)
     assert slow.numbers["temporal error"].low > 0.3
     assert same.numbers["diversity"].value == 1, "the number at the end of a name tells clips of one prompt"
@@ -54,7 +54,7 @@ def test_the_command_writes_a_report_with_a_page(folders, tmp_path, capsys, monk
     assert [row["name"] for row in report["rows"]] == ["teacher", "slow"]
     found = report["rows"][1]["motion"]
     assert found["low"] <= found["value"] <= found["high"]
-    assert "24 hand-made numbers" in report["measures"]["Fréchet"] and report["torch"]
+    assert "24 hand-made numbers" in report["measures"]["Frechet"] and report["torch"]
     assert "24 hand-made numbers" in (tmp_path / "report.md").read_text("utf-8")
     assert "| slow" in capsys.readouterr().out
     assert "teacher" not in (tmp_path / "ab.html").read_text("utf-8")

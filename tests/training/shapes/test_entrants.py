@@ -63,7 +63,7 @@ def test_the_command_measures_the_rows_of_a_file(tmp_path, capsys):
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     first, second = report["rows"]
     assert (first["calls"], second["calls"]) == ("2", "1") and first["distance"]["value"] == 0
-    assert {"motion", "diversity", "Fréchet", "colour", "motion error", "sharpness"} <= first.keys()
+    assert {"motion", "diversity", "Frechet", "colour", "motion error", "sharpness"} <= first.keys()
     assert (report["clips"], report["seed"]) == (2, 2025) and len(report["config"]) == 16
     assert len(list((tmp_path / "rows").iterdir())) == 2 and (tmp_path / "ab.html").exists()
     assert "| one step" in capsys.readouterr().out
