@@ -1,5 +1,7 @@
 """Videos or prompts in, latents out: prepared, trained, exported, and sampled by the nodes as the trainer samples."""
 
+import json
+
 import pytest
 import torch
 from harness.hosts import Host
@@ -53,6 +55,16 @@ def test_the_experts_fit_the_backbone_and_each_other(way):
     with BackboneFile.open(way.folder / "below.safetensors") as file:
         report = file.check_fit(load_expert(way.expert("detail")))
     assert not report.missing and not report.warnings
+
+
+def test_the_jump_error_falls_below_that_of_the_untrained_student(way):
+    """For the experts that are trained on the teacher's paths; the published objective takes more than two steps."""
+    if not way.prompts_alone:
+        pytest.skip("not trained on paths")
+    for stage in ("semantic", "detail"):
+        lines = (way.folder / "run" / stage / "log.jsonl").read_text().splitlines()
+        errors = [each["jump_error/mean"] for each in map(json.loads, lines) if "jump_error/mean" in each]
+        assert errors[-1] < 0.98 * errors[0], errors
 
 
 def test_the_nodes_sample_what_the_trainer_samples(way, host: Host):

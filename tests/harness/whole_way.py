@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from training import distill, paths, prepare
 from training.config import load_config
-from training.methods.detail import Detail
+from training.methods.distillation import Distillation
 from training.trainer import build_trainer
 
 from .clips import write_collection
@@ -77,6 +77,7 @@ class Way:
 
     folder: Path
     kind: Kind
+    prompts_alone: bool
 
     @property
     def config(self) -> Path:
@@ -89,7 +90,7 @@ class Way:
     def expert(self, name: str) -> Path:
         return self.models / "dcm" / f"{name}.safetensors"
 
-    def method(self) -> Detail:
+    def method(self) -> Distillation:
         """The finished detail stage, as a resumed run has it."""
         trainer = build_trainer(load_config(str(self.config), ["stage=detail"]))
         trainer.load()
@@ -97,8 +98,8 @@ class Way:
 
 
 def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = False) -> Way:
-    """The whole way of a family, two iterations a stage."""
-    way = Way(folder, KINDS[name])
+    """The whole way of a family: from videos as published, from prompts alone by regression on the teacher's paths."""
+    way = Way(folder, KINDS[name], prompts_alone)
     _write_backbone(way)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
     (folder / "prompts.txt").write_text(f"{PROMPT}\n")
@@ -131,8 +132,21 @@ def _write_backbone(way: Way) -> None:
 def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> dict[str, Any]:
     adapter = {"rank": 2, "alpha": 4.0}
     options = {"mode": mode, **adapter, **way.kind.options}
-    stage = {"iterations": 2, "optimizer": {"lr": 0.003}}
+    stage: dict[str, Any] = {"iterations": 2, "optimizer": {"lr": 0.003}}
     adversary = {"feature_stride": 1, "discriminator": {"lr": 0.001, "width": 16}}
+    published = {
+        "semantic": {"method": "semantic", **stage, "options": {**options, "tc_lag": 1}},
+        "detail": {"method": "detail", **stage, "options": {**options, **adversary}},
+    }
+    regression = {
+        name: {
+            "method": "trajectory",
+            "iterations": 12,
+            "optimizer": {"lr": 0.0004},
+            "options": {**options, "expert": name, "own": 0.5},
+        }
+        for name in ("semantic", "detail")
+    }
     return {
         "output": str(way.folder / "run"),
         "device": "cpu",
@@ -145,15 +159,12 @@ def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> d
             "name": "videos",
             "batch_size": 2,
             "options": data,
-            "source": "teacher" if prompts_alone else None,
+            **({"source": "teacher", "text_dropout": 0.0} if prompts_alone else {}),
         },
-        "stages": {
-            "semantic": {"method": "semantic", **stage, "options": {**options, "tc_lag": 1}},
-            "detail": {"method": "detail", **stage, "options": {**options, **adversary}},
-        },
-        "validation": {"every": 2, "prompts": [PROMPT], "steps": STEPS},
+        "stages": regression if prompts_alone else published,
+        "validation": {"every": 12 if prompts_alone else 2, "prompts": [PROMPT], "steps": STEPS},
         "paths": {"prompts": str(way.folder / "prompts.txt"), "count": 2, "batch_size": 2},
-        "watch": {"every": 2, "paths": 1, "floor_paths": 0},
+        "watch": {"every": 12 if prompts_alone else 2, "paths": 1, "floor_paths": 0},
     }
 
 

@@ -92,4 +92,4 @@ def test_only_the_student_and_what_it_is_judged_by_keep_a_graph(trainer, stage):
                 seen.add(node)
                 leaves += [following for following, _ in node.next_functions]
         reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
-        assert reached == {id(p) for p in method.discriminator.parameters()}
+        assert reached == {id(p) for p in method.adversary.discriminator.parameters()}

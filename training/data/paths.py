@@ -30,6 +30,7 @@ from ..run.draws import Draws
 from ..run.world import World
 from .base import Data
 from .batch import Conditions
+from .levels import float32
 
 _INDEX, _VERSION = "index.json", 1
 _WORDS = {
@@ -248,11 +249,6 @@ def solved(plan: Plan, numbers: range, model: VelocityModel, process: Process, d
 def _noise(plan: Plan, number: int) -> Tensor:
     draws = Draws.of(plan.seed, number, 1)
     return draws.noise(plan.stream, torch.empty(1, *plan.recipe.shape))[0]
-
-
-def float32(level: float) -> float:
-    """A noise level as float32 has it, which is what samplers and networks are given."""
-    return float(torch.tensor(level, dtype=torch.float32))
 
 
 def read_prompts(path: Path) -> list[str]:

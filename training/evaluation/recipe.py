@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from torch import Tensor
 
-from dcm_core.schedule.experts import ExpertSchedule
-
 from ..config import Config
 from ..data.base import Data
-from ..data.paths import PathCache, Plan, Recipe, fill, float32, read_prompts
+from ..data.levels import levels
+from ..data.paths import PathCache, Plan, Recipe, fill, read_prompts
 from ..data.teacher_paths import TeacherPaths
 from ..errors import ConfigError
 from ..methods.distillation import Distillation
@@ -35,25 +33,6 @@ def recipe(method: Distillation) -> Recipe:
         grid=f"{grid.prediction} of {grid.points} points at shift {grid.shift:g}",
         shape=list(data.latent_shape),
     )
-
-
-def levels(
-    schedule: ExpertSchedule, runs: Iterable[Sequence[float]], others: Iterable[float] = ()
-) -> tuple[list[float], list[float]]:
-    """(noise levels of the solver, those whose states are kept), falling from pure noise to 0.
-
-    The solver's are the grid's and those of the ``runs``, each a list of falling levels that ends with 0. Kept are the
-    runs', two more within each of their steps, kappa, and ``others`` of the grid's.
-    """
-    runs = [[float32(sigma) for sigma in run] for run in runs]
-    grid = [float32(sigma) for sigma in schedule.grid.sigmas.tolist()]
-    nodes = sorted({*grid, *(sigma for run in runs for sigma in run), 0.0}, reverse=True)
-    kept = {nodes[0], *map(float32, (schedule.kappa_sigma, *others)), 0.0}
-    for run in runs:
-        for first, last in zip(run, run[1:], strict=False):
-            start, stop = nodes.index(first), nodes.index(last)
-            kept |= {nodes[start + round((stop - start) * part / 3)] for part in range(4)}
-    return nodes, sorted(kept, reverse=True)
 
 
 def training_plan(method: Distillation, config: Config) -> Plan:

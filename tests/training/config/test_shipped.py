@@ -15,7 +15,7 @@ from training.networks.weights import parameters_without_memory
 from training.registry import brought, build_backbone, check
 
 FOLDER = Path(__file__).resolve().parents[3] / "training" / "configs"
-CONFIGS = sorted(FOLDER.glob("*.yaml"))
+CONFIGS = sorted(FOLDER.glob("[!a]*.yaml"))  # an ablation is none
 PREPARED = [path for path in CONFIGS if not path.stem.startswith("shapes")]
 PAGE = (FOLDER.parent / "README.md").read_text("utf-8")
 TINY = {"wan": "wan t2v", "hunyuan_video": "hunyuan_video", "cogvideox": "cogvideox 5b", "cogvideox_2b": "cogvideox 2b"}
