@@ -180,3 +180,15 @@ def trained_steps(numbers: list[int], default: int) -> io.Combo.Input:
     tooltip = "The number of steps that the experts were trained for."
     options = [str(number) for number in numbers]
     return io.Combo.Input("steps", options=options, default=str(default), optional=True, tooltip=tooltip)
+
+
+# --- videos -------------------------------------------------------------------------------------------------------
+
+
+def video() -> io.Image.Input:
+    return io.Image.Input("video", tooltip="The frames of a video.")
+
+
+def reference_video() -> io.Image.Input:
+    tooltip = "The frames of what it is measured by, of the same size: the same seed and prompt in 50 steps, say."
+    return io.Image.Input("reference", optional=True, tooltip=tooltip)

@@ -7,9 +7,11 @@ import logging
 import torch
 from tqdm import tqdm
 
+from dcm_core.motion import difference_ratio
+
 from ..data.batch import Conditions
 from ..data.paths import PathCache
-from ..evaluation.clips import high_frequency_ratio, motion_ratio
+from ..evaluation.clips import high_frequency_ratio
 from ..evaluation.recipe import held_out
 from ..methods.distillation import Distillation
 from .base import Callback, TrainingRun
@@ -80,7 +82,7 @@ class Validation(Callback):
             )  # fmt: skip
         clips = method.data.decode(latents)
         if teacher is not None:
-            ratios = {MOTION: motion_ratio(clips, teacher), HIGH_FREQUENCY: high_frequency_ratio(clips, teacher)}
+            ratios = {MOTION: difference_ratio(clips, teacher), HIGH_FREQUENCY: high_frequency_ratio(clips, teacher)}
             run.report(iteration, ratios)
         self._write(run, iteration, prompts, [clips] if teacher is None else [clips, teacher])
 

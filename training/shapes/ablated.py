@@ -16,7 +16,6 @@ from torch import Tensor
 from dcm_core.process import FLOW
 from dcm_core.sampling import VelocityModel, with_experts
 from dcm_core.schedule.experts import ExpertSchedule
-from dcm_core.shapes.captions import ATTRIBUTES
 
 from ..config import Config, load_config
 from ..data.batch import Conditions
@@ -24,7 +23,8 @@ from ..methods.distillation import Distillation
 from ..registry import build_backbone
 from ..trainer import build_trainer
 from .ablation import Job
-from .compare import Entrant, Result, choose_prompts, compare, plain_sigmas
+from .compare import MEASURES, Trial, compare
+from .entrants import Entrant, plain_sigmas
 
 _TEACHER_STEPS = 50
 
@@ -46,27 +46,15 @@ def measure(job: Job) -> dict[str, Any]:
             entrant = _entrant(job, _trained(config, averaged))
         else:
             entrant = _teacher(config, job.ablation.guidance, job.row.steps)
-        prompts = choose_prompts(job.ablation.clips, job.ablation.seed)
-        _, result = compare([teacher, entrant], prompts, job.ablation.seed)
+        trial = Trial.of(job.ablation.clips, job.ablation.seed, again=0)
+        _, row = compare([teacher, entrant], trial, shown=1)
     return {
-        "values": _values(result),
-        "calls": entrant.network_calls,
+        "values": {name: row.numbers[name].value for name in MEASURES},
+        "calls": entrant.calls,
         "samples": job.samples(),
-        "seconds": result.seconds,
+        "seconds": row.seconds,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "torch": torch.__version__,
-    }
-
-
-def _values(result: Result) -> dict[str, float]:
-    """Means over the clips."""
-    count = len(result.prompts)
-    right = {attribute: sum(result.right(attribute)) / count for attribute in ATTRIBUTES}
-    return {
-        "distance": float(result.distance.mean()),
-        **right,
-        "motion error": sum(result.motion_error) / count,
-        "sharpness": sum(result.sharpness) / count,
     }
 
 
@@ -79,7 +67,7 @@ def _teacher(config: Config, guidance: float, steps: int) -> Entrant:
 
     # The same levels for all rows, whatever grid a row is trained on.
     levels = ExpertSchedule(replace(config.expert_schedule().grid, points=_TEACHER_STEPS), kappa_index=0)
-    return Entrant(f"teacher, {steps} steps", model, plain_sigmas(levels, steps), guidance)
+    return Entrant.of(f"teacher, {steps} steps", lambda: model, plain_sigmas(levels, steps), guidance)
 
 
 def _trained(config: Config, averaged: ExitStack) -> list[Distillation]:
@@ -105,7 +93,7 @@ def _entrant(job: Job, methods: Sequence[Distillation]) -> Entrant:
         return few_step(Conditions(text))(x, sigma)
 
     noisy = model if row.sampler == "euler" else renoised(model, sigmas, torch.Generator().manual_seed(job.seed))
-    return Entrant(row.name, noisy, sigmas, row.guidance)
+    return Entrant.of(row.name, lambda: noisy, sigmas, row.guidance)
 
 
 def _pair(high: Distillation, low: Distillation) -> Callable[[Conditions], VelocityModel]:

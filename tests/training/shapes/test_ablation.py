@@ -130,11 +130,11 @@ def test_the_pair_is_sampled_with_each_network_on_its_side(file, monkeypatch):
     job = find(load_ablation(file), "+OD", 0)
     ablated.train(job)
     asked = []
-    monkeypatch.setattr(ablated, "compare", lambda entrants, prompts, seed: asked.append(entrants) or [None, None])
-    monkeypatch.setattr(ablated, "_values", lambda result: {})
-    with pytest.raises(AttributeError, match="seconds"):
+    monkeypatch.setattr(ablated, "compare", lambda entrants, trial, shown: [None, None])
+    monkeypatch.setattr(ablated.Entrant, "of", lambda name, model, *_: asked.append(model()))
+    with pytest.raises(AttributeError, match="numbers"):
         ablated.measure(job)
-    _, entrant = asked[0]
+    _, model = asked
     x, text = torch.randn(1, *LATENT_SHAPE), encode_text(["a red plain circle moving left fast"])
     trainers = {
         stage: ablated.build_trainer(load_config(job.write_config()).of_stage(stage)) for stage in ("high", "low")
@@ -143,7 +143,7 @@ def test_the_pair_is_sampled_with_each_network_on_its_side(file, monkeypatch):
         trainers[stage].load()
         alone = trainers[stage].method.student_alone(ablated.Conditions(text))
         with torch.no_grad():
-            torch.testing.assert_close(entrant.model(x, torch.tensor([level]), text), alone(x, torch.tensor([level])))
+            torch.testing.assert_close(model(x, torch.tensor([level]), text), alone(x, torch.tensor([level])))
 
 
 def test_renoised_steps_land_on_fresh_noise_at_the_next_level():
