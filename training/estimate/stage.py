@@ -144,7 +144,7 @@ def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
         player = Player(network.requires_grad_(True))
         return Roles(player, player, player, player)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": 0}
-    semantic: Any = options if options.over_semantic else None
+    semantic: Any = options if options.over_semantic and config.pair is None else None
     dtype = getattr(torch, config.compute.dtype)
     return cast_roles(outline, network, options.mode, adapter, options.averaged_target, semantic, dtype)
 
