@@ -20,6 +20,9 @@ WAYS = {
     **{
         f"{name} {mode}": (name, mode, False) for name in ("hunyuan_video", "cogvideox") for mode in ("full", "adapter")
     },
+    "wan i2v full": ("wan i2v", "full", False),
+    "wan i2v adapter from prompts": ("wan i2v", "adapter", True),
+    "wan 2.2 i2v full": ("wan 2.2 i2v", "full", False),
     **{f"{name} full from prompts": (name, "full", True) for name in ("hunyuan_video", "cogvideox")},
     "wan pair full": ("wan pair", "full", False),
     "wan pair adapter": ("wan pair", "adapter", False),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from . import in_host
 
@@ -40,8 +41,13 @@ def main(folder: Path) -> None:
         print(info)
         pair, detail = {"low_noise_model": low}, None
     model, info = nodes.DCMApplyExperts.execute(loaded("backbone"), detail, semantic).args
-    pooled = {"pooled_output": expected["pooled"]} if "pooled" in expected else {}
-    texts, empty = [[[expected["text"], pooled]]] * 2, {"samples": torch.zeros_like(expected["latents"])}
+    told = {"pooled_output": expected["pooled"]} if "pooled" in expected else {}
+    if "image" in expected:  # as the host's node of image to video tells it
+        mask, image = expected["image"].split([4, 16], dim=1)
+        told |= {"concat_mask": 1 - mask, "concat_latent_image": model.model.process_latent_out(image)}
+    if "vision" in expected:
+        told["clip_vision_output"] = SimpleNamespace(penultimate_hidden_states=expected["vision"])
+    texts, empty = [[[expected["text"], told]]] * 2, {"samples": torch.zeros_like(expected["latents"])}
     latent, more = nodes.DCMKSampler.execute(model, 7, 4, 1.0, *texts, empty, **pair).args
     print(info, more, sep="\n")
     save_file({"latents": model.model.process_latent_in(latent["samples"])}, folder / "found.safetensors")

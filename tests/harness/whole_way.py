@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from diffusers import CogVideoXTransformer3DModel, HunyuanVideoTransformer3DModel, WanTransformer3DModel
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -24,8 +25,8 @@ from training.config import load_config
 from training.methods.distillation import Distillation
 from training.trainer import build_trainer
 
-from .clips import write_collection
-from .encoder_folders import cogvideox_folder, hunyuan_video_folder, wan_folder
+from .clips import moving, write_collection
+from .encoder_folders import cogvideox_folder, hunyuan_video_folder, wan_folder, wan_image_folder
 from .random_weights import randomise
 
 PROMPT = "a block moves to the right"
@@ -44,17 +45,29 @@ class Kind:
     encoders: Callable[[Path], Path]
     options: dict[str, Any] = field(default_factory=lambda: {"guidance": 2.0})
     tokens: int = 0  # that ComfyUI pads its texts to
+    image: bool = False  # to video
     pair: bool = False
 
 
 # Widths that the host's own classes take for granted.
+_WAN = {"num_attention_heads": 1, "attention_head_dim": 128, "num_layers": 2, "ffn_dim": 256}
 KINDS = {
-    "wan": Kind(
+    "wan": Kind("wan", WanTransformer3DModel, _WAN, partial(wan_folder, width=4096), tokens=512),
+    "wan i2v": Kind(
         "wan",
         WanTransformer3DModel,
-        {"num_attention_heads": 1, "attention_head_dim": 128, "num_layers": 2, "ffn_dim": 256},
-        partial(wan_folder, width=4096),
+        {**_WAN, "in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 128},
+        partial(wan_image_folder, width=4096),
         tokens=512,
+        image=True,
+    ),
+    "wan 2.2 i2v": Kind(
+        "wan",
+        WanTransformer3DModel,
+        {**_WAN, "in_channels": 36},
+        partial(wan_image_folder, width=4096, seen=None),
+        tokens=512,
+        image=True,
     ),
     "hunyuan_video": Kind(
         "hunyuan_video",
@@ -111,11 +124,11 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
     for seed, weights in enumerate(dict.fromkeys(map(way.weights, ("semantic", "detail")))):
         _write_backbone(weights, way.kind, seed)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
-    (folder / "prompts.txt").write_text(f"{PROMPT}\n")
+    prompts = ["--image-to-video", "--prompts", _pictured(folder)] if way.kind.image else ["--prompts", _lines(folder)]
     videos = [] if prompts_alone else ["--data", str(write_collection(folder / "videos"))]
     prepare.main(
         [*videos, "--backbone", way.kind.family, "--weights", encoders]
-        + ["--output", cache, "--prompts", str(folder / "prompts.txt"), "--negative-prompt", "blurred"]
+        + ["--output", cache, *prompts, "--negative-prompt", "blurred"]
         + "--resolution 64x48 --frames 9 1 --fps 8 --max-enlarge 9 --workers 0 --device cpu".split()
     )
     data = {"cache": cache, "encoders": encoders, "negative_prompt": True}
@@ -128,6 +141,19 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
         copy(folder / "run" / stage / f"{stage}.safetensors", way.expert(stage))
     save_file(_sampled(way), folder / "expected.safetensors")
     return way
+
+
+def _lines(folder: Path) -> str:
+    """A file of the prompt."""
+    (folder / "prompts.txt").write_text(f"{PROMPT}\n")
+    return f"{folder}/prompts.txt"
+
+
+def _pictured(folder: Path) -> str:
+    """A table of the prompt and its first frame."""
+    Image.fromarray(moving(1, 48, 64)[0]).save(folder / "first.png")
+    (folder / "prompts.csv").write_text(f"path,caption\nfirst.png,{PROMPT}\n")
+    return f"{folder}/prompts.csv"
 
 
 def _write_backbone(file: Path, kind: Kind, seed: int) -> None:
@@ -180,7 +206,7 @@ def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> d
         },
         "stages": stages,
         "validation": {"every": 12 if prompts_alone else 2, "prompts": [PROMPT], "steps": STEPS},
-        "paths": {"prompts": str(way.folder / "prompts.txt"), "count": 2, "batch_size": 2},
+        "paths": {"count": 2, "batch_size": 2},
         "watch": {"every": 12 if prompts_alone else 2, "paths": 1, "floor_paths": 0},
     }
 
@@ -199,4 +225,5 @@ def _sampled(way: Way) -> dict[str, Tensor]:
         "semantic_alone": method.followed(method.model(method.roles.below, told), start, method.sigmas(STEPS)),
         "text": pad(told.text, (0, 0, 0, max(0, way.kind.tokens - told.text.shape[1]))),
     }
-    return expected if told.pooled is None else {**expected, "pooled": told.pooled}
+    others = {"pooled": told.pooled, "image": told.image, "vision": told.vision}
+    return {**expected, **{name: tensor for name, tensor in others.items() if tensor is not None}}
