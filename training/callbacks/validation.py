@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -49,7 +50,7 @@ class Validation(Callback):
         noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator).to(method.device)
         conditions = method.data.conditions(config.prompts).to(method.device)
         with method.averaged():
-            latents = method.sample(noise, conditions, config.steps)
+            latents = method.sampled(partial(method.sample, steps=config.steps), noise, conditions)
         teacher = self._teachers(method, noise, conditions) if isinstance(method, Distillation) else None
         if not run.first:
             return
@@ -74,7 +75,11 @@ class Validation(Callback):
         """The teacher's clips from the same noise, sampled once."""
         if self.teacher is None:
             levels = [*method.schedule.grid.sigmas.flip(0).tolist(), 0.0]
-            self.teacher = method.data.decode(method.followed(method.guided_teacher(conditions), noise, levels))
+
+            def sample(x: torch.Tensor, told: Conditions) -> torch.Tensor:
+                return method.followed(method.guided_teacher(told), x, levels)
+
+            self.teacher = method.data.decode(method.sampled(sample, noise, conditions))
         return self.teacher
 
     def _write(self, run: TrainingRun, iteration: int, beside: list[torch.Tensor]) -> None:

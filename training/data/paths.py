@@ -26,7 +26,7 @@ from dcm_core.process import Process
 from dcm_core.sampling import VelocityModel, euler
 
 from ..errors import ConfigError
-from ..run.draws import Draws
+from ..run.draws import Draws, parts
 from ..run.world import World
 from .base import Data
 from .batch import Conditions
@@ -211,8 +211,11 @@ def fill(
     process: Process,
     world: World,
     part: range | None = None,
+    at_once: int | None = None,
 ) -> Iterator[int]:
     """Make the missing batches of paths, or those of them in ``part``; yields the number of each when it is written.
+
+    ``at_once``: how many paths of a batch are solved together; none is all.
 
     All processes of the world ask the teacher together, since it may be split among them, and the first one writes.
     Raises OSError before the first batch where the disk has no room for all.
@@ -222,10 +225,12 @@ def fill(
     require_space(cache.folder / _INDEX, len(missing) * plan.batch_bytes)
     for batch in missing:
         numbers = range(batch * plan.batch, (batch + 1) * plan.batch)
-        conditions = data.conditions(plan.captions(numbers)).to(world.device)
-        states = solved(plan, numbers, teacher(conditions), process, world.device)
+        states = []
+        for some in parts(numbers, at_once):
+            conditions = data.conditions(plan.captions(some)).to(world.device)
+            states.append(solved(plan, some, teacher(conditions), process, world.device))
         if world.first:
-            cache.write(batch, states)
+            cache.write(batch, torch.cat(states))
         yield batch
     world.gathered(None)  # nobody reads before the last is written
 
