@@ -164,12 +164,12 @@ class Distillation(Method):
 def cast(setup: Setup, options: DistillationOptions, semantic: Expert | None = None) -> Roles:
     """The roles over the teacher, and over a semantic expert if there is one. Raises ConfigError."""
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": setup.config.seed}
-    averaged, dtype = options.target_ema is not None, getattr(torch, setup.config.compute.dtype)
-    return cast_roles(setup.backbone, load_teacher(setup, options), options.mode, adapter, averaged, semantic, dtype)
+    averaged = options.target_ema is not None
+    return cast_roles(setup.backbone, load_teacher(setup, options), options.mode, adapter, averaged, semantic)
 
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
-    """The teacher's network with its weights. Raises ConfigError where there are none."""
+    """The teacher's network with its weights, as they are held in training. Raises ConfigError where there are none."""
     named = options.teacher or setup.config.backbone.weights
     path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())
     remedy = (
@@ -182,7 +182,7 @@ def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
         if not hub.is_name(path):
             raise
         found = hub.downloaded(path)
-    return setup.backbone.load(found)
+    return setup.backbone.load(found, getattr(torch, setup.config.compute.dtype))
 
 
 def check_guidance(setup: Setup, options: DistillationOptions) -> None:
