@@ -47,6 +47,10 @@ class Process(ABC):
     def jump(self, x: Tensor, velocity: Tensor, sigma: Level, end: Level) -> Tensor:
         """From noise level ``sigma`` straight to ``end`` along the velocity; to 0 it is the estimate of x0."""
 
+    @abstractmethod
+    def velocity(self, x: Tensor, landed: Tensor, sigma: Level, end: Level) -> Tensor:
+        """The one along which :meth:`jump` leads from ``x`` at ``sigma`` to ``landed`` at another level ``end``."""
+
     def noised(self, latents: Tensor, noise: Tensor, sigma: Level) -> Tensor:
         """Clean latents at a noise level."""
         clean, noisy = self.shares(sigma)
@@ -77,6 +81,9 @@ class Flow(Process):
         """A step of Euler."""
         return x + column(end - sigma, x) * velocity
 
+    def velocity(self, x: Tensor, landed: Tensor, sigma: Level, end: Level) -> Tensor:
+        return (landed - x) / column(end - sigma, x)
+
 
 class VPrediction(Process):
     """v-prediction."""
@@ -88,6 +95,10 @@ class VPrediction(Process):
         """A step of DDIM without fresh noise (arXiv 2010.02502): it turns (x, velocity) by the angle between levels."""
         cosine, sine = _cosine_sine(_angle(sigma) - _angle(end))
         return column(cosine, x) * x - column(sine, x) * velocity
+
+    def velocity(self, x: Tensor, landed: Tensor, sigma: Level, end: Level) -> Tensor:
+        cosine, sine = _cosine_sine(_angle(sigma) - _angle(end))
+        return (column(cosine, x) * x - landed) / column(sine, x)
 
 
 FLOW = Flow(FlowMatching(1.0))  # its timesteps and jumps know no shift

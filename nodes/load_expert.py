@@ -7,6 +7,7 @@ import os
 from comfy_api.v0_0_2 import io
 
 from ..dcm_core.expert.file import load_expert
+from ..dcm_core.schedule.experts import steps_text
 from .experts.apply import switch_text
 from .ui import inputs
 from .ui.folders import expert_names, expert_path
@@ -40,5 +41,7 @@ class DCMLoadExpert(io.ComfyNode):
         expert = load_expert(expert_path(expert_name))
         made = expert.metadata
         backbone = f"{made.backbone} ({made.family})" if made.backbone else made.family
-        say(cls, f"{expert_name}: {made.expert} expert for {backbone}; {switch_text(made.schedule)}")
+        trained = f", trained for {steps_text(made.trained_steps)}" if made.trained_steps else ""
+        switch = switch_text(made.schedule, made.trained_steps)
+        say(cls, f"{expert_name}: {made.expert} expert for {backbone}{trained}; {switch}")
         return io.NodeOutput(expert)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..dcm_core.expert.file import load_expert
+from ..dcm_core.schedule.experts import USUAL_STEPS
 from ..dcm_core.shapes import weights
-from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, load_teacher
+from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, expert_pairs, load_pair, load_teacher
 from .ui import inputs
 from .ui.types import DcmExpert
 
@@ -22,9 +22,10 @@ class DCMShapes(io.ComfyNode):
             "textured shape moves. Prompts read 'a red striped circle moving left fast'.",
             inputs=[
                 inputs.batch_size(),
+                inputs.trained_steps(list(expert_pairs()), USUAL_STEPS),
             ],
             outputs=[
-                io.Model.Output(tooltip="The teacher: 50 steps with cfg, or 4 steps with the experts."),
+                io.Model.Output(tooltip="The teacher: 50 steps with cfg, or few with the experts."),
                 DcmExpert.Output(display_name="semantic_expert", tooltip="For DCM Apply Experts."),
                 DcmExpert.Output(display_name="detail_expert", tooltip="For DCM Apply Experts."),
                 io.Clip.Output(tooltip="Knows the words of the Shapes captions and no others."),
@@ -34,11 +35,12 @@ class DCMShapes(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, batch_size: int) -> io.NodeOutput:
+    def execute(cls, batch_size: int, steps: str = str(USUAL_STEPS)) -> io.NodeOutput:
+        teacher, experts = load_teacher(str(weights.teacher())), load_pair(int(steps))
         return io.NodeOutput(
-            load_teacher(str(weights.teacher())),
-            load_expert(weights.semantic()),
-            load_expert(weights.detail()),
+            teacher,
+            experts["semantic"],
+            experts.get("detail"),
             ShapesClip(),
             ShapesVae(),
             empty_latent(batch_size),

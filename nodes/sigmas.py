@@ -7,12 +7,12 @@ from comfy_api.v0_0_2 import io
 from ..dcm_core.families.family import Family
 from ..dcm_core.families.presets import find_family
 from ..dcm_core.families.presets import preset as family_preset
-from ..dcm_core.schedule.experts import EXPERT_NAMES
+from ..dcm_core.schedule.experts import EXPERT_NAMES, USUAL_STEPS
 from ..dcm_core.schedule.pairs import PAIR_NAMES
 from ..dcm_core.schedule.plot import plot_schedule
 from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
 from .backbone.model import family_of, remarks_on
-from .experts.apply import applied_to, schedule_of
+from .experts.apply import applied_to, schedule_of, trained_steps_of
 from .run.plan import names_of, pair_schedule_of
 from .ui import inputs
 from .ui.say import say
@@ -51,15 +51,16 @@ class DCMSigmas(io.ComfyNode):
                 raise ValueError(f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1.")
             require_family_of(preset, family_of(model))
             schedule, names = pair_schedule_of(model), PAIR_NAMES
-            sigmas = speed_sigmas(preset, steps)
+            sigmas = speed_sigmas(preset, steps or next(iter(SPEED_PRESETS[preset].sigmas)))
         else:
             own = preset == "experts"
             schedule = schedule_of(model) if own else family_preset(family_of(model).name, preset)
             names = names_of(model)
+            steps = steps or trained_steps_of(model) or USUAL_STEPS
             sigmas = schedule.sigmas(steps, semantic_steps or None, denoise)
         if applied := applied_to(model):
             # Who takes which step is up to the MODEL's experts, whatever list they are given.
-            schedule, names = applied.schedule, PAIR_NAMES if applied.baked else EXPERT_NAMES
+            schedule, names = applied.schedule, PAIR_NAMES if applied.only else EXPERT_NAMES
         line = schedule.describe(sigmas, names)
         if isinstance(names, str):  # for a graph with a sampler for each part, to cut the list there
             line += f" (experts would switch after step {schedule.split(sigmas)[0]})"

@@ -29,9 +29,12 @@ CORE_IMPORTS = {"torch", "safetensors", "PIL", "einops"}
 # Run as files they put the root in place of their folder in sys.path, and import themselves by their full name.
 COMMANDS = {
     Path("dcm_core/convert/__main__.py"),
+    Path("training/ablate.py"),
+    Path("training/analyze.py"),
     Path("training/distill.py"),
     Path("training/paths.py"),
     Path("training/prepare.py"),
+    Path("training/vbench.py"),
 }
 LONGEST = 300
 AT_ROOT = {*PACKAGES, "benchmarks", "docs", "locales", "scripts", "tests", "web", "workflows"}

@@ -1,9 +1,11 @@
 """Videos or prompts in, latents out: prepared, trained, exported, and sampled by the nodes as the trainer samples."""
 
+import json
+
 import pytest
 import torch
 from harness.hosts import Host
-from harness.whole_way import WEIGHTS, Way, walk
+from harness.whole_way import Way, walk
 from safetensors.torch import load_file, save_file
 
 from dcm_core.backbone.file import BackboneFile
@@ -19,6 +21,9 @@ WAYS = {
         f"{name} {mode}": (name, mode, False) for name in ("hunyuan_video", "cogvideox") for mode in ("full", "adapter")
     },
     **{f"{name} full from prompts": (name, "full", True) for name in ("hunyuan_video", "cogvideox")},
+    "wan pair full": ("wan pair", "full", False),
+    "wan pair adapter": ("wan pair", "adapter", False),
+    "wan pair adapter from prompts": ("wan pair", "adapter", True),
 }
 QUICK = ("wan full", "wan adapter from prompts")
 
@@ -43,16 +48,27 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def test_the_experts_fit_the_backbone_and_each_other(way):
-    with BackboneFile.open(way.models / "diffusion_models" / WEIGHTS) as file:
+    with BackboneFile.open(way.weights("semantic")) as file:
         report = file.check_fit(load_expert(way.expert("semantic")))
     assert not report.missing and not report.warnings
     method = way.method()
-    network = method.backbone.load(way.models / "diffusion_models" / WEIGHTS)
-    method.backbone.apply(network, load_expert(way.expert("semantic")))
+    network = method.backbone.load(way.weights("detail"))
+    if not way.kind.pair:
+        method.backbone.apply(network, load_expert(way.expert("semantic")))
     save_file(method.backbone.comfy_state(network), way.folder / "below.safetensors")
     with BackboneFile.open(way.folder / "below.safetensors") as file:
         report = file.check_fit(load_expert(way.expert("detail")))
     assert not report.missing and not report.warnings
+
+
+def test_the_jump_error_falls_below_that_of_the_untrained_student(way):
+    """For the experts that are trained on the teacher's paths; the published objective takes more than two steps."""
+    if not way.prompts_alone:
+        pytest.skip("not trained on paths")
+    for stage in ("semantic", "detail"):
+        lines = (way.folder / "run" / stage / "log.jsonl").read_text().splitlines()
+        errors = [each["jump_error/mean"] for each in map(json.loads, lines) if "jump_error/mean" in each]
+        assert errors[-1] < 0.98 * errors[0], errors
 
 
 def test_the_nodes_sample_what_the_trainer_samples(way, host: Host):

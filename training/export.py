@@ -51,13 +51,24 @@ def export_backbone(path: Path, config: Config, state: State) -> None:
     save_backbone(path, state, export_dtype(config), metadata)
 
 
-def export_semantic(path: Path, config: Config, base: State, state: State, options: GuidanceCarried) -> None:
-    """A semantic expert as full difference of ``state`` to ``base``, both under ComfyUI's names."""
+def export_semantic(
+    path: Path,
+    config: Config,
+    base: State,
+    state: State,
+    options: GuidanceCarried,
+    trained_steps: int | None = None,
+) -> None:
+    """A semantic expert as full difference of ``state`` to ``base``, both under ComfyUI's names.
+
+    ``trained_steps``: of the run whose noise levels it was trained for, if it was trained for no others.
+    """
     layers, parameters = layers_of({name: tensor.float() - base[name].float() for name, tensor in state.items()})
     family = config.backbone.family
     metadata = replace(
         _metadata(config, "semantic", options, backbone_fingerprint(family, base)),
         fingerprint=backbone_fingerprint(family, state),
+        trained_steps=trained_steps,
     )
     _save(path, config, Expert(metadata, layers, parameters))
 
@@ -70,13 +81,20 @@ def export_adapter(
     options: LowRankCarried,
     base_fingerprint: str,
     fingerprint: str = "",
+    trained_steps: int | None = None,
 ) -> None:
     """An expert as low-rank pairs and differences of replaced layers, by ComfyUI module name.
 
-    ``base_fingerprint``: of what the layers lie over; ``fingerprint``: of what a semantic expert makes of it.
+    ``base_fingerprint``: of what the layers lie over; ``fingerprint``: of what a semantic expert makes of it;
+    ``trained_steps`` as for ``export_semantic``.
     """
     metadata = _metadata(config, expert, options, base_fingerprint)
-    changed = {"rank": options.rank, "alpha": options.alpha, "fingerprint": fingerprint}
+    changed = {
+        "rank": options.rank,
+        "alpha": options.alpha,
+        "fingerprint": fingerprint,
+        "trained_steps": trained_steps,
+    }
     if expert == "semantic":
         changed["complete"] = False  # a complete one changes every weight
     _save(path, config, Expert(replace(metadata, **changed), dict(layers)))
@@ -95,19 +113,18 @@ def trained_with(config: Config) -> str:
 
 
 def _metadata(config: Config, expert: str, options: GuidanceCarried, base_fingerprint: str) -> ExpertMetadata:
-    backbone = config.backbone
-    name = backbone.title or backbone.family
     return ExpertMetadata(
         expert=expert,
-        family=backbone.family,
-        backbone=name,
+        family=config.backbone.family,
+        backbone=config.title,
         schedule=config.expert_schedule(),
         guidance=options.guidance,
         embedded_guidance=options.embedded_guidance,
         base_fingerprint=base_fingerprint,
         trained_with=trained_with(config),
-        title=f"DCM {expert} expert for {name}",
+        title=f"DCM {expert} expert for {config.title}",
         complete=True,
+        pair=config.pair is not None,
     )
 
 

@@ -20,7 +20,7 @@ from .data.teacher_paths import TeacherPaths
 from .errors import ConfigError, unknown
 from .estimate.report import told
 from .estimate.stage import need
-from .evaluation.recipe import recipe, training_data
+from .evaluation.recipe import check_paths, training_data
 from .methods.base import Method, Setup
 from .methods.distillation import Distillation
 from .preparation.encoder import Encoder
@@ -50,7 +50,7 @@ def build_method(setup: Setup) -> Method:
     """The method of the selected stage, with its options read and its networks built. Raises ConfigError."""
     method = _method(setup.config).build(setup, _options(setup.config))
     if isinstance(setup.data, TeacherPaths) and isinstance(method, Distillation):
-        setup.data.cache.plan.recipe.check(recipe(method), setup.data.cache.folder)
+        check_paths(method, setup.config)
     return method
 
 

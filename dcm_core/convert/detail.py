@@ -7,6 +7,7 @@ import os
 from ..backbone.bundle import bundle_recipes, bundle_tensors, expert_from_bundle
 from ..backbone.file import BackboneFile
 from ..expert.layers import Expert
+from ..schedule.experts import steps_text
 from .backbone import write_recipes
 from .expert_stream import save_in_parts
 
@@ -29,7 +30,11 @@ def export_bundle(backbone: BackboneFile, expert: Expert, path: str | os.PathLik
     Raises ValueError for an expert that does not fit the backbone or cannot be in a bundle, and OSError with
     the remedy.
     """
-    warnings = backbone.check_fit(expert).warnings
+    warnings = list(backbone.check_fit(expert).warnings)
+    if steps := expert.metadata.trained_steps:
+        warnings.append(
+            f"a bundle does not say that its expert was trained for {steps_text(steps)}: run it with so many"
+        )
     recipes, tensors = bundle_recipes(backbone, expert), bundle_tensors(backbone, expert)
     write_recipes(path, backbone, recipes, tensors, {})
     return warnings

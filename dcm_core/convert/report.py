@@ -22,7 +22,7 @@ from ..expert.tensor_names import by_layer, from_tensors, is_expert
 from ..families.presets import FAMILIES
 from ..files.shards import open_weights
 from ..files.stream import LazyTensors, TensorSource
-from ..schedule.experts import ExpertSchedule
+from ..schedule.experts import ExpertSchedule, steps_text
 from .progress import size_text
 from .semantic import ERRORS
 
@@ -117,12 +117,13 @@ def _about(metadata: ExpertMetadata) -> dict[str, Any]:
         "embedded_guidance": metadata.embedded_guidance,
         "rank": metadata.rank,
         "alpha": metadata.alpha,
-        "schedule": _schedule(metadata.schedule),
+        "trained_steps": metadata.trained_steps,
+        "schedule": _schedule(metadata.schedule, metadata.trained_steps),
     }
 
 
-def _schedule(schedule: ExpertSchedule) -> dict[str, Any]:
-    runs = {steps: schedule.sigmas(steps) for steps in _STEPS}
+def _schedule(schedule: ExpertSchedule, trained_steps: int | None) -> dict[str, Any]:
+    runs = {steps: schedule.sigmas(steps) for steps in (_STEPS if trained_steps is None else (trained_steps,))}
     return {
         "rule": schedule.switch.rule,
         "prediction": schedule.grid.prediction,
@@ -190,6 +191,8 @@ def as_text(said: dict[str, Any]) -> str:
         told = said["embedded_guidance"]
         guidance = f"guidance {said['guidance']:g}" + ("" if told is None else f", embedded guidance {told:g}")
         lines.append(f"  {said['expert']} expert for {said['backbone']} ({said['family']}), {guidance}{rank}")
+        if steps := said["trained_steps"]:
+            lines.append(f"  trained for the noise levels of {steps_text(steps)} and no others")
         lines += _schedule_text(said["schedule"])
     if said.get("wrong"):
         lines.append(f"  {'NOT USABLE' if said.get('intact', True) else 'DAMAGED'}: {said['wrong']}")

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from torch import Tensor
+
 from ..errors import ExpertFileError
 from ..families.presets import FAMILIES
 from ..schedule.experts import EXPERTS, ExpertSchedule
 from .schedule_header import read_schedule, write_schedule
 
-FORMAT = "1.1"
+FORMAT = "1.2"
 Number = TypeVar("Number", int, float)
 
 
@@ -23,9 +25,12 @@ class ExpertMetadata:
 
     ``guidance`` is the CFG scale that the weights carry, that of their distillation targets: sample them with
     cfg 1. ``embedded_guidance`` is what a network that is told a guidance was told while it was trained; files of
-    format 1.0 had only ``guidance``, which meant this one for such a family. ``base_fingerprint`` is the backbone
+    format 1.0 had only ``guidance``, which meant this one for such a family. ``trained_steps`` is the number of steps
+    whose noise levels the expert was trained for; one without holds for any. ``base_fingerprint`` is the backbone
     the expert is laid over; ``fingerprint`` the backbone after a semantic expert, which a detail expert's base
     is compared with. ``complete`` promises every tensor the family's key map lists for this kind of expert.
+    ``pair`` tells an expert of a pair of whole models: a semantic one lies over the high-noise model, a detail one over
+    the low-noise model with no semantic expert below it.
     ``extra`` keeps metadata this version does not know, so that reading and writing a file loses nothing.
     """
 
@@ -44,6 +49,8 @@ class ExpertMetadata:
     format: str = FORMAT
     extra: Mapping[str, str] = field(default_factory=dict)
     embedded_guidance: float | None = None
+    trained_steps: int | None = None
+    pair: bool = False
 
     def __post_init__(self) -> None:
         check_format(self.format)
@@ -63,11 +70,20 @@ class ExpertMetadata:
             raise ExpertFileError(f"dcm.rank must be 1 or more, got {self.rank}")
         if self.alpha is not None and not math.isfinite(self.alpha):
             raise ExpertFileError(f"dcm.alpha must be finite, got {self.alpha}")
+        try:
+            _ = self.trained_sigmas
+        except ValueError as error:
+            raise ExpertFileError(f"dcm.trained_steps does not suit the schedule: {error}") from None
 
     @property
     def prediction(self) -> str:
         """What the network predicts: ``flow`` (velocity of flow matching) or ``v_prediction``."""
         return self.schedule.grid.prediction
+
+    @property
+    def trained_sigmas(self) -> Tensor | None:
+        """The noise levels [N + 1] of the run that the expert was trained for; none of one that holds for any."""
+        return None if self.trained_steps is None else self.schedule.sigmas(self.trained_steps)
 
     def to_header(self) -> dict[str, str]:
         """The metadata as safetensors stores it: strings only, ``dcm.*`` beside the ModelSpec fields."""
@@ -80,7 +96,7 @@ class ExpertMetadata:
             "modelspec.implementation": "https://arxiv.org/abs/2506.03123",
             "modelspec.prediction_type": self.prediction,
         }
-        header |= write_schedule(self.schedule)
+        header |= write_schedule(self.schedule, self.trained_steps)
         header |= {
             "dcm.format": self.format,
             "dcm.expert": self.expert,
@@ -94,6 +110,8 @@ class ExpertMetadata:
             "dcm.embedded_guidance": None if told is None else repr(float(told)),
             "dcm.rank": self.rank,
             "dcm.alpha": self.alpha,
+            "dcm.trained_steps": self.trained_steps,
+            "dcm.pair": "true" if self.pair else None,
             "dcm.base_fingerprint": self.base_fingerprint,
             "dcm.fingerprint": self.fingerprint,
             "dcm.trained_with": self.trained_with,
@@ -108,25 +126,22 @@ class ExpertMetadata:
             schedule = read_schedule(header)
         except (ValueError, KeyError, TypeError) as error:
             raise ExpertFileError(f"the schedule in the file's metadata is not usable: {error}") from error
-        complete = header.get("dcm.complete", "false")
-        if complete not in ("true", "false"):
-            raise ExpertFileError(f"dcm.complete is {complete!r}, but must be 'true' or 'false'")
         metadata = cls(
             expert=_required(header, "dcm.expert"),
             family=_required(header, "dcm.family"),
             backbone=_required(header, "dcm.backbone"),
             schedule=schedule,
             guidance=_number(header, "dcm.guidance", float),
-            embedded_guidance=(
-                _number(header, "dcm.embedded_guidance", float) if "dcm.embedded_guidance" in header else None
-            ),
-            rank=_number(header, "dcm.rank", int) if "dcm.rank" in header else None,
-            alpha=_number(header, "dcm.alpha", float) if "dcm.alpha" in header else None,
+            embedded_guidance=_optional_number(header, "dcm.embedded_guidance", float),
+            trained_steps=_optional_number(header, "dcm.trained_steps", int),
+            rank=_optional_number(header, "dcm.rank", int),
+            alpha=_optional_number(header, "dcm.alpha", float),
             base_fingerprint=header.get("dcm.base_fingerprint", ""),
             fingerprint=header.get("dcm.fingerprint", ""),
             trained_with=header.get("dcm.trained_with", ""),
             title=header.get("modelspec.title", ""),
-            complete=complete == "true",
+            complete=_truth(header, "dcm.complete"),
+            pair=_truth(header, "dcm.pair"),
             format=header["dcm.format"],
         )
         known = metadata.to_header()
@@ -151,9 +166,20 @@ def _required(header: Mapping[str, str], key: str) -> str:
     return header[key]
 
 
+def _truth(header: Mapping[str, str], key: str) -> bool:
+    text = header.get(key, "false")
+    if text not in ("true", "false"):
+        raise ExpertFileError(f"{key} is {text!r}, but must be 'true' or 'false'")
+    return text == "true"
+
+
 def _number(header: Mapping[str, str], key: str, kind: Callable[[str], Number]) -> Number:
     text = _required(header, key)
     try:
         return kind(text)
     except ValueError:
         raise ExpertFileError(f"{key} is {text!r}, which is no number") from None
+
+
+def _optional_number(header: Mapping[str, str], key: str, kind: Callable[[str], Number]) -> Number | None:
+    return _number(header, key, kind) if key in header else None

@@ -15,13 +15,14 @@ from ..schedule.grid import NoiseGrid
 _LIST = "dcm.sigmas."
 
 
-def write_schedule(schedule: ExpertSchedule) -> dict[str, str]:
+def write_schedule(schedule: ExpertSchedule, trained_steps: int | None = None) -> dict[str, str]:
     """Header fields of a schedule.
 
     ``dcm.rule`` is "official" for a published threshold and "aligned" for the midpoint. ``dcm.sigmas.<N>`` are the
-    published lists, or where there are none those of 4 and 8 steps, for tools
-    that cannot compute them. They leave out the final 0. All sigmas are the backbone's, as ComfyUI takes them:
-    those of a "v_prediction" grid are not in 0..1, and its ``dcm.shift`` is that of the signal-to-noise ratio.
+    published lists, or where there are none those of 4 and 8 steps, or that of ``trained_steps`` if an expert was
+    trained for so many, for tools that cannot compute them. They leave out the final 0. All sigmas are the backbone's,
+    as ComfyUI takes them: those of a "v_prediction" grid are not in 0..1, and its ``dcm.shift`` is that of the
+    signal-to-noise ratio.
     """
     fields = {
         "dcm.prediction": schedule.grid.prediction,
@@ -32,11 +33,14 @@ def write_schedule(schedule: ExpertSchedule) -> dict[str, str]:
         "dcm.switch_sigma": repr(schedule.switch_sigma),
         "dcm.rule": schedule.switch.rule,
     }
+    computed: tuple[int, ...] = (4, 8)
     if isinstance(schedule.switch, Threshold):
         fields["dcm.switch_timestep"] = repr(float(schedule.switch.timestep))
-        lists = {steps: list(values) for steps, values in schedule.lists.items()}
-    else:
-        lists = {steps: schedule.sigmas(steps)[:-1].tolist() for steps in (4, 8) if steps <= schedule.grid.points}
+        computed = ()
+    if trained_steps is not None:
+        computed = (trained_steps,)
+    lists = {steps: schedule.sigmas(steps)[:-1].tolist() for steps in computed if steps <= schedule.grid.points}
+    lists |= {steps: list(values) for steps, values in schedule.lists.items()}
     return fields | {f"{_LIST}{steps}": json.dumps(values) for steps, values in lists.items()}
 
 

@@ -30,6 +30,7 @@ class PartNames(NamedTuple):
     boundary: str = "kappa"
 
 
+USUAL_STEPS = 4  # of a run with experts that were trained for no number of steps
 EXPERT_NAMES = PartNames(("SemE", "DetE"), ("semantic expert", "detail expert"))
 
 
@@ -239,6 +240,11 @@ class ExpertSchedule:
         return self.grid.curve.label(self.kappa_sigma, 4)
 
 
+def steps_text(steps: int) -> str:
+    """``1 step``, ``4 steps``."""
+    return "1 step" if steps == 1 else f"{steps} steps"
+
+
 _SHOWN = 8  # sigmas of one expert that describe() writes out in full
 
 
@@ -252,4 +258,4 @@ def _part(name: str, starts: list[str]) -> str:
     shown = list(starts)
     if len(shown) > _SHOWN:
         shown[3:-1] = ["..."]
-    return " ".join([name, "1 step" if len(starts) == 1 else f"{len(starts)} steps", *shown])
+    return " ".join([name, steps_text(len(starts)), *shown])

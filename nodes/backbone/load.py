@@ -17,6 +17,7 @@ from ...dcm_core.backbone.bundle import expert_from_bundle
 from ...dcm_core.backbone.file import BackboneFile, Read
 from ...dcm_core.backbone.quantised import QUANTISED
 from ...dcm_core.expert.layers import Expert
+from ...dcm_core.expert.metadata import ExpertMetadata
 from ...dcm_core.expert.other_files import what_it_looks_like
 from ...dcm_core.families.recipe import Recipe, copies_and_compositions
 from ...dcm_core.files.shards import is_safetensors
@@ -61,8 +62,13 @@ def _load(path: str, weight_dtype: str) -> Loaded:
     model = as_released(model, family_of(model).schedule.grid)
     expert = expert_from_bundle(file) if file.layout.kind == "released" else None
     if expert or file.source.metadata.get("dcm.expert") == "semantic":
-        declare_semantic(model)
+        declare_semantic(model, trained_sigmas(file.source.metadata))
     return Loaded(model, expert, file.describe(), [*remarked(model), *warnings])
+
+
+def trained_sigmas(header: Mapping[str, str]) -> Tensor | None:
+    """The noise levels that a whole semantic expert was trained for, if its file says so."""
+    return ExpertMetadata.from_header(header).trained_sigmas if "dcm.trained_steps" in header else None
 
 
 def load_other(path: str, weight_dtype: str) -> ModelPatcher:

@@ -16,6 +16,7 @@ from ...dcm_core.schedule.grid import NoiseGrid
 from .host import backbone_class, classes_of, latent_format_of, network_of, tensors_as_loaded, uncompiled
 
 _SEMANTIC = "dcm_semantic_backbone"
+_TRAINED = "dcm_semantic_trained_sigmas"
 _REMARKED = "dcm_relative_remarked"
 
 
@@ -105,11 +106,20 @@ def norms_of(model: ModelPatcher) -> dict[str, Tensor]:
     return loaded if all(tensor.dtype.itemsize > 1 for tensor in loaded.values()) else {}
 
 
-def declare_semantic(model: ModelPatcher) -> None:
-    """Leave on a MODEL that it is a whole semantic expert, so that none has to be laid over it."""
+def declare_semantic(model: ModelPatcher, trained_sigmas: Tensor | None = None) -> None:
+    """Leave on a MODEL that it is a whole semantic expert, so that none has to be laid over it.
+
+    ``trained_sigmas``: the noise levels that it was trained for, if it was trained for no others.
+    """
     model.set_attachments(_SEMANTIC, True)
+    model.set_attachments(_TRAINED, trained_sigmas)
 
 
 def is_semantic(model: ModelPatcher) -> bool:
     """Is this MODEL a whole semantic expert itself?"""
     return bool(model.get_attachment(_SEMANTIC))
+
+
+def trained_sigmas_of_semantic(model: ModelPatcher) -> Tensor | None:
+    """The noise levels [N + 1] that a whole semantic expert was trained for, if it was trained for no others."""
+    return model.get_attachment(_TRAINED)

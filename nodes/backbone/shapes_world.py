@@ -11,8 +11,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...dcm_core.expert.by_steps import Pair, by_steps
+from ...dcm_core.expert.file import load_expert
+from ...dcm_core.expert.layers import Expert
 from ...dcm_core.families.presets import FAMILIES
-from ...dcm_core.shapes import autoencoder, captions, network
+from ...dcm_core.shapes import autoencoder, captions, network, weights
 from .host import model_from_state, set_maker
 
 
@@ -65,6 +68,19 @@ def load_teacher(path: str) -> ModelPatcher:
     model = model_from_state(comfy.utils.load_torch_file(path), configure)
     set_maker(model, load_teacher, path)
     return model
+
+
+def expert_pairs() -> dict[int, Pair]:
+    """The shipped experts by the number of steps that they are for."""
+    return by_steps(weights.experts())
+
+
+def load_pair(steps: int) -> dict[str, Expert]:
+    """The shipped experts for so many steps, by kind. Raises FileNotFoundError where there are none."""
+    pairs = expert_pairs()
+    if steps not in pairs:
+        raise FileNotFoundError(weights.missing(f"semantic_{steps}steps.safetensors"))
+    return {kind: load_expert(path) for kind, path in pairs[steps].items()}
 
 
 def configure(config: Any) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import nn
+from torch import Tensor, nn
 
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.expert.sidecar import Sidecar
-from ...dcm_core.schedule.experts import ExpertSchedule
+from ...dcm_core.schedule.experts import USUAL_STEPS, ExpertSchedule, steps_text
 from ..backbone.host import (
     add_outermost_wrapper,
     dtype_of_computation,
@@ -21,7 +21,7 @@ from ..backbone.host import (
     set_maker,
 )
 from ..backbone.host_layers import WAYS
-from ..backbone.model import as_released, family_of
+from ..backbone.model import as_released, family_of, trained_sigmas_of_semantic
 from .merge import merge_expert
 from .step_cache import CachePerExpert
 from .switch import ExpertSwitch
@@ -38,10 +38,18 @@ class Applied:
     embedded_guidance: float | None  # what their network was told in training, where it is told any
     detail: Expert
     detail_strength: float
+    trained_sigmas: Tensor | None = None  # the noise levels [N + 1] of the run they were trained for, if for one alone
     key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
     patches: list[tuple[str | tuple, object]] = field(default_factory=list)  # of merged experts, by weight
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
     baked: str | None = None  # "semantic" or "detail" where DCMBake has left one expert, in the weights
+
+    @property
+    def only(self) -> str | None:
+        """The one expert of a MODEL that is meant to run beside another MODEL; None where there are both."""
+        if self.baked or not self.detail.metadata.pair:
+            return self.baked
+        return "detail" if self.detail.layers else "semantic"
 
 
 def applied_to(model: ModelPatcher) -> Applied | None:
@@ -55,11 +63,31 @@ def schedule_of(model: ModelPatcher) -> ExpertSchedule:
     return applied.schedule if applied else family_of(model).schedule
 
 
-def switch_text(schedule: ExpertSchedule) -> str:
+def trained_sigmas_of(model: ModelPatcher) -> Tensor | None:
+    """The noise levels [N + 1] of the run that the MODEL's experts were trained for; None where they hold for any."""
+    applied = applied_to(model)
+    return applied.trained_sigmas if applied else trained_sigmas_of_semantic(model)
+
+
+def both_trained_sigmas(
+    model: ModelPatcher, detail: Expert, semantic: Expert | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The noise levels that the semantic expert, or the MODEL as one, and the detail expert were trained for."""
+    above = semantic.metadata.trained_sigmas if semantic else trained_sigmas_of_semantic(model)
+    return above, detail.metadata.trained_sigmas
+
+
+def trained_steps_of(model: ModelPatcher) -> int | None:
+    """The number of steps that the MODEL's experts were trained for; None where they hold for any."""
+    sigmas = trained_sigmas_of(model)
+    return None if sigmas is None else len(sigmas) - 1
+
+
+def switch_text(schedule: ExpertSchedule, trained_steps: int | None = None) -> str:
     """Which expert acts where, in one line."""
-    steps = next(iter(schedule.lists), 4)  # as it was published, where it was
-    example = schedule.describe(schedule.sigmas(steps))
-    return f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down; {steps} steps: {example}"
+    steps = trained_steps or next(iter(schedule.lists), USUAL_STEPS)  # as it was published, where it was
+    switch = f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down"
+    return f"{switch}; {steps_text(steps)}: {schedule.describe(schedule.sigmas(steps))}"
 
 
 def apply_experts(
@@ -73,25 +101,27 @@ def apply_experts(
     """A clone of the MODEL with these experts in place of any it had; other patches stay.
 
     The semantic expert becomes weight patches, since most calls of a run need it and the detail expert builds on it;
-    the detail expert lies beside the network and acts in its own calls only.
+    the detail expert lies beside the network and acts in its own calls only, or of a pair in all calls of its MODEL.
     Raises ValueError naming each tensor of the semantic expert that the host would not take.
     """
     model = as_released(model.clone(), schedule.grid)
     remove_experts(model)
     patches, parameters = merge_expert(model, semantic, semantic_strength) if semantic else ({}, {})
+    above, below = both_trained_sigmas(model, detail, semantic)
     applied = Applied(
         schedule,
         detail.metadata.guidance,
         detail.metadata.embedded_guidance,
         detail,
         detail_strength,
+        above if below is None else below,
         patches=list(patches.items()),
         parameters=parameters,
     )
     dtype = dtype_of_computation(model.model)
     side = side_model(detail, detail_strength, dtype, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model, applied.only))
     # Outermost: a cache that is there already answers some calls without asking what lies inside.
     add_outermost_wrapper(model, WrappersMP.PREDICT_NOISE, applied.key, CachePerExpert(schedule))
     model.set_attachments(ATTACHMENT, applied)
@@ -105,9 +135,10 @@ def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
     experts, and one naming each tensor of the detail expert that the host would not take.
     """
     applied = applied_to(model)
-    if applied is None or applied.baked:
-        has = f"holds the {applied.baked} expert in its weights already" if applied else "has no experts"
-        raise ValueError(f"This MODEL {has}: connect the one that comes from DCM Apply Experts.")
+    if applied is None or applied.only:
+        where = "in its weights already" if applied and applied.baked else "alone"
+        has = f"holds the {applied.only} expert {where}" if applied else "has no experts"
+        raise ValueError(f"This MODEL {has}: connect one that comes from DCM Apply Experts with both.")
     semantic = model.clone()
     semantic.remove_additional_models(applied.key)
     others = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ...dcm_core.schedule.experts import ExpertSchedule, PartNames
+from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
 from ..backbone.host import shift_of
 from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of
@@ -25,24 +26,15 @@ def warnings_for(
     down them, which has none of its own; a list there that does not go from noise to video is one part of a run, which
     may well be one expert's alone.
     """
-    applied = applied_to(run.model)
-    names = run.names
-    if applied is None and isinstance(names, str):
-        whole = "the plain one" if names == PLAIN else "its semantic expert"
-        warnings = [
-            f"this MODEL has no detail expert, so {whole} takes all steps: put DCM Apply Experts before this node."
-        ]
-    elif applied and applied.baked and isinstance(names, str):
-        warnings = [
-            f"this MODEL holds the {applied.baked} expert only, which takes all steps: connect the semantic MODEL of "
-            "DCM Bake to model and the detail one to low_noise_model."
-        ]
-    elif isinstance(names, str) or (is_stock and not is_whole(run, sigmas)):
-        warnings = []
-    else:
-        warnings = starved(run, names, sigmas, given, is_stock)
+    applied, warnings = applied_to(run.model), of_steps(run, sigmas, given, is_stock)
     if applied and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
+    others = run.low_noise_model and applied_to(run.low_noise_model)
+    if applied and others and applied.schedule != others.schedule:
+        warnings.append(
+            f"the experts of the two MODELs were trained for different schedules (kappa {applied.schedule.kappa_text} "
+            f"and {others.schedule.kappa_text}); that of the high-noise one is used. Take two files of one training."
+        )
     cfg = max(run.cfg, run.detail_cfg)
     if applied and applied.guidance > 1 and cfg > 1:
         warnings.append(
@@ -55,6 +47,46 @@ def warnings_for(
             "across the switch, where the experts differ. euler is what they were trained for."
         )
     return warnings
+
+
+def of_steps(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
+    """What is wrong with who takes which steps, at which noise levels: the one thing to change first."""
+    applied, trained, names = applied_to(run.model), run.trained_sigmas, run.names
+    in_one_step = trained is not None and len(trained) == 2  # the semantic expert's alone
+    if applied is None and isinstance(names, str) and not in_one_step:
+        whole = "the plain one" if names == PLAIN else "its semantic expert"
+        return [f"this MODEL has no detail expert, so {whole} takes all steps: put DCM Apply Experts before this node."]
+    if applied and applied.only and isinstance(names, str):
+        return [
+            f"this MODEL holds the {applied.only} expert only, which takes all steps: connect the MODEL with the "
+            "semantic expert to model and the one with the detail expert to low_noise_model."
+        ]
+    if trained is not None and not is_part_of(trained, sigmas):
+        return [off_trained(run, trained, given, is_stock)]
+    if isinstance(names, str) or in_one_step or (is_stock and not is_whole(run, sigmas)):
+        return []
+    return starved(run, names, sigmas, given, is_stock)
+
+
+def off_trained(run: Run, trained: Tensor, given: bool, is_stock: bool) -> str:
+    """The warning for other noise levels than the experts were trained for."""
+    steps = len(trained) - 1
+    if not is_part_of(trained, run.schedule.sigmas(steps)):
+        remedy = f"Set {'boundary' if run.schedule != schedule_of(run.model) else 'kappa of DCM Apply Experts'} to 0."
+    elif given:
+        remedy = f"Connect DCM Sigmas with steps {steps}, semantic_steps 0 and denoise 1{other_than_sigmas(is_stock)}."
+    else:
+        remedy = f"Set steps to {steps}, semantic_steps to 0 and denoise to 1; to change a video, use start_at_step."
+    levels = " ".join(run.schedule.grid.curve.labels(trained[:-1].tolist(), 3))
+    return f"the experts were trained for {steps_text(steps)} at {levels}, and these are other noise levels. {remedy}"
+
+
+def is_part_of(whole: Tensor, sigmas: Tensor) -> bool:
+    """Do these noise levels follow each other in ``whole``? Levels that were rounded to be read are the same."""
+    if len(sigmas) > len(whole):
+        return False
+    parts = whole.unfold(0, len(sigmas), 1)
+    return bool(torch.isclose(parts, sigmas.to(parts), rtol=1e-3, atol=1e-6).all(1).any())
 
 
 def starved(run: Run, names: PartNames, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:
@@ -97,8 +129,7 @@ def remedy_for(run: Run, is_stock: bool) -> str:
     connect, pair = "Connect DCM Sigmas", family_of(run.model).pair
     if pair and schedule_of(run.model).grid != run.schedule.grid == pair.grid:  # only a preset has such levels
         connect += f" with the preset {pair.preset}"
-    other = " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
-    remedy = f"{connect}{other}."
+    remedy = f"{connect}{other_than_sigmas(is_stock)}."
     shift = shift_of(run.model)
     if shift is None or shift == run.schedule.grid.shift:
         return remedy
@@ -106,6 +137,11 @@ def remedy_for(run: Run, is_stock: bool) -> str:
         f"{remedy} A scheduler makes them by the shift of the MODEL, which is {shift:g} here, where "
         f"{run.schedule.grid.shift:g} is meant."
     )
+
+
+def other_than_sigmas(is_stock: bool) -> str:
+    """How a remedy that is to connect DCM Sigmas goes on."""
+    return " to a sampler node that takes SIGMAS, or use DCM KSampler" if is_stock else ", or leave sigmas open"
 
 
 class CallWatch:

@@ -9,11 +9,11 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...dcm_core.families.family import Family
-from ...dcm_core.schedule.experts import EXPERT_NAMES, ExpertSchedule, PartNames
+from ...dcm_core.schedule.experts import EXPERT_NAMES, USUAL_STEPS, ExpertSchedule, PartNames, steps_text
 from ...dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
 from ..backbone.host import latent_format_of, network_of
 from ..backbone.model import as_released, family_of, is_semantic
-from ..experts.apply import applied_to, schedule_of, switch_text
+from ..experts.apply import applied_to, schedule_of, switch_text, trained_sigmas_of, trained_steps_of
 
 PLAIN = "no experts"
 
@@ -22,7 +22,7 @@ def names_of(model: ModelPatcher) -> PartNames | str:
     """What the parts of a run of this MODEL alone are called; of one that takes all steps itself, what it holds."""
     applied = applied_to(model)
     if applied:
-        return f"{applied.baked} expert only" if applied.baked else EXPERT_NAMES
+        return f"{applied.only} expert only" if applied.only else EXPERT_NAMES
     return "semantic expert only" if is_semantic(model) else PLAIN
 
 
@@ -78,14 +78,26 @@ class Run:
     def has_experts(self) -> bool:
         return any(names_of(model) != PLAIN for model in (self.model, self.low_noise_model) if model is not None)
 
+    @property
+    def trained_sigmas(self) -> Tensor | None:
+        """The noise levels [N + 1] that its experts were trained for; None where they hold for any."""
+        models = [model for model in (self.model, self.low_noise_model) if model is not None]
+        return next((sigmas for model in models if (sigmas := trained_sigmas_of(model)) is not None), None)
+
+    @property
+    def usual_steps(self) -> int:
+        """How many steps its experts were trained for, or 4."""
+        return USUAL_STEPS if self.trained_sigmas is None else len(self.trained_sigmas) - 1
+
     def sigmas(self, given: Tensor | None, steps: int, semantic_steps: int | None, denoise: float) -> Tensor:
         """The noise levels [N + 1] of the whole run: the given ones, or else the schedule's.
 
-        Without ``semantic_steps`` the steps are shared evenly. Raises ValueError for what no sampler can run on.
+        0 ``steps`` are the usual ones; without ``semantic_steps`` they are shared evenly. Raises ValueError for what no
+        sampler can run on.
         """
         if given is not None:
             return self.schedule.check(given)
-        return self.schedule.sigmas(steps, semantic_steps, denoise)
+        return self.schedule.sigmas(steps or self.usual_steps, semantic_steps, denoise)
 
     def describe(self, sigmas: Tensor) -> str:
         """Who takes which steps, in one line."""
@@ -94,21 +106,24 @@ class Run:
     def switch_text(self) -> str:
         """Where the switch is, in one line."""
         if self.names == EXPERT_NAMES:
-            return switch_text(self.schedule)
-        example = self.describe(self.schedule.sigmas(4))
+            return switch_text(self.schedule, trained_steps_of(self.model))
+        steps = self.usual_steps
+        example = self.describe(self.schedule.sigmas(steps))
         if not self.is_pair:
             return f"no switch; {example}"
         low = PAIR_NAMES.full[1]
-        return f"the {low} acts below {self.schedule.spell(self.schedule.switch_sigma)}; 4 steps: {example}"
+        switch = f"the {low} acts below {self.schedule.spell(self.schedule.switch_sigma)}"
+        return f"{switch}; {steps_text(steps)}: {example}"
 
 
 def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
     """Raises ValueError for two MODELs that do not work on the same latents and images, or are swapped."""
     for each, wrong in ((model, "detail"), (low_noise_model, "semantic")):
         applied = applied_to(each)
-        if applied and applied.baked == wrong:
+        if applied and applied.only == wrong:
             raise ValueError(
-                "The MODELs of DCM Bake are swapped: connect semantic to model and detail to low_noise_model."
+                "The two MODELs are swapped: connect the one with the semantic expert to model and the one with the "
+                "detail expert to low_noise_model."
             )
     high, low = ((family_of(each), input_channels(each)) for each in (model, low_noise_model))
     if high != low:

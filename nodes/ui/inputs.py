@@ -22,8 +22,11 @@ def low_noise_model() -> io.Model.Input:
 
 
 def detail_expert() -> io.Input:
-    tooltip = "Acts in the steps at low noise, where texture and detail are made."
-    return DcmExpert.Input("detail_expert", tooltip=tooltip)
+    tooltip = (
+        "Acts in the steps at low noise, where texture and detail are made. A semantic expert for one step runs "
+        "without, and that of a pair over the high-noise MODEL."
+    )
+    return DcmExpert.Input("detail_expert", optional=True, tooltip=tooltip)
 
 
 def semantic_expert() -> io.Input:
@@ -86,7 +89,8 @@ def boundary() -> io.Float.Input:
 
 
 def steps() -> io.Int.Input:
-    return io.Int.Input("steps", default=4, min=1, max=50, tooltip="Shared evenly between the experts.")
+    tooltip = "Shared evenly between the experts. 0 takes as many as they were trained for, or else 4."
+    return io.Int.Input("steps", default=0, min=0, max=50, tooltip=tooltip)
 
 
 def semantic_steps() -> io.Int.Input:
@@ -170,3 +174,9 @@ def add_noise() -> io.Boolean.Input:
 
 def batch_size() -> io.Int.Input:
     return io.Int.Input("batch_size", default=1, min=1, max=64, tooltip="How many clips the latent holds.")
+
+
+def trained_steps(numbers: list[int], default: int) -> io.Combo.Input:
+    tooltip = "The number of steps that the experts were trained for."
+    options = [str(number) for number in numbers]
+    return io.Combo.Input("steps", options=options, default=str(default), optional=True, tooltip=tooltip)

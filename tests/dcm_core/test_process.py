@@ -44,6 +44,14 @@ def test_a_jump_along_the_true_velocity_lands_on_the_mix_of_the_other_level(proc
 
 
 @pytest.mark.parametrize("process", LEVELS)
+def test_the_velocity_between_two_states_is_the_one_whose_jump_leads_there(process, drawn):
+    x, landed, _ = drawn
+    levels = torch.tensor(LEVELS[process])
+    velocity = process.velocity(x, landed, levels.flip(0), levels)
+    torch.testing.assert_close(process.jump(x, velocity, levels.flip(0), levels), landed, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("process", LEVELS)
 def test_renoised_cannot_be_told_from_noised_by_its_noise(process, drawn):
     """Clean part and the whole of the noise are those of the higher level; the linear sum falls short of it."""
     clean, first, second = drawn

@@ -6,7 +6,7 @@ What the nodes need lies as ComfyUI has it: ``models/diffusion_models/backbone``
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shutil import copy
@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from training import distill, paths, prepare
 from training.config import load_config
-from training.methods.detail import Detail
+from training.methods.distillation import Distillation
 from training.trainer import build_trainer
 
 from .clips import write_collection
@@ -30,12 +30,13 @@ from .random_weights import randomise
 
 PROMPT = "a block moves to the right"
 SEED, STEPS = 7, 4
-WEIGHTS = "backbone/diffusion_pytorch_model.safetensors"
+WEIGHTS, LOW_NOISE = (f"{name}/diffusion_pytorch_model.safetensors" for name in ("backbone", "low_noise"))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A family's class and tiny sizes, the folder of its encoders, and what it asks of a method."""
+    """A family's class and tiny sizes, the folder of its encoders, and what it asks of a method. ``pair``: are there
+    two networks of it, which share a run?"""
 
     family: str
     network: Callable[..., nn.Module]
@@ -43,6 +44,7 @@ class Kind:
     encoders: Callable[[Path], Path]
     options: dict[str, Any] = field(default_factory=lambda: {"guidance": 2.0})
     tokens: int = 0  # that ComfyUI pads its texts to
+    pair: bool = False
 
 
 # Widths that the host's own classes take for granted.
@@ -70,6 +72,8 @@ KINDS = {
     ),
 }  # fmt: skip
 
+KINDS["wan pair"] = replace(KINDS["wan"], pair=True)
+
 
 @dataclass(frozen=True)
 class Way:
@@ -77,6 +81,7 @@ class Way:
 
     folder: Path
     kind: Kind
+    prompts_alone: bool
 
     @property
     def config(self) -> Path:
@@ -89,22 +94,27 @@ class Way:
     def expert(self, name: str) -> Path:
         return self.models / "dcm" / f"{name}.safetensors"
 
-    def method(self) -> Detail:
-        """The finished detail stage, as a resumed run has it."""
-        trainer = build_trainer(load_config(str(self.config), ["stage=detail"]))
+    def weights(self, stage: str) -> Path:
+        """The file of the network that a stage's expert lies over, with or without another in between."""
+        return self.models / "diffusion_models" / (LOW_NOISE if self.kind.pair and stage == "detail" else WEIGHTS)
+
+    def method(self, stage: str = "detail") -> Distillation:
+        """A finished stage, as a resumed run has it."""
+        trainer = build_trainer(load_config(str(self.config), [f"stage={stage}"]))
         trainer.load()
         return trainer.method
 
 
 def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = False) -> Way:
-    """The whole way of a family, two iterations a stage."""
-    way = Way(folder, KINDS[name])
-    _write_backbone(way)
+    """The whole way of a family: from videos as published, from prompts alone by regression on the teacher's paths."""
+    way = Way(folder, KINDS[name], prompts_alone)
+    for seed, weights in enumerate(dict.fromkeys(map(way.weights, ("semantic", "detail")))):
+        _write_backbone(weights, way.kind, seed)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
     (folder / "prompts.txt").write_text(f"{PROMPT}\n")
     videos = [] if prompts_alone else ["--data", str(write_collection(folder / "videos"))]
     prepare.main(
-        [*videos, "--backbone", name, "--weights", encoders]
+        [*videos, "--backbone", way.kind.family, "--weights", encoders]
         + ["--output", cache, "--prompts", str(folder / "prompts.txt"), "--negative-prompt", "blurred"]
         + "--resolution 64x48 --frames 9 1 --fps 8 --max-enlarge 9 --workers 0 --device cpu".split()
     )
@@ -120,40 +130,58 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
     return way
 
 
-def _write_backbone(way: Way) -> None:
-    network = randomise(way.kind.network(**way.kind.sizes), seed=0)
+def _write_backbone(file: Path, kind: Kind, seed: int) -> None:
+    network = randomise(kind.network(**kind.sizes), seed=seed)
     for name, table in network.named_parameters():
         if name.endswith("scale_shift_table"):  # of three dimensions, where the rule for matrices makes it tiny
             table.data = 0.3 * torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
-    network.save_pretrained(way.models / "diffusion_models" / "backbone")
+    network.save_pretrained(file.parent)
 
 
 def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> dict[str, Any]:
     adapter = {"rank": 2, "alpha": 4.0}
     options = {"mode": mode, **adapter, **way.kind.options}
-    stage = {"iterations": 2, "optimizer": {"lr": 0.003}}
+    stage: dict[str, Any] = {"iterations": 2, "optimizer": {"lr": 0.003}}
     adversary = {"feature_stride": 1, "discriminator": {"lr": 0.001, "width": 16}}
+    published = {
+        "semantic": {"method": "semantic", **stage, "options": {**options, "tc_lag": 1}},
+        "detail": {"method": "detail", **stage, "options": {**options, **adversary}},
+    }
+    regression = {
+        name: {
+            "method": "trajectory",
+            "iterations": 12,
+            "optimizer": {"lr": 0.0004},
+            "options": {**options, "expert": name, "own": 0.5},
+        }
+        for name in ("semantic", "detail")
+    }
+    stages = regression if prompts_alone else published
+    backbone: dict[str, Any] = {"weights": str(way.weights("semantic"))}
+    if way.kind.pair:
+        backbone = {}
+        stages["detail"]["options"] |= {"mode": "adapter", "guidance": 3.0}
     return {
         "output": str(way.folder / "run"),
         "device": "cpu",
         "backbone": {
             "name": way.kind.family,
-            "weights": str(way.models / "diffusion_models" / WEIGHTS),
             "architecture": way.kind.sizes,
+            **backbone,
         },
+        "pair": {"high_noise": str(way.weights("semantic")), "low_noise": str(way.weights("detail"))}
+        if way.kind.pair
+        else None,
         "data": {
             "name": "videos",
             "batch_size": 2,
             "options": data,
-            "source": "teacher" if prompts_alone else None,
+            **({"source": "teacher", "text_dropout": 0.0} if prompts_alone else {}),
         },
-        "stages": {
-            "semantic": {"method": "semantic", **stage, "options": {**options, "tc_lag": 1}},
-            "detail": {"method": "detail", **stage, "options": {**options, **adversary}},
-        },
-        "validation": {"every": 2, "prompts": [PROMPT], "steps": STEPS},
+        "stages": stages,
+        "validation": {"every": 12 if prompts_alone else 2, "prompts": [PROMPT], "steps": STEPS},
         "paths": {"prompts": str(way.folder / "prompts.txt"), "count": 2, "batch_size": 2},
-        "watch": {"every": 2, "paths": 1, "floor_paths": 0},
+        "watch": {"every": 12 if prompts_alone else 2, "paths": 1, "floor_paths": 0},
     }
 
 
@@ -162,10 +190,13 @@ def _sampled(way: Way) -> dict[str, Tensor]:
     """The texts as ComfyUI's own encoders give them to a network, and the latents that the trainer samples."""
     method = way.method()
     told = method.data.conditions([PROMPT])
-    noise = torch.randn(1, *method.data.latent_shape, generator=torch.manual_seed(SEED))
+    start = torch.randn(1, *method.data.latent_shape, generator=torch.manual_seed(SEED))
+    if way.kind.pair:  # the semantic expert's share is done by its own stage
+        high = way.method("semantic")
+        start = high.followed(high.few_step(told), start, high.sigmas(STEPS))
     expected = {
-        "latents": method.sample(noise, told, STEPS),
-        "semantic_alone": method.followed(method.model(method.roles.below, told), noise, method.sigmas(STEPS)),
+        "latents": method.sample(start, told, STEPS),
+        "semantic_alone": method.followed(method.model(method.roles.below, told), start, method.sigmas(STEPS)),
         "text": pad(told.text, (0, 0, 0, max(0, way.kind.tokens - told.text.shape[1]))),
     }
     return expected if told.pooled is None else {**expected, "pooled": told.pooled}

@@ -43,8 +43,7 @@ def shapes(tmp_path, monkeypatch):
     save_file(truth.state_dict(), tmp_path / "teacher.safetensors")
     for kind, expert in experts.items():
         save_expert(tmp_path / f"{kind}.safetensors", expert)
-    for name in ("teacher", "semantic", "detail"):
-        monkeypatch.setattr(weights, name, lambda name=name: tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(weights, "_FOLDER", tmp_path)
     outputs = dcm_node("DCMShapes").execute(2)
     names = ["model", "semantic", "detail", "clip", "vae", "latent"]
     return {name: outputs[number] for number, name in enumerate(names)} | {"truth": truth, "experts": experts}
@@ -131,6 +130,33 @@ def test_previews_have_the_true_colours(shapes, monkeypatch):
         shown = torch.from_numpy(numpy.array(picture)) / 255
         true = (clip[0, :, :4].mean(1).unflatten(1, (12, 2)).unflatten(3, (12, 2)).mean((2, 4)).movedim(0, -1) + 1) / 2
         assert (shown - true).abs().mean() < 0.02
+
+
+def test_experts_are_chosen_by_their_number_of_steps(shapes, tmp_path):
+    def put(kind, steps):
+        one = shapes["experts"][kind]
+        named = Expert(replace(one.metadata, trained_steps=steps), one.layers, one.parameters)
+        save_expert(tmp_path / f"{kind}_{steps}steps.safetensors", named)
+
+    def choices():
+        (steps,) = (each for each in dcm_node("DCMShapes").define_schema().inputs if each.id == "steps")
+        assert steps.default == "4"
+        return steps.options
+
+    def numbers(steps):
+        semantic, detail = dcm_node("DCMShapes").execute(1, **({"steps": steps} if steps else {})).args[1:3]
+        return semantic.metadata.trained_steps, detail and detail.metadata.trained_steps
+
+    assert choices() == ["4"] and numbers(None) == (None, None), "the pair for any number of steps serves for 4"
+    for kind, steps in (("semantic", 2), ("detail", 2), ("semantic", 1), ("semantic", 4)):
+        put(kind, steps)
+    assert choices() == ["1", "2", "4"]
+    assert numbers("2") == (2, 2) and numbers("1") == (1, None)
+    assert numbers(None) == (None, None), "not half of a pair"
+    put("detail", 4)
+    assert numbers(None) == numbers("4") == (4, 4)
+    with pytest.raises(FileNotFoundError, match="semantic_8steps.safetensors is missing"):
+        numbers("8")
 
 
 def test_missing_weights_are_told(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_only_the_student_and_what_it_is_judged_by_keep_a_graph(trainer, stage):
                 seen.add(node)
                 leaves += [following for following, _ in node.next_functions]
         reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
-        assert reached == {id(p) for p in method.discriminator.parameters()}
+        assert reached == {id(p) for p in method.adversary.discriminator.parameters()}
 
 
 def test_what_is_measured_asks_for_no_more_clips_at_once_than_training(trainer, tmp_path):

@@ -17,9 +17,14 @@ from .paths import PathCache
 class TeacherPaths:
     """Batches of paths. Captions are encoded, and latents decoded, by the data set that the paths were made for."""
 
-    def __init__(self, data: Data, cache: PathCache, text_dropout: float):
-        """Raises ConfigError where paths are missing, or were made for latents of another shape."""
-        cache.require_whole()
+    def __init__(self, data: Data, cache: PathCache, text_dropout: float, rest: PathCache | None = None):
+        """``rest``: the paths that go on from those in the cache, if those do not end as clips.
+
+        Raises ConfigError where paths are missing, or were made for latents of another shape.
+        """
+        self.ends = cache if rest is None else rest
+        for each in (cache, self.ends):
+            each.require_whole()
         if list(data.latent_shape) != cache.plan.recipe.shape:
             raise ConfigError(
                 f"The paths in {cache.folder} have latents of shape {cache.plan.recipe.shape}, and the data set's are "
@@ -43,7 +48,7 @@ class TeacherPaths:
         for place, generator in enumerate(draws.generators("dropout")):
             if float(torch.rand((), generator=generator)) < self.text_dropout:
                 captions[place] = ""
-        return Batch(self.cache.states(numbers, [-1])[:, 0], self.conditions(captions))
+        return Batch(self.ends.states(numbers, [-1])[:, 0], self.conditions(captions))
 
     def conditions(self, captions: list[str]) -> Conditions:
         return self.inner.conditions(captions)

@@ -15,8 +15,8 @@ from ..config import BackboneConfig, Config
 from ..data.batch import Conditions
 from ..data.buckets import Size
 from ..errors import ConfigError
+from ..methods.adversary import AdversaryOptions
 from ..methods.base import Calls, Method
-from ..methods.detail import Detail, DetailOptions
 from ..methods.distillation import DistillationOptions
 from ..networks.blocks import prepare
 from ..networks.discriminator import Discriminator
@@ -112,7 +112,7 @@ def need(
     """What the selected stage needs. ``make`` builds a backbone adapter; ``size`` or ``latents`` of clips, else those
     that the backbone is for."""
     backbone = make(config.backbone)
-    whole = _networks(config, method, options, backbone)
+    whole = _networks(config, options, backbone)
     first = whole.student.network
     clip = clip_of(backbone, first, size, latents)
     rows = config.stage_data().batch_size
@@ -120,15 +120,15 @@ def need(
     depth = {
         name: backbone.arguments[name] for name in ("num_layers", "num_single_layers") if name in backbone.arguments
     }
-    calls, stride = method.calls(options), getattr(options, "feature_stride", 0)
+    calls, stride = method.calls(options, config), getattr(options, "feature_stride", 0)
 
     def count(few: Depth) -> Cost:
         architecture = {**config.backbone.architecture, **few}
         shorter = make(config.backbone.model_copy(update={"architecture": architecture}))
-        return _iteration(config, _networks(config, method, options, shorter), shorter, clip, at_once, calls, stride)
+        return _iteration(config, _networks(config, options, shorter), shorter, clip, at_once, calls, stride)
 
     found = cost(depth, count)
-    discriminator = _discriminator(method, options, backbone, first)
+    discriminator = _discriminator(options, backbone, first) if calls.through else []
     own = [p for p in first.parameters() if p.requires_grad]
     trained = sum(p.numel() for p in own)
     learned = trained + sum(p.numel() for p in discriminator)
@@ -146,15 +146,15 @@ def need(
     )
 
 
-def _networks(config: Config, method: type[Method], options: Any, backbone: Backbone) -> Roles:
+def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
     outline = Outline(backbone)
     if not isinstance(options, DistillationOptions):
         player = Player(outline.build().requires_grad_(True))
         return Roles(player, player, player, player)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": 0}
-    semantic: Any = options if issubclass(method, Detail) else None
+    semantic: Any = options if options.over_semantic and config.pair is None else None
     network = outline.load(getattr(torch, config.compute.dtype))
-    return cast_roles(outline, network, options.mode, adapter, options.target_ema is not None, semantic)
+    return cast_roles(outline, network, options.mode, adapter, options.averaged_target, semantic)
 
 
 def _iteration(
@@ -196,9 +196,7 @@ def _conditions(backbone: Backbone, network: Network, rows: int) -> Conditions:
     )
 
 
-def _discriminator(method: type[Method], options: Any, backbone: Backbone, network: Network) -> list[nn.Parameter]:
-    if not isinstance(options, DetailOptions) or not method.calls(options).through:
-        return []
+def _discriminator(options: AdversaryOptions, backbone: Backbone, network: Network) -> list[nn.Parameter]:
     with torch.device("meta"):
         channels, layers = backbone.feature_shape(network, options.feature_stride)
         return list(Discriminator(channels, layers, options.discriminator.width).parameters())

@@ -21,7 +21,8 @@ from dcm_core.sampling import VelocityModel, euler
 from dcm_core.schedule.curves import Curve
 
 from ..data.batch import Conditions
-from ..data.paths import PathCache, float32
+from ..data.levels import float32
+from ..data.paths import PathCache
 from ..methods.distillation import Distillation
 from ..run.draws import parts
 

@@ -1,8 +1,8 @@
-"""What all distillation methods share: a frozen teacher, a target network, consistency pairs."""
+"""What all distillation methods share: a frozen teacher with guidance, the roles beside it, and what is made."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,24 +14,19 @@ from torch import Tensor
 from dcm_core.expert.layers import Expert, Layer
 from dcm_core.families.presets import find_family
 from dcm_core.sampling import VelocityModel
-from dcm_core.schedule.experts import ExpertSchedule
 
 from .. import hub
-from ..config import Config, Count, Decay, MethodOptions, Positive, Weight
-from ..data.batch import Batch, Conditions
+from ..config import Config, Count, MethodOptions, Positive, Weight
+from ..data.batch import Conditions
 from ..errors import ConfigError, MissingWeights
 from ..networks.network import Network, Role
 from ..networks.roles import Mode, Roles, cast_roles
-from ..run.draws import Draws
 from ..run.record import Record, record, weights_digest
-from .base import Calls, Method, Setup
-from .consistency import Jumps, consistency
+from .base import Method, Setup
 
 
 class DistillationOptions(MethodOptions):
     """What every distillation needs to know."""
-
-    whole: ClassVar[bool] = False  # is a whole backbone exported?
 
     mode: Mode = Field(
         default="full",
@@ -51,24 +46,33 @@ class DistillationOptions(MethodOptions):
     embedded_guidance: Weight | None = Field(
         default=None, description="The scale that the networks are told, for a family whose networks are told one."
     )
-    huber_c: Positive = Field(
-        default=0.001, description="Where the pseudo-Huber loss turns from a parabola into the absolute value."
-    )
-    per_interval: bool = Field(
-        default=False,
-        description="Compare velocities, not latents, so that the losses do not fade with the length of a span.",
-    )
-    target_ema: Decay | None = Field(
-        default=None,
-        description="Decay of an averaged target network; none means the student itself, without gradient.",
-    )
     teacher: str | None = Field(
         default=None,
         description="File or folder of its weights; none means `backbone.weights`, or else this run's teacher stage.",
     )
 
+    @property
+    def whole(self) -> bool:
+        """Is a whole backbone exported?"""
+        return False
+
+    @property
+    def over_semantic(self) -> bool:
+        """Does what is trained lie over a semantic expert?"""
+        return False
+
+    @property
+    def averaged_target(self) -> bool:
+        """Is there a network beside the student that is its moving average?"""
+        return False
+
     def contradictions(self, config: Config) -> Iterator[str]:
         yield from super().contradictions(config)
+        if config.pair and self.teacher:
+            yield (
+                f"stages.{config.stage}.options.teacher={self.teacher} beside pair, whose models are the teachers: "
+                "leave it out."
+            )
         if config.compute.fp8 and (self.mode == "full" or self.whole):
             yield (
                 f"compute.fp8=true: stages.{config.stage} exports weights that it would round. Set "
@@ -76,30 +80,46 @@ class DistillationOptions(MethodOptions):
             )
 
 
+class Part(ABC):
+    """What a distillation makes, whatever its objective: one of the experts, or one network for a whole run."""
+
+    usage: ClassVar[str]  # where the exported file goes, in a sentence
+
+    @abstractmethod
+    def indices(self, method: Distillation) -> range:
+        """The grid indices where it acts."""
+
+    def boundary(self, method: Distillation) -> dict[str, Any]:
+        """What of the boundary between the experts the training depends on."""
+        schedule = method.schedule
+        return {"kappa_index": schedule.kappa_index, "rule": schedule.switch.rule}
+
+    def few_step(self, method: Distillation, conditions: Conditions) -> VelocityModel:
+        """What runs in a few steps: with whatever acts before what is trained."""
+        return method.student_alone(conditions)
+
+    def sample(self, method: Distillation, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
+        """See :meth:`Method.sample`."""
+        return method.followed(self.few_step(method, conditions), noise, method.sigmas(steps))
+
+    @abstractmethod
+    def export(self, method: Distillation, path: Path) -> None:
+        """See :meth:`Method.export`."""
+
+
 class Distillation(Method):
-    """Roles: student (trained), teacher (frozen), target (the student, or its moving average)."""
+    """Roles: student (trained) and teacher (frozen). ``part``: what is made."""
 
     Options = DistillationOptions
     options: DistillationOptions
 
-    def __init__(self, setup: Setup, options: DistillationOptions, roles: Roles):
-        self.roles = roles
+    def __init__(self, setup: Setup, options: DistillationOptions, roles: Roles, part: Part):
+        self.roles, self.part, self.usage = roles, part, part.usage
         self.sources = {"teacher": {"weights": weights_digest(roles.teacher.state())}}
+        if options.over_semantic and setup.config.pair is None:
+            self.sources["semantic"] = {"weights": weights_digest(roles.below.state())}
         super().__init__(setup, options, roles.student)
-        self.teacher, self.target = roles.teacher, roles.target
-        if options.target_ema is not None:
-            self.averages["target"] = roles.average(self.trainable, options.target_ema)
-
-    @classmethod
-    def build(cls, setup: Setup, options: DistillationOptions) -> Distillation:
-        """The student starts as the teacher."""
-        check_guidance(setup, options)
-        return cls(setup, options, cast(setup, options))
-
-    @classmethod
-    def calls(cls, options: DistillationOptions) -> Calls:
-        """The teacher's, with guidance two, and the target's."""
-        return Calls(plain=2 if options.guidance == 1 else 3)
+        self.teacher = roles.teacher
 
     @property
     def networks(self) -> list[Network]:
@@ -111,16 +131,35 @@ class Distillation(Method):
 
     def trained_with(self) -> Record:
         grid = self.schedule.grid
-        schedule = {"shift": grid.shift, "points": grid.points} | self.boundary()
+        schedule = {"shift": grid.shift, "points": grid.points} | self.part.boundary(self)
         return record(self.config, self.options, self.sources, schedule)
 
-    def boundary(self) -> dict[str, Any]:
-        """What of the boundary between the experts the training depends on: nothing for a single network."""
-        return {}
-
     def sigmas(self, steps: int) -> Tensor:
-        """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0."""
-        return self.schedule.sigmas(steps)
+        """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0.
+
+        Of a pair they are this stage's share: down to kappa, or from there on.
+        """
+        return self.share(self.schedule.sigmas(steps))
+
+    def every_level(self) -> Tensor:
+        """Those of the teacher itself: every point of the grid."""
+        return self.share(torch.cat([self.schedule.grid.sigmas.flip(0), torch.zeros(1)]))
+
+    def share(self, sigmas: Tensor) -> Tensor:
+        """Of the levels of a whole run those at which this stage's backbone acts, and where its part ends."""
+        if self.config.part is None:
+            return sigmas
+        steps, _ = self.schedule.split(sigmas)
+        return sigmas[: steps + 1] if self.config.part == "high_noise" else sigmas[steps:]
+
+    def to_look_at(self, x: Tensor, conditions: Conditions) -> Tensor:
+        """The latents where the levels of this stage end, without noise.
+
+        From kappa, where the high-noise model of a pair ends and the other is not there, by one jump of the teacher.
+        """
+        if self.config.part != "high_noise":
+            return x
+        return self.followed(self.guided_teacher(conditions), x, [self.schedule.kappa_sigma, 0.0])
 
     def student_alone(self, conditions: Conditions) -> VelocityModel:
         """What is trained, where it acts."""
@@ -128,30 +167,17 @@ class Distillation(Method):
 
     def few_step(self, conditions: Conditions) -> VelocityModel:
         """What runs at these noise levels, with whatever acts before what is trained."""
-        return self.student_alone(conditions)
+        return self.part.few_step(self, conditions)
 
     @abstractmethod
     def spans(self) -> list[range]:
-        """The spans of grid indices that this method trains on, each with an end point of its own."""
+        """The spans of grid indices that this method trains on, rising, each with an end point of its own."""
 
-    def pairs(self, batch: Batch, draws: Draws) -> Jumps:
-        """Consistency pairs at random noise levels of the spans."""
-        spans = self.spans()
-        index = draws.indices("index", range(spans[0].start, spans[-1].stop)).to(self.device)
-        start = index.clone()
-        for span in spans:
-            start[(index >= span.start) & (index < span.stop)] = span.start
-        sigma = self.schedule.grid.sigma(index).to(batch.latents)
-        return consistency(
-            self.process.noised(batch.latents, draws.noise("noise", batch.latents), sigma),
-            index,
-            start,
-            self.schedule.grid,
-            student=self.model(self.student, batch.conditions),
-            target=self.model(self.target, batch.conditions),
-            teacher=self.guided_teacher(batch.conditions),
-            process=self.process,
-        )
+    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
+        return self.part.sample(self, noise, conditions, steps)
+
+    def export(self, path: Path) -> None:
+        self.part.export(self, path)
 
     def model(self, role: Role, conditions: Conditions) -> VelocityModel:
         return super().model(role, conditions.told(self.options.embedded_guidance))
@@ -163,21 +189,23 @@ class Distillation(Method):
 
 def cast(setup: Setup, options: DistillationOptions, semantic: Expert | None = None) -> Roles:
     """The roles over the teacher, and over a semantic expert if there is one. Raises ConfigError."""
+    check_guidance(setup, options)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": setup.config.seed}
-    averaged = options.target_ema is not None
-    return cast_roles(setup.backbone, load_teacher(setup, options), options.mode, adapter, averaged, semantic)
+    network = load_teacher(setup, options)
+    return cast_roles(setup.backbone, network, options.mode, adapter, options.averaged_target, semantic)
 
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
     """The teacher's network with its weights, as they are held in training. Raises ConfigError where there are none."""
-    named = options.teacher or setup.config.backbone.weights
-    path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())
-    remedy = (
-        "Set backbone.weights to its file, folder or name on the hub, or run the teacher stage of this configuration "
-        "first."
-    )
+    config = setup.config
+    named = options.teacher or config.weights
+    path = named or str(Path(config.output, "teacher", "teacher.safetensors").absolute())
+    key, otherwise = "backbone.weights", ", or run the teacher stage of this configuration first"
+    if config.part:
+        key, otherwise = f"pair.{config.part}", ""
+    remedy = f"Set {key} to its file, folder or name on the hub{otherwise}."
     try:
-        found = setup.config.find(path, "teacher", remedy)
+        found = config.find(path, "teacher", remedy)
     except MissingWeights:
         if not hub.is_name(path):
             raise
@@ -193,8 +221,3 @@ def check_guidance(setup: Setup, options: DistillationOptions) -> None:
         raise ConfigError(f"{name} is missing: say which guidance {family.title} networks are told, for example 6.")
     if options.embedded_guidance is not None and not family.embedded_guidance:
         raise ConfigError(f"{name}={options.embedded_guidance:g}: {family.title} networks are told none; leave it out.")
-
-
-def boundary(schedule: ExpertSchedule) -> dict[str, Any]:
-    """The boundary between two experts, as the settings of a schedule have it."""
-    return {"kappa_index": schedule.kappa_index, "rule": schedule.switch.rule}

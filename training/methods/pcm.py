@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from dcm_core.losses import pseudo_huber
+from dcm_core.schedule.experts import ExpertKind
 
 from ..config import Count
-from ..data.batch import Batch, Conditions
+from ..data.batch import Batch
 from ..errors import ConfigError
-from ..export import export_backbone
-from ..networks.exchange import with_layers
 from ..run.draws import Draws
-from .base import AS_BACKBONE, LossMap
-from .distillation import Distillation, DistillationOptions
+from .base import LossMap, Setup
+from .consistency import Consistency, ConsistencyOptions
+from .parts import side_part, whole_part
 
 
-class SingleOptions(DistillationOptions):
+class SingleOptions(ConsistencyOptions):
     """One network."""
 
-    whole = True
+    expert: ExpertKind | None = Field(
+        default=None,
+        description="Train on the noise levels of one expert alone: of two such stages each is a whole network on its "
+        "side of kappa. In a run of its own the teacher acts on the other side.",
+    )
+
+    @property
+    def whole(self) -> bool:
+        return True
 
 
 class PCMOptions(SingleOptions):
@@ -33,41 +40,38 @@ class PCMOptions(SingleOptions):
     phases: Count = Field(default=4, description="The grid is cut into this many spans of equal numbers of points.")
 
 
-class PCM(Distillation):
+class PCM(Consistency):
     """Minimises ``L_consistency`` over the whole grid; every jump ends where its phase ends."""
 
     Options = PCMOptions
     options: PCMOptions
-    usage = AS_BACKBONE
+
+    @classmethod
+    def build(cls, setup: Setup, options: PCMOptions) -> PCM:
+        made = side_part(setup, options, options.expert) if options.expert else whole_part(setup, options)
+        return cls(setup, options, *made)
 
     def spans(self) -> list[range]:
-        return phases(self.schedule.grid.points, self.options.phases)
+        return phases(self.part.indices(self), self.options.phases)
 
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
-        jumps = self.pairs(batch, draws)
-        if self.options.per_interval:
-            jumps = jumps.per_interval()
+        jumps = self.compared(self.pairs(batch, draws))
         yield "student", {"consistency": pseudo_huber(jumps.prediction, jumps.target, self.options.huber_c)}
-
-    def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
-        return self.followed(self.few_step(conditions), noise, self.sigmas(steps))
 
     def sigmas(self, steps: int) -> Tensor:
         """Steps of equal numbers of grid points, so that with ``phases`` steps each one crosses one phase."""
-        starts = [span.stop - 1 for span in reversed(phases(self.schedule.grid.points, steps))]
+        if self.options.expert:
+            return super().sigmas(steps)
+        starts = [span.stop - 1 for span in reversed(phases(self.part.indices(self), steps))]
         return torch.tensor([*(self.schedule.grid.sigma(i) for i in starts), 0.0])
 
-    def export(self, path: Path) -> None:
-        state, layers = self.backbone.comfy_state(self.student.network), self.changes()
-        if self.world.first:
-            export_backbone(path, self.config, with_layers(state, layers))
 
-
-def phases(points: int, count: int) -> list[range]:
-    """The grid's indices 0..points-1 in ``count`` spans, ascending, as equal as whole numbers allow."""
+def phases(levels: range, count: int) -> list[range]:
+    """Grid indices in ``count`` spans, ascending, as equal as whole numbers allow."""
+    points = len(levels)
     if not 1 <= count <= points:
         raise ConfigError(f"options.phases={count} must be between 1 and the {points} points of the grid.")
-    edges = [points * edge // count for edge in range(count + 1)]
+    edges = [levels.start + points * edge // count for edge in range(count + 1)]
     return [range(first, last) for first, last in zip(edges, edges[1:], strict=False)]
 
 

@@ -26,6 +26,10 @@ class Features:
             [each.to(dtype) for each in self.tokens], [each.to(dtype) for each in self.velocities], self.grid
         )
 
+    def rows(self, index: Tensor) -> Features:
+        """Those of some samples of the batch."""
+        return Features([each[index] for each in self.tokens], [each[index] for each in self.velocities], self.grid)
+
 
 @contextmanager
 def recorded(modules: Sequence[nn.Module]) -> Iterator[list]:

@@ -20,11 +20,21 @@ def detail() -> Path:
     return _shipped("detail.safetensors")
 
 
+def experts() -> list[Path]:
+    """All shipped experts: also those that were trained for a number of steps."""
+    return sorted(path for kind in ("semantic", "detail") for path in _FOLDER.glob(f"{kind}*.safetensors"))
+
+
 def _shipped(name: str) -> Path:
     path = _FOLDER / name
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path} is missing, so the Shapes world cannot run. Install the pack again, or train the file with "
-            "training/configs/shapes.yaml."
-        )
+        raise FileNotFoundError(missing(name))
     return path
+
+
+def missing(name: str) -> str:
+    """What to say of a shipped file that is not there."""
+    return (
+        f"{_FOLDER / name} is missing, so the Shapes world cannot run. Install the pack again, or train the file with "
+        "training/configs/shapes.yaml."
+    )

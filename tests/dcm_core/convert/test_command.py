@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from harness.diffusers_models import random_state, released
 from harness.experts import expert, parts, write_as_is
 from safetensors.torch import load_file, save_file
 
+from dcm_core.backbone.file import BackboneFile
 from dcm_core.convert.command import main
-from dcm_core.expert.file import save_expert
+from dcm_core.convert.semantic import semantic_metadata
+from dcm_core.expert.file import load_expert, save_expert
 from dcm_core.files.format import TensorInfo, tensor_bytes
 from dcm_core.files.stream import stream_tensors
 
@@ -93,6 +96,38 @@ def test_inspect_gives_the_norm_of_every_change_as_json(files, capsys):
     names = [sorted(layer["layer"] for layer in each["layers"]) for each in said.values()]
     assert names[0] == names[1]
     assert said["detail"]["intact"] and said["detail"]["schedule"]["sigmas"]["4"][0] == 1.0
+
+
+def test_what_experts_were_trained_for_is_told_and_kept(files, capsys):
+    run(capsys, "to-comfy", "bundle.safetensors", "plain.safetensors")
+    made = replace(semantic_metadata(BackboneFile.open("plain.safetensors")), trained_steps=2)
+    save_file(load_file("plain.safetensors"), "whole.safetensors", made.to_header())
+    for step in (
+        "to-diffusers whole.safetensors diffusers.safetensors",
+        "to-comfy diffusers.safetensors comfy.safetensors",
+        "export comfy.safetensors difference.safetensors --semantic difference --base base.safetensors",
+        "export comfy.safetensors low_rank.safetensors --semantic low-rank --rank 2 --base base.safetensors",
+    ):
+        status, _, err = run(capsys, *step.split())
+        assert status == 0, err
+    for name in ("whole", "diffusers", "comfy", "difference", "low_rank"):
+        status, text, err = run(capsys, "inspect", f"{name}.safetensors")
+        assert status == 0, err
+        assert "trained for the noise levels of 2 steps and no others" in text, name
+        assert "  2 steps: SemE 1 step 1.000 | DetE 1 step" in text and "4 steps:" not in text, name
+        assert json.loads(run(capsys, "inspect", f"{name}.safetensors", "--json")[1])["trained_steps"] == 2
+    assert "no others" not in run(capsys, "inspect", "bundle.safetensors")[1]
+
+
+def test_a_bundle_that_cannot_say_what_its_expert_was_trained_for_is_remarked(files, capsys):
+    run(capsys, "export", "bundle.safetensors", "any.safetensors", "--exact")
+    run(capsys, "to-comfy", "bundle.safetensors", "semantic.safetensors")
+    one = load_expert("any.safetensors")
+    save_expert("two.safetensors", replace(one, metadata=replace(one.metadata, trained_steps=2)))
+    for name, is_said in (("any", False), ("two", True)):
+        command = f"to-diffusers semantic.safetensors {name}_bundle.safetensors --expert {name}.safetensors"
+        status, _, err = run(capsys, *command.split())
+        assert status == 0 and ("does not say that its expert was trained for 2 steps" in err) == is_said, err
 
 
 def test_inspect_sees_damage(tmp_path, capsys):

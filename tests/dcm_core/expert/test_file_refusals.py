@@ -188,7 +188,9 @@ def test_a_lost_field_is_named(tmp_path, field):
         ("dcm.expert", "both"), ("dcm.guidance", "six"), ("dcm.guidance", "nan"), ("dcm.guidance", "-1"),
         ("dcm.rank", "4.5"), ("dcm.alpha", "inf"), ("dcm.complete", "perhaps"), ("dcm.kappa_index", "49"),
         ("dcm.kappa_sigma", "0.5"), ("dcm.shift", "[" * 5000), ("dcm.prediction", "epsilon"),
-        ("dcm.sigmas.6", "[[1]]"), ("dcm.rank", "9" * 5000),
+        ("dcm.sigmas.6", "[[1]]"), ("dcm.rank", "9" * 5000), ("dcm.trained_steps", "four"),
+        ("dcm.pair", "both"),
+        ("dcm.trained_steps", "0"), ("dcm.trained_steps", "51"),
     ],
 )  # fmt: skip
 def test_a_field_that_makes_no_sense_is_named(tmp_path, field, value):

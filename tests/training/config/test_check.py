@@ -27,7 +27,7 @@ def test_the_options_of_all_stages_are_read_at_once(tmp_path):
     assert sorted(str(wrong.value).splitlines()) == [
         "Unknown key 'data.options.onyl'. Did you mean 'only'?",
         "Unknown key 'stages.teacher.options.shfit'. Did you mean 'shift'?",
-        "stages.second.method='student' is unknown; use detail, lcm, pcm, semantic or teacher.",
+        "stages.second.method='student' is unknown; use detail, lcm, pcm, semantic, teacher or trajectory.",
         "stages.semantic.options.tc_lag=0 must be at least 1.",
         "stages.teacher.options.guidance=-1.0 must be at least 0.",
     ]

@@ -27,6 +27,7 @@ def test_batches_read_ahead_are_bit_equal_and_made_in_a_thread():
         assert torch.equal(batch.conditions.text, expected.conditions.text)
         # a validation looks at another iteration in between, and what is awaited stays so
         assert torch.equal(ahead.batch(of(0)).latents, plain[0].latents)
+    ahead.reader.shutdown()  # waits for the batch that nobody asked for
     assert len([name for name in threads if name.startswith("batches")]) >= 3
     assert ahead.latent_shape == data.latent_shape
 
