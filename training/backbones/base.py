@@ -74,7 +74,7 @@ class Backbone(ABC):
     def load(self, path: str | Path, dtype: torch.dtype = torch.float32) -> Network:
         """A network with the weights of a backbone file of any layout, in memory for itself and its largest tensor.
 
-        ``dtype``: of all weights but those that diffusers keeps in float32. Raises ConfigError where they do not fit.
+        ``dtype``: what frozen matrices are held in. Raises ConfigError where the weights do not fit.
         """
         with opened_backbone(path, self.keymap) as file:
             self._refuse_image(file.shapes, f"{path} is {file.layout.variant}")

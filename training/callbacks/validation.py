@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -65,7 +66,7 @@ class Validation(Callback):
             return
         conditions = method.data.conditions(prompts).to(method.device)
         with method.averaged():
-            latents = method.sample(start, conditions, config.steps)
+            latents = method.sampled(partial(method.sample, steps=config.steps), start, conditions)
         teacher = self._teachers(method, start, conditions) if isinstance(method, Distillation) else None
         if not run.first:
             return
@@ -102,8 +103,11 @@ class Validation(Callback):
     def _teachers(self, method: Distillation, start: torch.Tensor, conditions: Conditions) -> torch.Tensor:
         """The teacher's clips from the same start, sampled once."""
         if self.teacher is None:
-            arrived = method.followed(method.guided_teacher(conditions), start, method.every_level())
-            self.teacher = method.data.decode(method.to_look_at(arrived, conditions))
+
+            def sample(x: torch.Tensor, told: Conditions) -> torch.Tensor:
+                return method.to_look_at(method.followed(method.guided_teacher(told), x, method.every_level()), told)
+
+            self.teacher = method.data.decode(method.sampled(sample, start, conditions))
         return self.teacher
 
     def _write(self, run: TrainingRun, iteration: int, prompts: list[str], beside: list[torch.Tensor]) -> None:

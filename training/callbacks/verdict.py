@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -22,8 +24,9 @@ class Verdict(Callback):
         def sample(captions: list[str]) -> Tensor:
             generator = torch.Generator().manual_seed(config.seed)
             noise = torch.randn(len(captions), *method.data.latent_shape, generator=generator).to(method.device)
+            conditions = method.data.conditions(captions).to(method.device)
             with method.averaged():
-                return method.sample(noise, method.data.conditions(captions).to(method.device), config.steps)
+                return method.sampled(partial(method.sample, steps=config.steps), noise, conditions)
 
         try:
             told = method.data.verdict(sample)

@@ -30,7 +30,7 @@ from dcm_core.process import Process
 from dcm_core.sampling import VelocityModel, euler
 
 from ..errors import ConfigError
-from ..run.draws import Draws
+from ..run.draws import Draws, parts
 from ..run.world import World
 from .base import Data
 from .batch import Conditions
@@ -228,11 +228,13 @@ def fill(
     world: World,
     part: range | None = None,
     before: PathCache | None = None,
+    at_once: int | None = None,
 ) -> Iterator[int]:
     """Make the missing batches of paths, or those of them in ``part``; yields the number of each when it is written.
 
     All processes of the world ask the teacher together, since it may be split among them, and the first one writes.
-    ``before``: the paths that these go on from, where they do not begin with noise.
+    ``before``: the paths that these go on from, where they do not begin with noise. ``at_once``: how many paths of a
+    batch are solved together; none is all.
     Raises OSError before the first batch where the disk has no room for all, and ConfigError where ``before`` lacks
     some.
     """
@@ -243,11 +245,13 @@ def fill(
         before.require(missing)
     for batch in missing:
         numbers = range(batch * plan.batch, (batch + 1) * plan.batch)
-        conditions = data.conditions(plan.captions(numbers)).to(world.device)
-        start = None if before is None else before.states(numbers, [-1])[:, 0]
-        states = solved(plan, numbers, teacher(conditions), process, world.device, start)
+        states = []
+        for some in parts(numbers, at_once):
+            conditions = data.conditions(plan.captions(some)).to(world.device)
+            start = None if before is None else before.states(some, [-1])[:, 0]
+            states.append(solved(plan, some, teacher(conditions), process, world.device, start))
         if world.first:
-            cache.write(batch, states)
+            cache.write(batch, torch.cat(states))
         yield batch
     world.gathered(None)  # nobody reads before the last is written
 

@@ -21,6 +21,7 @@ from ..methods.distillation import DistillationOptions
 from ..networks.blocks import prepare
 from ..networks.discriminator import Discriminator
 from ..networks.network import Network
+from ..networks.precision import lowered
 from ..networks.roles import Player, Roles, cast_roles
 from .probe import Cost, Depth, cost, counted, without_data
 
@@ -67,6 +68,14 @@ class Outline:
     def build(self) -> Network:
         with torch.device("meta"):
             return self.backbone.build(0)
+
+    def load(self, dtype: torch.dtype) -> Network:
+        """As a backbone file would give it, with frozen matrices in ``dtype``."""
+        network = self.build()
+        for name in lowered(network):
+            weight = network.get_parameter(name)
+            weight.data = weight.data.to(dtype)
+        return network
 
     def apply(self, network: Network, expert: Any) -> None:
         """An expert of full size changes no shape."""
@@ -139,14 +148,13 @@ def need(
 
 def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
     outline = Outline(backbone)
-    network = outline.build()
     if not isinstance(options, DistillationOptions):
-        player = Player(network.requires_grad_(True))
+        player = Player(outline.build().requires_grad_(True))
         return Roles(player, player, player, player)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": 0}
     semantic: Any = options if options.over_semantic and config.pair is None else None
-    dtype = getattr(torch, config.compute.dtype)
-    return cast_roles(outline, network, options.mode, adapter, options.averaged_target, semantic, dtype)
+    network = outline.load(getattr(torch, config.compute.dtype))
+    return cast_roles(outline, network, options.mode, adapter, options.averaged_target, semantic)
 
 
 def _iteration(

@@ -132,7 +132,8 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     cache = PathCache.read(folder)
     if world.first and cache.missing():
         print(f"Solving {len(cache)} held-out paths of the teacher, {plan.calls} calls each, into {cache.folder}")
-    for _ in fill(cache, method.data, method.guided_teacher, method.process, world, before=begun):
+    at_once = config.compute.micro_batch
+    for _ in fill(cache, method.data, method.guided_teacher, method.process, world, before=begun, at_once=at_once):
         pass
     return cache
 

@@ -191,12 +191,12 @@ def cast(setup: Setup, options: DistillationOptions, semantic: Expert | None = N
     """The roles over the teacher, and over a semantic expert if there is one. Raises ConfigError."""
     check_guidance(setup, options)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": setup.config.seed}
-    network, dtype = load_teacher(setup, options), getattr(torch, setup.config.compute.dtype)
-    return cast_roles(setup.backbone, network, options.mode, adapter, options.averaged_target, semantic, dtype)
+    network = load_teacher(setup, options)
+    return cast_roles(setup.backbone, network, options.mode, adapter, options.averaged_target, semantic)
 
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
-    """The teacher's network with its weights. Raises ConfigError where there are none."""
+    """The teacher's network with its weights, as they are held in training. Raises ConfigError where there are none."""
     config = setup.config
     named = options.teacher or config.weights
     path = named or str(Path(config.output, "teacher", "teacher.safetensors").absolute())
@@ -210,7 +210,7 @@ def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
         if not hub.is_name(path):
             raise
         found = hub.downloaded(path)
-    return setup.backbone.load(found)
+    return setup.backbone.load(found, getattr(torch, setup.config.compute.dtype))
 
 
 def check_guidance(setup: Setup, options: DistillationOptions) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from training.config import ConfigError, load_config
 from training.data.batch import Conditions
@@ -37,6 +39,19 @@ def test_a_call_on_no_data_takes_what_it_takes_on_data(trainer):
     assert found.flop == pytest.approx(real.flop, rel=1e-3)
     assert found.activations == pytest.approx(real.memory, rel=0.15)
     assert found.weights == found.gradients == 4 * sum(p.numel() for p in method.student.network.parameters())
+
+
+def test_memory_and_operations_are_counted_in_one_pass():
+    layer, x, calls = nn.Conv2d(4, 8, 1), torch.randn(2, 4, 3, 3), []
+
+    def call():
+        calls.append(None)
+        return layer(x)
+
+    found = counted(layer, call, trained=True)
+    with FlopCounterMode(display=False) as expected:
+        layer(x).square().mean().backward()
+    assert len(calls) == 1 and found.flop == expected.get_total_flops() > 0
 
 
 def test_blocks_of_each_kind_are_counted_by_themselves():

@@ -168,6 +168,15 @@ def test_two_processes_share_each_clip_and_train_what_one_trains(tiny, trained, 
         ({"parallel": {"context": 2}, "data": {"batch_size": 3}}, "cannot be .* 2 groups of processes: use 2 or 4,"),
         ({"parallel": {"context": 3}}, "parallel.context=3 does not divide the number of processes, 4"),
         ({"parallel": {"shard": 3}}, "parallel.shard=3 does not divide the 4 processes"),
+        ({"compute": {"fp8": True, "checkpointing": "full"}}, "compute.fp8=true is for networks that are whole"),
+        (
+            {"compute": {"offload": True, "checkpointing": "full"}},
+            "compute.offload=true is for networks that are whole on each process: set parallel.shard=1.",
+        ),
+        (
+            {"optimizer": {"name": "adamw8bit"}},
+            "stages.teacher.optimizer.name=adamw8bit is for networks that are whole on each .* parallel.shard=1.",
+        ),
         ({"device": "cuda:1"}, "device='cuda:1' is one device, and 4 processes need one each: use device=cuda"),
     ],
 )
