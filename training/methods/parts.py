@@ -131,6 +131,10 @@ class OverSemanticOptions(DistillationOptions):
                 f"stages.{config.stage}.options.semantic."
             )
 
+    def builds_on(self, config: Config) -> list[str]:
+        own = self.over_semantic and self.semantic is None
+        return super().builds_on(config) + (["semantic"] if own else [])
+
 
 def semantic_part(setup: Setup, options: DistillationOptions) -> tuple[Roles, Part]:
     """The student starts as the teacher. Raises ConfigError."""
