@@ -24,8 +24,8 @@ from training.config import load_config
 from training.methods.distillation import Distillation
 from training.trainer import build_trainer
 
-from .clips import write_collection
 from .encoder_folders import cogvideox_folder, hunyuan_video_folder, wan_folder
+from .gallery import write_gallery
 from .random_weights import randomise
 
 PROMPT = "a block moves to the right"
@@ -103,7 +103,7 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
     _write_backbone(way)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
     (folder / "prompts.txt").write_text(f"{PROMPT}\n")
-    videos = [] if prompts_alone else ["--data", str(write_collection(folder / "videos"))]
+    videos = [] if prompts_alone else ["--data", str(write_gallery(folder / "videos"))]
     prepare.main(
         [*videos, "--backbone", name, "--weights", encoders]
         + ["--output", cache, "--prompts", str(folder / "prompts.txt"), "--negative-prompt", "blurred"]
