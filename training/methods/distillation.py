@@ -78,6 +78,17 @@ class DistillationOptions(MethodOptions):
                 f"compute.fp8=true: stages.{config.stage} exports weights that it would round. Set "
                 f"stages.{config.stage}.options.mode=adapter, and use semantic and detail stages only."
             )
+        stages = list(config.stages)
+        for name in self.builds_on(config):
+            if name in stages[stages.index(config.stage) + 1 :]:
+                yield (
+                    f"stages.{config.stage} builds on stages.{name} and stands before it: stages run in the order they "
+                    f"are written in, so write {name} above {config.stage}."
+                )
+
+    def builds_on(self, config: Config) -> list[str]:
+        """The stages whose files this one begins with, of those that a run may have."""
+        return [] if self.teacher or config.backbone.weights else ["teacher"]
 
 
 class Part(ABC):

@@ -169,6 +169,10 @@ class OverSemanticOptions(DistillationOptions):
         if self.mode != "adapter":
             yield f"{name}.mode={self.mode}: the detail expert of a pair is an adapter of its model. Set mode: adapter."
 
+    def builds_on(self, config: Config) -> list[str]:
+        own = self.over_semantic and self.semantic is None and config.pair is None
+        return super().builds_on(config) + (["semantic"] if own else [])
+
 
 def semantic_part(setup: Setup, options: DistillationOptions) -> tuple[Roles, Part]:
     """The student starts as the teacher. Raises ConfigError."""

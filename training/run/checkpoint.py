@@ -56,6 +56,17 @@ class Checkpoints:
     def exist(self) -> bool:
         return bool(self.all()) or any(path.exists() for path in self.former_trainers)
 
+    def check_room(self, tensors: Mapping[str, Tensor], to_come: int) -> None:
+        """Raises OSError where the disk has no room for so many more, or for those that are kept and the next one."""
+        most = min(to_come, max(1, self.kept + 1 - len(self.all())))
+        needed = most * sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        free = shutil.disk_usage(self.folder.parent).free
+        if free < needed:
+            raise OSError(
+                f"The checkpoints need {needed / 1e9:.3g} GB, and only {free / 1e9:.3g} GB are free at "
+                f"{self.folder.parent}: free some space, choose another output, or set a smaller checkpoints_kept."
+            )
+
     def save(self, iteration: int, values: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint; those beyond ``kept`` go when it is whole.
 

@@ -43,6 +43,15 @@ def test_a_detail_stage_needs_a_semantic_expert(tmp_path):
     check(config(tmp_path, {"teacher": TEACHER, "detail": DETAIL}))
 
 
+@pytest.mark.parametrize(("stage", "late"), [("detail", "semantic"), ("semantic", "teacher")])
+def test_a_stage_above_the_one_that_it_builds_on_is_refused(tmp_path, stage, late):
+    first, last = ({"method": name, "iterations": 1} for name in (stage, late))
+    with pytest.raises(ConfigError, match=f"stages.{stage} builds on stages.{late} .* write {late} above {stage}"):
+        check(config(tmp_path, {stage: first, late: last}))
+    check(config(tmp_path, {late: last, stage: first}))
+    check(config(tmp_path, {stage: first | {"options": {late: "elsewhere.safetensors"}}, late: last}))
+
+
 def test_the_command_says_so_before_it_trains(tmp_path, monkeypatch):
     monkeypatch.setattr("training.trainer.Trainer.run", lambda *_: pytest.fail("it trained before it noticed"))
     file = tmp_path / "config.yaml"

@@ -1,10 +1,5 @@
 """Paths of the teacher from prompts alone: what is kept, what is refused, and that training on them is training."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from harness.kills import kill_9
 from safetensors.torch import load_file
 
 from dcm_core.process import process_of
@@ -21,7 +17,6 @@ from training.config import ConfigError, to_yaml
 from training.data.paths import PathCache, fill, solved
 from training.evaluation.recipe import levels, training_plan
 
-ROOT = Path(__file__).resolve().parents[3]
 PATHS = {"count": 3, "batch_size": 2}
 STAGES = {"semantic": {}, "detail": {}, "lcm": {}, "pcm": {}}
 
@@ -185,24 +180,14 @@ def test_prompts_that_cannot_be_read_are_named(trainer, tmp_path):
 def test_kill_9_while_paths_are_made_and_go_on_is_bit_equal(trainer, tmp_path):
     """The real command, killed by the operating system wherever it is after its first file."""
     config = yaml.safe_load(written(trainer, tmp_path, count=12).read_text())
-    run = {}
-    for name in ("whole", "killed"):
-        file = tmp_path / f"{name}.yaml"
+    files = {name: tmp_path / f"{name}.yaml" for name in ("whole", "killed")}
+    for name, file in files.items():
         file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}))
-        run[name] = [sys.executable, "training/paths.py", "--config", str(file)]
-    options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stderr": subprocess.STDOUT}
-    subprocess.run(run["whole"], check=True, stdout=subprocess.PIPE, **options)
+    command.main(["--config", str(files["whole"])])
     folder = tmp_path / "killed" / "paths"
-    process = subprocess.Popen(run["killed"], stdout=subprocess.PIPE, **options)
-    try:
-        while process.poll() is None and not (folder / "paths-000000.safetensors").exists():
-            time.sleep(0.005)
-        assert process.poll() is None, process.stdout.read().decode()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+    kill_9(["training/paths.py", "--config", str(files["killed"])], (folder / "paths-000000.safetensors").exists)
     assert len(list(folder.glob("paths-*"))) < 6
-    subprocess.run(run["killed"], check=True, stdout=subprocess.PIPE, **options)
+    command.main(["--config", str(files["killed"])])
     for path in sorted((tmp_path / "whole" / "paths").iterdir()):
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 

@@ -54,23 +54,30 @@ def config_of(tiny, trained: Path, folder: Path, iterations: int = 4, **settings
     return stages[0].model_copy(update={"stages": both, "stage": ""})
 
 
-# diffusers asks how many accelerators there are before it shares a clip, and a machine without one has 0.
+# One start of so many processes for all configurations. diffusers asks how many accelerators there are before it shares
+# a clip, and a machine without one has 0.
 COMMAND = """
 import sys
 import torch
 from training import distill
+from training.run import world
 
 torch.accelerator.device_count = lambda: 1
-distill.main(sys.argv[1:])
+leave, world.farewell = world.farewell, lambda: None
+for file in sys.argv[1:]:
+    distill.main(["--config", file])
+leave()
 """
 
 
-def train(processes: int, config: Config) -> str:
-    """What the command says on its standard output."""
-    file, command = (Path(config.output).with_suffix(suffix) for suffix in (".yaml", ".py"))
-    file.write_text(to_yaml(config))
+def train(processes: int, *configs: Config) -> str:
+    """What the command says on its standard output, of one configuration after the other."""
+    files = [Path(config.output).with_suffix(".yaml") for config in configs]
+    for file, config in zip(files, configs, strict=True):
+        file.write_text(to_yaml(config))
+    command = files[0].with_suffix(".py")
     command.write_text(COMMAND)
-    done = torchrun(processes, str(command), "--config", str(file))
+    done = torchrun(processes, str(command), *map(str, files))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -113,13 +120,19 @@ def assert_same_end(one: Path, other: Path, stage: str) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tiny, trained, tmp_path_factory):
-    """The folders of the same training by 1, by 4 that stopped half way, and of its end by 2 and by 1."""
+    """The folders of the same training by 1 and by 4 in three ways that stopped half way, and of its end by 2 and 1.
+
+    The four have parts of each network, two copies of two parts each, and shares of the same clips.
+    """
     folder = tmp_path_factory.mktemp("parallel")
     one = config_of(tiny, trained, folder / "one")
     for stage in STAGES:
         run(one.of_stage(stage))
-    four = train(4, config_of(tiny, trained, folder / "four", iterations=2))
-    assert "on 4 x cpu" in four and four.count("Wrote ") == 2
+    ways = {"four": {}, "copies": {"shard": 2}, "shared": {"context": 2}}
+    four = train(
+        4, *(config_of(tiny, trained, folder / name, iterations=2, parallel=way) for name, way in ways.items())
+    )
+    assert "on 4 x cpu" in four and four.count("Wrote ") == 6
     for name in ("four_two", "four_one"):
         shutil.copytree(folder / "four", folder / name)
     # copies of networks on each process, where the four had parts
@@ -144,17 +157,15 @@ def test_what_four_saved_is_resumed_by_two_and_by_one(runs, stage, resumed):
     assert_same_end(runs / "one", runs / resumed, stage)
 
 
-def test_two_copies_that_are_split_in_two_train_what_one_trains(tiny, trained, runs):
-    train(4, config_of(tiny, trained, runs / "copies", iterations=2, parallel={"shard": 2}))
-    for stage in STAGES:
-        assert_same_checkpoint(runs / "one", runs / "copies", stage, 2)
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_copies_that_are_split_in_two_train_what_one_trains(runs, stage):
+    assert_same_checkpoint(runs / "one", runs / "copies", stage, 2)
 
 
-def test_two_processes_share_each_clip_and_train_what_one_trains(tiny, trained, runs):
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_processes_share_each_clip_and_train_what_one_trains(runs, stage):
     """Two readers of two processes each: velocities, features and gradients through the teacher's features."""
-    train(4, config_of(tiny, trained, runs / "shared", iterations=2, parallel={"context": 2}))
-    for stage in STAGES:
-        assert_same_checkpoint(runs / "one", runs / "shared", stage, 2)
+    assert_same_checkpoint(runs / "one", runs / "shared", stage, 2)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dcm_core.expert.file import metadata_of
 from dcm_core.files.format import read_header
 from training.config import ConfigError
 from training.run.record import weights_digest
+from training.trainer import build_trainer
 
 KAPPA = {"schedule": {"shift": 3.0, "points": 50, "kappa_index": 30}}
 SHIFT = {"schedule": {"shift": 5.0, "points": 50, "kappa_index": 29}}
@@ -18,6 +19,15 @@ SHIFT = {"schedule": {"shift": 5.0, "points": 50, "kappa_index": 29}}
 def contents(folder: Path) -> dict[Path, bytes]:
     """Of checkpoints, exported file and configuration."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".yaml")}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, trained, tmp_path_factory):
+    """The folder of a semantic stage of one iteration, which no refused run changes."""
+    folder = tmp_path_factory.mktemp("finished")
+    options = {"teacher": str(trained / "teacher" / "teacher.safetensors")}
+    build_trainer(tiny(folder, "semantic", options, iterations=1)).run()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -35,17 +45,17 @@ def contents(folder: Path) -> dict[Path, bytes]:
         ({}, SHIFT, "schedule.shift was 3.0 and is 5.0 now"),
     ],
 )
-@pytest.mark.parametrize("done", ["finished", "partly finished"])
-def test_a_change_that_matters_is_refused_by_name_and_no_file_is_relabelled(trainer, options, settings, named, done):
-    first = trainer("semantic", iterations=1)
-    first.run()
-    before = contents(first.folder)
-    again = trainer("semantic", options, iterations=1 if done == "finished" else 2, **settings)
+@pytest.mark.parametrize("iterations", [1, 2], ids=["finished", "partly finished"])
+def test_a_change_that_matters_is_refused_by_name_and_no_file_is_relabelled(
+    trainer, finished, options, settings, named, iterations
+):
+    before = contents(finished)
+    assert before
     with pytest.raises(ConfigError) as refused:
-        again.run()
+        trainer("semantic", options, iterations=iterations, folder=finished, **settings).run()
     message = str(refused.value)
     assert named in message and "--restart stage=semantic" in message and "00000001" in message
-    assert before == contents(first.folder)
+    assert before == contents(finished)
 
 
 def test_what_does_not_matter_may_change(trainer, trained, tmp_path):

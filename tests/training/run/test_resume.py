@@ -2,34 +2,16 @@
 
 import errno
 import json
-import os
-import random
-import subprocess
-import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
-from safetensors.torch import load_file
+from harness.kills import SHARD, assert_bit_equal
 
 from training.config import ConfigError
 from training.run.checkpoint import Checkpoints
 from training.run.world import World
-
-ROOT = Path(__file__).resolve().parents[3]
-SHARD = "shard-00001-model-00001-of-00001.safetensors"  # what one process writes
-
-
-def assert_bit_equal(first: Path, second: Path, stage: str) -> None:
-    newest = (sorted((folder / stage / "checkpoints").glob("[0-9]" * 8))[-1] / SHARD for folder in (first, second))
-    exported = (folder / stage / f"{stage}.safetensors" for folder in (first, second))
-    for paths in (newest, exported):
-        one, other = map(load_file, paths)
-        assert one.keys() == other.keys()
-        different = [key for key in one if not torch.equal(one[key], other[key])]
-        assert not different, f"{different[:5]} and {len(different)} in all"
 
 
 def iterations(run) -> list[int]:
@@ -74,77 +56,13 @@ def test_a_resumed_run_is_bit_equal(trainer, tmp_path, stage, mode):
     second = trainer(stage, options, iterations=4, folder=halves, checkpoint_every=2, **settings)
     second.run()
     assert_bit_equal(whole, halves, stage)
-    longer = trainer(stage, options, iterations=5, folder=tmp_path / "longer", **settings)
-    longer.run()
-    with pytest.raises(AssertionError):  # the comparison notices one iteration more
-        assert_bit_equal(whole, tmp_path / "longer", stage)
 
 
-ARCHITECTURE = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2}
-MOMENTS = [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 3 else []) for seed in range(10)]
-
-
-@pytest.fixture(scope="module")
-def command(trained, tmp_path_factory):
-    """Runs the real command over both stages, ``command(name)``; the folder of its results and its process."""
-    tmp_path = tmp_path_factory.mktemp("killed")
-    teacher = str(trained / "teacher" / "teacher.safetensors")
-    each = {"iterations": 6, "ema_decay": 0.9, "optimizer": {"lr": 1e-3}}
-    options = {"teacher": teacher, "target_ema": 0.9}
-    detail = {"rank": 2, "alpha": 4.0, "real": "data", "discriminator": {"width": 32}}
-    config = {
-        "device": "cpu",
-        "seed": 7,
-        "checkpoint_every": 1,
-        "backbone": {"name": "shapes", "architecture": {**ARCHITECTURE, "num_layers": 3}},
-        "data": {"batch_size": 2},
-        "stages": {
-            "semantic": {"method": "semantic", "options": options, **each},
-            "detail": {"method": "detail", "options": {**options, **detail}, **each},
-        },
-    }
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-
-    def start(name: str) -> tuple[Path, subprocess.Popen]:
-        file = tmp_path / f"{name}.yaml"
-        file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}, sort_keys=False))
-        arguments = [sys.executable, "training/distill.py", "--config", str(file)]
-        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return tmp_path / name, subprocess.Popen(arguments, cwd=ROOT, env=environment, **output)
-
-    return start
-
-
-@pytest.fixture(scope="module")
-def whole(command):
-    """What the command leaves that nobody kills."""
-    folder, process = command("whole")
-    output = process.communicate()[0].decode()
-    assert process.returncode == 0, output
-    return folder
-
-
-@pytest.mark.parametrize("seed", MOMENTS)
-def test_kill_9_at_any_moment_and_resume_is_bit_equal(command, whole, seed):
-    """Killed by the operating system, within the first four iterations of either stage or while one is saved."""
-    draw = random.Random(seed)
-    stage, done, wait = ("semantic", "detail")[seed % 2], draw.randrange(4), draw.uniform(0, 0.3)
-    folder, process = command(f"killed{seed}")
-    awaited = folder / stage / ("checkpoints" if not done else f"checkpoints/{done:08d}")
-    try:
-        while process.poll() is None and not awaited.exists():
-            time.sleep(0.005)
-        time.sleep(wait)
-        assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read().decode()}"
-    finally:
-        process.kill()
-        process.communicate()
-    assert not (folder / stage / f"{stage}.safetensors").exists()
-    output = command(folder.name)[1].communicate()[0].decode()
-    assert "All stages of this configuration are done" in output
-    for name in ("semantic", "detail"):
-        assert_bit_equal(whole, folder, name)
-        assert not list((folder / name / "checkpoints").glob(".*"))
+def test_that_comparison_notices_one_iteration_more(trainer, tmp_path):
+    for iterations in (1, 2):
+        trainer("teacher", iterations=iterations, folder=tmp_path / str(iterations)).run()
+    with pytest.raises(AssertionError):
+        assert_bit_equal(tmp_path / "1", tmp_path / "2", "teacher")
 
 
 def test_disk_full_while_saving_keeps_the_former_checkpoints(trainer, monkeypatch):
@@ -162,6 +80,23 @@ def test_disk_full_while_saving_keeps_the_former_checkpoints(trainer, monkeypatc
     with pytest.raises(OSError, match="disk is full.*former checkpoints are unchanged"):
         run.save()
     assert contents(run) == before
+
+
+def test_too_little_disk_is_said_before_the_first_iteration(trainer, monkeypatch):
+    settings = {"iterations": 3, "checkpoint_every": 1, "checkpoints_kept": 1}
+    run = trainer("teacher", **settings)
+    size = sum(4 * tensor.numel() for tensor in run.method.tensors().values())
+    free = SimpleNamespace(free=2 * size - 1)  # the one that is kept, and the next one before it goes
+    monkeypatch.setattr("shutil.disk_usage", lambda _: free)
+    run.method.step = lambda _: pytest.fail("it trained before it noticed")
+    with pytest.raises(OSError, match="The checkpoints need .* GB, and only .* GB are free at .*: free some space"):
+        run.run()
+    assert not run.checkpoints.all() and not list(run.folder.iterdir())
+    free.free += 1
+    trainer("teacher", **settings).run()
+    assert iterations(run) == [3]
+    free.free = 0
+    trainer("teacher", **settings).run()  # finished already: nothing is written
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_keeps_every_value(tmp_path):
