@@ -6,14 +6,14 @@ PYTHON   ?= python3
 TORCH    ?= torch==2.13.0
 PIP_ARGS ?=
 VENV     ?= .venv
-BENCH    ?= adapter path convert load sampler shapes train
+BENCH    ?= adapter path convert load sampler train
 TESTS    ?=
 RUN       = $(VENV)/bin/python
 STAMP     = $(VENV)/.installed
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint types bench corpus hosts browser clean
+.PHONY: help demo evaluate test lint types bench corpus hosts browser clean
 .DEFAULT_GOAL := demo
 
 help:     ## this list
@@ -27,6 +27,9 @@ $(STAMP): requirements.txt training/requirements.txt pyproject.toml
 
 demo: $(STAMP)     ## 4 steps with both experts beside 50 of the teacher: videos, a sheet and a table in runs/demo
 	$(RUN) -m training.shapes.demo
+
+evaluate: $(STAMP)     ## the README's table, and more of the same: report, plot, contact sheet and A/B page in runs/evaluation
+	$(RUN) training/evaluate.py --html
 
 test: $(STAMP)     ## all tests, or those of TESTS="tests/dcm_core"; what is skipped is told at the end
 	$(RUN) -m pytest $(TESTS)

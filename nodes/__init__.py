@@ -10,6 +10,7 @@ from .guider import DCMGuider
 from .ksampler import DCMKSampler
 from .load_backbone import DCMLoadBackbone
 from .load_expert import DCMLoadExpert
+from .motion import DCMMotion
 from .shapes import DCMShapes
 from .sigmas import DCMSigmas
 from .ui import folders
@@ -26,5 +27,6 @@ class DCMExtension(ComfyExtension):
             DCMSigmas,
             DCMKSampler,
             DCMGuider,
+            DCMMotion,
             DCMShapes,
         ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from .backbone.model import declare_remarked, remarks_on
-from .experts.apply import applied_to, apply_experts, beside_one_step, switch_text, trained_steps_of
+from .experts.apply import applied_to, apply_experts, switch_text, trained_steps_of
 from .experts.bf16_timestep import round_timesteps
-from .experts.check import check_experts, foreign_patches
+from .experts.check import check_experts, detail_beside, foreign_patches
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
 from .ui.say import say
@@ -21,7 +21,8 @@ class DCMApplyExperts(io.ComfyNode):
             display_name="DCM Apply Experts",
             category="DCM",
             description="Lets the semantic expert act above the switch and the detail expert from there down. "
-            "The result is an ordinary MODEL: LoRAs, shift nodes and every sampler work before and after it.",
+            "The result is an ordinary MODEL: LoRAs, shift nodes and every sampler work before and after it. Of "
+            "the two MODELs of a pair such as Wan 2.2's each gets its own expert, in a node of its own.",
             inputs=[
                 inputs.model("The backbone. Experts it has already are replaced."),
                 inputs.detail_expert(),
@@ -51,7 +52,7 @@ class DCMApplyExperts(io.ComfyNode):
         kappa=0.0,
         bf16_timestep=False,
     ) -> io.NodeOutput:
-        detail_expert = beside_one_step(semantic_expert, detail_expert)
+        detail_expert = detail_beside(semantic_expert, detail_expert)
         warnings = [*remarks_on(model), *check_experts(model, detail_expert, semantic_expert)]
         patched = len(foreign_patches(model))
         if applied_to(model):

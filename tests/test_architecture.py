@@ -15,8 +15,8 @@ from dcm_core.schedule.speed_presets import SPEED_PRESETS
 # Each floor imports only floors below it, and nothing beside it.
 FLOORS = {
     "dcm_core": (
-        {"__init__", "errors", "losses", "positions"},
-        {"files", "schedule", "shapes"},
+        {"__init__", "canvas", "errors", "losses", "motion", "positions"},
+        {"files", "motion_plot", "schedule", "shapes"},
         {"process"},
         {"families", "sampling"},
         {"expert"},
@@ -29,9 +29,13 @@ CORE_IMPORTS = {"torch", "safetensors", "PIL", "einops"}
 # Run as files they put the root in place of their folder in sys.path, and import themselves by their full name.
 COMMANDS = {
     Path("dcm_core/convert/__main__.py"),
+    Path("training/ablate.py"),
+    Path("training/analyze.py"),
     Path("training/distill.py"),
+    Path("training/evaluate.py"),
     Path("training/paths.py"),
     Path("training/prepare.py"),
+    Path("training/vbench.py"),
 }
 LONGEST = 300
 AT_ROOT = {*PACKAGES, "benchmarks", "docs", "locales", "scripts", "tests", "web", "workflows"}

@@ -112,6 +112,11 @@ def test_the_preparation_from_another_folder(clone, tmp_path, flags):
     assert (tmp_path / "cache" / "index.json").is_file()
 
 
+def test_the_evaluation_from_the_clone(clone):
+    command = (os.path.join("training", "evaluate.py"), "--help")
+    assert "--html" in start(clone, clone, *command, packages={"training"})
+
+
 def test_the_preparation_from_the_clone(clone):
     command = (os.path.join("training", "prepare.py"), "--help")
     assert "--dry-run" in start(clone, clone, *command, packages={"training"})

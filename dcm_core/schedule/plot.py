@@ -6,19 +6,14 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..canvas import GRID, MUTED, TEXT, Canvas, Colour
 from .experts import EXPERT_NAMES, ExpertSchedule, PartNames
 
-Colour = tuple[int, int, int]
-Point = tuple[float, float]
-
-_PAPER, _GRID, _MUTED, _TEXT = (24, 26, 31), (44, 48, 56), (139, 146, 158), (232, 234, 238)
 _SEMANTIC, _DETAIL, _KAPPA, _PLAIN = (255, 166, 87), (86, 196, 219), (226, 108, 148), (166, 186, 150)
 _PARTS = (_SEMANTIC, _DETAIL)
-_SCALE = 3  # drawn this much larger and scaled down: PIL draws without antialiasing
 # Sigmas to mark on the axis where there is room, the first ones first.
 _FLOW_TICKS = (0.0, 1.0, 0.9, 0.98, 0.5, 0.95, 0.99, 0.8, 0.7, 0.3)
 # Of a DDPM, times: the marks are timesteps.
@@ -41,32 +36,23 @@ def plot_schedule(
     does would otherwise lie in the uppermost pixels. Raises ValueError for sigmas no sampler can run on, or a
     size too small to read.
     """
-    if width < 480 or height < 270:
-        raise ValueError(f"a picture of {width} x {height} is too small to read: use at least 480 x 270.")
     levels = schedule.check(sigmas).tolist()
-    canvas = _Canvas(schedule, names, len(levels) - 1, width, height)
+    canvas = _Schedule(schedule, names, len(levels) - 1, width, height)
     canvas.axes()
     canvas.areas(levels)
     canvas.boundary()
     canvas.path(levels)
-    canvas.legend(schedule.split(sigmas))
+    canvas.parts(schedule.split(sigmas))
     return canvas.tensor()
 
 
-class _Canvas:
-    """One picture in the making: `x` places a step, `y` a sigma, `unit` is the scale of text and lines."""
+class _Schedule(Canvas):
+    """One picture in the making: `x` places a step, `y` a sigma."""
 
     def __init__(self, schedule: ExpertSchedule, names: PartNames | str, steps: int, width: int, height: int):
-        self.schedule, self.names, self.steps, self.size = schedule, names, steps, (width, height)
+        super().__init__(width, height)
+        self.schedule, self.names, self.steps = schedule, names, steps
         self.curve = schedule.grid.curve
-        self.unit = max(min(width / 960, height / 540), 0.7) * _SCALE
-        self.image = Image.new("RGB", (width * _SCALE, height * _SCALE), _PAPER)
-        self.draw = ImageDraw.Draw(self.image)
-        self.left, self.right = 76 * self.unit, width * _SCALE - 44 * self.unit
-        self.top, self.bottom = 96 * self.unit, height * _SCALE - 62 * self.unit
-        self.large = ImageFont.load_default(size=21 * self.unit)
-        self.font = ImageFont.load_default(size=18 * self.unit)
-        self.small = ImageFont.load_default(size=15 * self.unit)
 
     def x(self, step: float) -> float:
         return self.left + (self.right - self.left) * step / self.steps
@@ -79,28 +65,18 @@ class _Canvas:
             return _PLAIN
         return {"semantic": _SEMANTIC, "detail": _DETAIL}[self.schedule.acting(sigma)]
 
-    def text(self, x: float, y: float, words: str, font, colour: Colour, anchor: str = "mm") -> None:
-        self.draw.text((x, y), words, font=font, fill=colour, anchor=anchor)
-
-    def line(self, start: Point, end: Point, colour: Colour, width: float) -> None:
-        self.draw.line([start, end], fill=colour, width=round(width * self.unit))
-
-    def dot(self, x: float, y: float, radius: float, colour: Colour, rim: float = 0) -> None:
-        box = (x - radius, y - radius, x + radius, y + radius)
-        self.draw.ellipse(box, fill=colour, outline=_PAPER, width=round(rim * self.unit))
-
     def axes(self) -> None:
         taken: list[float] = []
         for sigma, mark in self.ticks():
             y = self.y(sigma)
             if all(abs(y - other) > 30 * self.unit for other in taken):
                 taken.append(y)
-                self.line((self.left, y), (self.right, y), _GRID, 1)
-                self.text(self.left - 14 * self.unit, y, mark, self.small, _MUTED, "rm")
+                self.line((self.left, y), (self.right, y), GRID, 1)
+                self.text(self.left - 14 * self.unit, y, mark, self.small, MUTED, "rm")
         for step in range(0, self.steps + 1, math.ceil(self.steps / 20)):
-            self.text(self.x(step), self.bottom + 20 * self.unit, str(step), self.small, _MUTED)
-        self.text(self.x(self.steps / 2), self.bottom + 44 * self.unit, "steps done", self.small, _MUTED)
-        self.text(self.left - 14 * self.unit, self.top - 28 * self.unit, self.curve.unit, self.small, _MUTED, "rm")
+            self.text(self.x(step), self.bottom + 20 * self.unit, str(step), self.small, MUTED)
+        self.text(self.x(self.steps / 2), self.bottom + 44 * self.unit, "steps done", self.small, MUTED)
+        self.text(self.left - 14 * self.unit, self.top - 28 * self.unit, self.curve.unit, self.small, MUTED, "rm")
 
     def ticks(self) -> list[tuple[float, str]]:
         """The noise levels to mark, with what is written there."""
@@ -145,22 +121,13 @@ class _Canvas:
             self.dot(x, y, radius, self.colour(levels[step]), rim)
             if step % math.ceil(self.steps / _MOST_LABELS) == 0:
                 label = self.curve.label(levels[step], 3)
-                self.text(x + 9 * self.unit, y - 17 * self.unit, label, self.font, _TEXT, "lm")
-        self.dot(*points[-1], radius, _MUTED, rim)
+                self.text(x + 9 * self.unit, y - 17 * self.unit, label, self.font, TEXT, "lm")
+        self.dot(*points[-1], radius, MUTED, rim)
 
-    def legend(self, shares: Sequence[int]) -> None:
+    def parts(self, shares: Sequence[int]) -> None:
         names, colours = ([self.names], [_PLAIN]) if isinstance(self.names, str) else (self.names.full, _PARTS)
         shares = shares if len(names) > 1 else [sum(shares)]
-        x, y, radius, gap = self.left, 34 * self.unit, 7 * self.unit, 40 * self.unit
-        for name, steps, colour in zip(names, shares, colours, strict=True):
-            words = f"{name}, {steps} step{'' if steps == 1 else 's'}"
-            self.dot(x + radius, y, radius, colour)
-            x += 24 * self.unit
-            self.text(x, y, words, self.large, _TEXT if steps else _MUTED, "lm")
-            x += self.large.getlength(words) + gap
-
-    def tensor(self) -> Tensor:
-        width, height = self.size
-        small = self.image.resize((width, height), Image.Resampling.LANCZOS)
-        pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
-        return pixels.view(height, width, 3).to(torch.float32) / 255
+        self.legend(
+            (f"{name}, {steps} step{'' if steps == 1 else 's'}", colour, TEXT if steps else MUTED)
+            for name, steps, colour in zip(names, shares, colours, strict=True)
+        )

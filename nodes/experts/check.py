@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from comfy.model_patcher import ModelPatcher
@@ -19,17 +20,40 @@ from .apply import applied_to, both_trained_sigmas
 Value = TypeVar("Value")
 
 
-def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert | None) -> list[str]:
+def detail_beside(semantic: Expert | None, detail: Expert | None) -> Expert:
+    """The detail expert; beside a semantic one that needs none over its MODEL, one that changes nothing.
+
+    Raises ValueError where it is missing, and for two over one MODEL that belong over the two of a pair.
+    """
+    if semantic is not None and detail is not None and (semantic.metadata.pair or detail.metadata.pair):
+        raise ValueError(
+            "These experts were trained over the two MODELs of a pair: give each a DCM Apply Experts of its own, the "
+            "high-noise MODEL with semantic_expert alone and the low-noise one with detail_expert alone."
+        )
+    if detail is not None:
+        return detail
+    if semantic is not None and (semantic.metadata.pair or semantic.metadata.trained_steps == 1):
+        return without_effect(semantic)
+    raise ValueError(
+        "There is no detail expert here: connect one from DCM Load Expert to detail_expert. Of the files that DCM "
+        "Load Backbone opens, only released bundles hold one."
+    )
+
+
+def without_effect(semantic: Expert) -> Expert:
+    """A detail expert that changes nothing over this semantic expert."""
+    made = semantic.metadata
+    base = made.fingerprint or made.base_fingerprint
+    metadata = replace(made, expert="detail", rank=None, alpha=None, base_fingerprint=base, complete=False)
+    return Expert(metadata, {})
+
+
+def check_experts(model: ModelPatcher, detail: Expert, semantic: Expert | None) -> list[str]:
     """What is doubtful about this combination, one sentence each.
 
     Raises ExpertFileError with every missing, unexpected or wrongly shaped tensor, and ValueError for an expert at the
-    wrong input, or none at all.
+    wrong input.
     """
-    if detail is None:
-        raise ValueError(
-            "There is no detail expert here: connect one from DCM Load Expert to detail_expert. Of the files that DCM "
-            "Load Backbone opens, only released bundles hold one."
-        )
     for expert, kind in ((detail, "detail"), (semantic, "semantic")):
         if expert is not None and expert.metadata.expert != kind:
             raise ValueError(
@@ -44,7 +68,7 @@ def check_experts(model: ModelPatcher, detail: Expert | None, semantic: Expert |
     warnings += [*lost_patches(model, detail), *(lost_patches(model, semantic) if semantic else ())]
     warnings += unlike_steps(model, detail, semantic)
     if semantic is None:
-        if not is_semantic(model):
+        if not detail.metadata.pair and not is_semantic(model):
             warnings.append(
                 "no semantic expert is connected: the MODEL itself takes the steps above the switch, which is right "
                 "only if it was loaded from a semantic backbone."

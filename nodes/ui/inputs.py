@@ -23,8 +23,8 @@ def low_noise_model() -> io.Model.Input:
 
 def detail_expert() -> io.Input:
     tooltip = (
-        "Acts in the steps at low noise, where texture and detail are made. Only a semantic expert for one step runs "
-        "without."
+        "Acts in the steps at low noise, where texture and detail are made. A semantic expert for one step runs "
+        "without, and that of a pair over the high-noise MODEL."
     )
     return DcmExpert.Input("detail_expert", optional=True, tooltip=tooltip)
 
@@ -180,3 +180,15 @@ def trained_steps(numbers: list[int], default: int) -> io.Combo.Input:
     tooltip = "The number of steps that the experts were trained for."
     options = [str(number) for number in numbers]
     return io.Combo.Input("steps", options=options, default=str(default), optional=True, tooltip=tooltip)
+
+
+# --- videos -------------------------------------------------------------------------------------------------------
+
+
+def video() -> io.Image.Input:
+    return io.Image.Input("video", tooltip="The frames of a video.")
+
+
+def reference_video() -> io.Image.Input:
+    tooltip = "The frames of what it is measured by, of the same size: the same seed and prompt in 50 steps, say."
+    return io.Image.Input("reference", optional=True, tooltip=tooltip)

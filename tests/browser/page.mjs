@@ -4,24 +4,14 @@
 //                   "files": ["shapes.json"], "run": ["shapes"], "screenshots": "folder"}'
 //
 // Drops each file on the canvas as a user would and notes the node types the page does not know, what it
-// complains about, and the prompt it would send. For those named in "run" it presses the queue button and
-// waits for the end. Leaves one picture per file and prints one line of JSON: name -> what was seen.
+// complains about, and the prompt it would send. For those named in "run" it presses the queue button, waits
+// for the end and notes the texts on the nodes. Leaves one picture per file and prints one line of JSON: name ->
+// what was seen.
 
-import { chromium } from "playwright-core";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import path from "node:path";
+import { withBrowser } from "./chromium.mjs";
 
-const FLAGS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-  "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", // nothing outside is asked
-];
 const PAGE_MS = 120_000;
 const RUN_MS = 120_000;
 
@@ -101,31 +91,33 @@ async function run(page) {
   return page.evaluate(() => window.heard);
 }
 
+const shown = (page) =>
+  page.evaluate(() =>
+    window.app.graph.nodes
+      .flatMap((node) => (node.widgets ?? []).map((widget) => widget.value))
+      .filter((value) => typeof value === "string")
+      .join("\n"),
+  );
+
 async function main() {
   const job = JSON.parse(process.argv[2]);
-  const profile = mkdtempSync(path.join(tmpdir(), "dcm-browser-"));
-  const context = await chromium.launchPersistentContext(profile, {
-    executablePath: job.browser,
-    headless: true,
-    args: FLAGS,
-    viewport: { width: 2560, height: 1280 }, // zoomed out further, the page leaves the text away
-  });
-  try {
+  // Zoomed out further, the page leaves the text away.
+  const size = { width: 2560, height: 1280 };
+  const seen = await withBrowser(job.browser, { viewport: size }, async (context) => {
     const page = await openPage(context, job.address);
     const seen = {};
     for (const file of job.files) {
       const name = path.basename(file, ".json");
       await drop(page, file);
       seen[name] = await inspect(page);
-      if (job.run.includes(name) && !seen[name].missing.length) seen[name].heard = await run(page);
+      if (job.run.includes(name) && !seen[name].missing.length)
+        seen[name] = { ...seen[name], heard: await run(page), shown: await shown(page) };
       await closeDialogs(page);
       await page.screenshot({ path: path.join(job.screenshots, `${name}.png`) });
     }
-    console.log(JSON.stringify(seen));
-  } finally {
-    await context.close();
-    rmSync(profile, { recursive: true, force: true });
-  }
+    return seen;
+  });
+  console.log(JSON.stringify(seen));
 }
 
 await main();

@@ -1,4 +1,4 @@
-"""The host's page in a headless Chromium, driven by tests/browser/page.mjs."""
+"""Pages in a headless Chromium, driven by the scripts in tests/browser."""
 
 from __future__ import annotations
 
@@ -21,16 +21,22 @@ def drop_workflows(address: str, files: list[Path], run: list[str], screenshots:
     """Drops each file on the page and presses Run for those named in `run`.
 
     file stem -> `missing` (unknown node types), `types`, `alerts` (what the page complained about), `prompt` (API
-    format) and for those that ran `heard` (their last events). Screenshots go to `screenshots`.
+    format) and for those that ran `heard` (their last events) and `shown` (texts on their nodes). Screenshots go to
+    `screenshots`.
     """
-    job = {
-        "address": address,
-        "browser": _script.find_chromium(),
-        "files": [str(file) for file in files],
-        "run": run,
-        "screenshots": str(screenshots),
-    }
-    command = [shutil.which("node"), str(TESTS / "browser" / "page.mjs"), json.dumps(job)]
+    files = [str(file) for file in files]
+    return _driven("page.mjs", address=address, files=files, run=run, screenshots=str(screenshots))
+
+
+def vote(file: Path, folder: Path) -> dict:
+    """Votes on an A/B page and downloads the votes; what was seen on the way. Pictures go to `folder`."""
+    return _driven("ab.mjs", file=str(file), folder=str(folder))
+
+
+def _driven(script: str, **job: object) -> dict:
+    """What a script of tests/browser says of its job."""
+    job["browser"] = _script.find_chromium()
+    command = [shutil.which("node"), str(TESTS / "browser" / script), json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

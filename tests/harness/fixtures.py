@@ -71,11 +71,11 @@ def write_bundles(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def dropped(server: HostServer, checkpoints: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Every shipped workflow dropped on the real page, Shapes also run there; see `drop_workflows`."""
+    """Every shipped workflow dropped on the real page, those of Shapes also run there; see `drop_workflows`."""
     lacks = missing()
     if lacks:
         pytest.skip(NO_BROWSER.format(", ".join(lacks)))
     folder = os.environ.get("DCM_SCREENSHOTS")
     folder = Path(folder, server.host.version) if folder else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
-    return drop_workflows(server.address, WORKFLOWS, run=["shapes"], screenshots=folder)
+    return drop_workflows(server.address, WORKFLOWS, run=["shapes", "motion"], screenshots=folder)

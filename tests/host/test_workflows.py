@@ -14,8 +14,9 @@ PUBLIC_FILES = {
     "DualCLIPLoader": "text_encoders",
     "VAELoader": "vae",
 }
-# What the log says of each workflow's run: who takes which noise levels.
-SHARES = {
+# What the log says of a workflow's run: who takes which noise levels, and of motion.json how its video moves.
+SAID = {
+    "motion": "of the reference's motion: slow.",
     "wan21_released_bundle": "SemE 3 steps 1.000 0.992 0.982 | DetE 3 steps 0.949 0.905 0.810",
     "hunyuanvideo_released_bundle": "SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912",
     "wan22_high_low_pair": "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625",
@@ -45,7 +46,7 @@ def test_workflow_makes_a_video(name, prompt, client, server):
     assert file["filename"].endswith(".mp4")
     assert len(client.view(file)) > 1000
     said = server.log.read_bytes()[before:].decode(errors="replace")
-    assert SHARES.get(name, "") in said
+    assert SAID.get(name, "") in said
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=NAMES)

@@ -1,5 +1,7 @@
 """An iteration that is computed in other pieces is the same iteration."""
 
+import json
+
 import pytest
 import torch
 
@@ -93,3 +95,30 @@ def test_only_the_student_and_what_it_is_judged_by_keep_a_graph(trainer, stage):
                 leaves += [following for following, _ in node.next_functions]
         reached = {id(node.variable) for node in seen if hasattr(node, "variable")}
         assert reached == {id(p) for p in method.adversary.discriminator.parameters()}
+
+
+def test_what_is_measured_asks_for_no_more_clips_at_once_than_training(trainer, tmp_path):
+    """Validation clips, held-out paths, jump errors and the verdict, of student and teacher; they stay the same."""
+    prompts = [f"a {colour} plain square moving up slowly" for colour in ("red", "green", "blue")]
+
+    def logged(micro_batch):
+        run = trainer(
+            "semantic",
+            folder=tmp_path / str(micro_batch),
+            iterations=1,
+            compute={"micro_batch": micro_batch},
+            schedule={"shift": 3.0, "points": 8, "kappa_index": 3},
+            validation={"every": 1, "steps": 2, "prompts": prompts},
+            watch={"every": 1, "paths": 3, "floor_paths": 3},
+        )
+        asked = []
+        for network in run.method.networks:
+            network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+        run.run()
+        lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+        return max(asked), {name: value for line in lines for name, value in line.items() if "/" in name}
+
+    (most, whole), (few, parts) = logged(None), logged(2)
+    assert most > 3 and few == 2
+    assert {"jump_error/mean", "jump_error/mean_floor", "validation/motion_ratio"} <= whole.keys()
+    assert parts == pytest.approx(whole, rel=1e-3)

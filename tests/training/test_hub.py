@@ -82,7 +82,7 @@ def teacher(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     class Found:
-        def load(self, path):
+        def load(self, path, dtype):
             return path
 
     def load(weights: str):

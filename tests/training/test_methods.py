@@ -204,8 +204,29 @@ def test_indices_stay_in_their_span_and_reach_all_of_it():
 
 
 def test_phases_cover_the_grid_once():
-    assert phases(50, 4) == [range(0, 12), range(12, 25), range(25, 37), range(37, 50)]
-    assert phases(50, 1) == [range(50)]
+    assert phases(range(50), 4) == [range(0, 12), range(12, 25), range(25, 37), range(37, 50)]
+    assert phases(range(50), 1) == [range(50)]
+    assert phases(range(30, 50), 2) == [range(30, 40), range(40, 50)]
+
+
+@pytest.mark.parametrize("method", ["lcm", "pcm"])
+def test_a_whole_network_on_one_side_of_kappa_leaves_the_other_to_the_teacher(trainer, method):
+    whole = trainer(method).method
+    high, low = (trainer(method, {"expert": expert}).method for expert in ("semantic", "detail"))
+    assert (whole.spans()[0].start, whole.spans()[-1].stop) == (0, 50)
+    assert (high.spans()[0].start, high.spans()[-1].stop) == (30, 50)
+    assert (low.spans()[0].start, low.spans()[-1].stop) == (0, 30)
+    assert torch.equal(high.sigmas(4), high.schedule.sigmas(4)) and not torch.equal(high.sigmas(4), whole.sigmas(4))
+    assert "schedule.kappa_index" in high.trained_with() and "schedule.kappa_index" not in whole.trained_with()
+
+    conditions = high.data.conditions(["a red plain circle moving left fast"])
+    x = torch.randn(1, *high.data.latent_shape, generator=torch.Generator().manual_seed(0))
+    for chosen, mine in ((high, 1.0), (low, 0.5)):
+        for level in (1.0, 0.5):
+            acting = chosen.student_alone if level == mine else chosen.guided_teacher
+            sigma = torch.tensor([level])
+            with torch.no_grad():
+                torch.testing.assert_close(chosen.few_step(conditions)(x, sigma), acting(conditions)(x, sigma))
 
 
 def test_exported_experts_rebuild_the_students(trainer, trained, tmp_path):

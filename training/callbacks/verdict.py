@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,15 @@ class Verdict(Callback):
     @torch.no_grad()
     def finish(self, run: TrainingRun) -> None:
         config, method = run.config.validation, run.method
+        if run.config.pair:  # one model of it samples no clip from noise
+            return
 
         def sample(captions: list[str]) -> Tensor:
             generator = torch.Generator().manual_seed(config.seed)
             noise = torch.randn(len(captions), *method.data.latent_shape, generator=generator).to(method.device)
+            conditions = method.data.conditions(captions).to(method.device)
             with method.averaged():
-                return method.sample(noise, method.data.conditions(captions).to(method.device), config.steps)
+                return method.sampled(partial(method.sample, steps=config.steps), noise, conditions)
 
         try:
             told = method.data.verdict(sample)

@@ -25,7 +25,8 @@ class ComputeConfig(Section):
     )
     micro_batch: Count | None = Field(
         default=None,
-        description="Clips that are computed at a time, whose gradients add up to those of the batch; none means all.",
+        description="Clips that are computed at a time, whose gradients add up to those of the batch; none means all. "
+        "Validation clips and held-out paths are sampled so too.",
     )
     batched_guidance: bool = Field(
         default=False, description="Ask the guided teacher once, with and without the caption as one batch."

@@ -32,6 +32,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError naming all that is wrong, a line each.
     """
     path = Path(path)
+    values = read_yaml(path)
+    for text in overrides:
+        _override(values, text)
+    values.setdefault("folder", str(path.absolute().parent))
+    return build(Config, values)
+
+
+def read_yaml(path: Path) -> dict:
+    """The settings that a file holds. Raises ConfigError where it holds none."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; name the YAML file in it, such as {path / 'shapes.yaml'}.")
     try:
@@ -42,10 +51,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of settings.")
-    for text in overrides:
-        _override(values, text)
-    values.setdefault("folder", str(path.absolute().parent))
-    return build(Config, values)
+    return values
 
 
 def to_yaml(config: Config) -> str:

@@ -18,14 +18,17 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 Depth = Mapping[str, int]  # how many blocks of each kind, by the names of the transformer's own arguments
 _FEW = 2  # of one block alone the peak may lie at the network's ends
-_ATTENTION = {  # which PyTorch counts for GPUs alone
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+_OPERATIONS: dict[Any, Callable[..., int]] = {  # of attention on a CPU too, which PyTorch itself does not count
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape)
+    ),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+        lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient.shape, q.shape, k.shape, v.shape)
     ),
 }
 
@@ -56,24 +59,15 @@ def cost(depth: Depth, count: Callable[[Depth], Cost]) -> Cost:
 
 def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Cost:
     """Of ``call``, which asks the network, and of the way back if it is trained. To be used within ``without_data``."""
-
-    memory, kept = LiveMemory(), 0
-
-    def run() -> None:
-        nonlocal kept
+    kept = 0
+    with Counter() as counter:
         with torch.set_grad_enabled(trained):
             loss = call().float().square().mean()
         if trained:
-            kept = memory.now
+            kept = counter.now
             loss.backward()
-
-    with memory:
-        run()
-    waiting = kept
     gradients = sum(p.grad.untyped_storage().nbytes() for p in network.parameters() if p.grad is not None)
-    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as operations:  # it would hold on to tensors
-        run()
-    return Cost(max(0, memory.peak - gradients), waiting, operations.get_total_flops())
+    return Cost(max(0, counter.peak - gradients), kept, counter.flop)
 
 
 @contextmanager
@@ -84,12 +78,15 @@ def without_data() -> Iterator[None]:
         yield
 
 
-class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while it is open and not yet gone: ``now``, and at the ``peak``."""
+class Counter(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made while it is open and not yet gone: ``now``, and at the ``peak``.
+
+    ``flop``: the operations, as PyTorch counts them, in the same pass: what is slow is not the counting but the calls.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.flop = 0
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -97,6 +94,8 @@ class LiveMemory(TorchDispatchMode):
         for each in tree_iter(output):
             if isinstance(each, Tensor):
                 self._count(each.untyped_storage())
+        if operations := _OPERATIONS.get(func._overloadpacket):
+            self.flop += operations(*args, **(kwargs or {}), out_val=output)
         return output
 
     def _count(self, storage: torch.UntypedStorage) -> None:

@@ -6,30 +6,18 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 
-def motion_ratio(clips: Tensor, reference: Tensor) -> float:
-    """How much the pixels of clips [B, 3, T, H, W] change from frame to frame, over how much the reference's do.
-
-    0 is a still picture, 1 as much motion. Where the reference is still, there is nothing to compare: 1.
-    """
-    return _ratio(_motion(clips), _motion(reference))
-
-
 def high_frequency_ratio(clips: Tensor, reference: Tensor) -> float:
     """The energy of what a 3 x 3 blur takes away from clips [B, 3, T, H, W], over that of the reference.
 
     Below 1 they are blurred, above 1 sharper or noisier. 1 for a reference without any.
     """
-    return _ratio(_high_frequency(clips), _high_frequency(reference))
+    value, wanted = float(high_frequency(clips).mean()), float(high_frequency(reference).mean())
+    return value / wanted if wanted else 1.0
 
 
-def _motion(clips: Tensor) -> float:
-    return float(clips.float().diff(dim=2).abs().mean()) if clips.shape[2] > 1 else 0.0
-
-
-def _high_frequency(clips: Tensor) -> float:
-    frames = clips.float().transpose(1, 2).flatten(0, 1)
-    return float((frames - avg_pool2d(frames, 3, 1, 1, count_include_pad=False)).square().mean())
-
-
-def _ratio(value: float, reference: float) -> float:
-    return value / reference if reference else 1.0
+def high_frequency(clips: Tensor) -> Tensor:
+    """[B]: the energy of what a 3 x 3 blur takes away from the frames of clips [B, 3, T, H, W]."""
+    frames = clips.float().transpose(1, 2)
+    flat = frames.flatten(0, 1)
+    sharp = flat - avg_pool2d(flat, 3, 1, 1, count_include_pad=False)
+    return sharp.view_as(frames).square().flatten(1).mean(1)

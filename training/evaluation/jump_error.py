@@ -24,6 +24,7 @@ from ..data.batch import Conditions
 from ..data.levels import float32
 from ..data.paths import PathCache
 from ..methods.distillation import Distillation
+from ..run.draws import parts
 
 ModelOf = Callable[[Conditions], VelocityModel]
 
@@ -136,9 +137,8 @@ class HeldOut:
 
     def _batches(self, paths: int) -> Iterator[tuple[range, Conditions]]:
         """Numbers of paths, and what networks are told with them."""
-        size = self.cache.plan.batch
-        for first in range(0, paths, size):
-            numbers = range(first, min(first + size, paths))
+        batch = self.cache.plan.batch
+        for numbers in parts(range(paths), min(batch, self.method.config.compute.micro_batch or batch)):
             conditions = self.method.data.conditions(self.cache.plan.captions(numbers))
             yield numbers, conditions.to(self.method.device)
 

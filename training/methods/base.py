@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
@@ -24,13 +24,14 @@ from ..networks.average import MovingAverage, exchanged
 from ..networks.blocks import place, prepare
 from ..networks.network import Network, Role
 from ..networks.roles import Player
-from ..run.draws import Draws
+from ..run.draws import Draws, parts
 from ..run.optim import Learner
 from ..run.parallel import split
 from ..run.record import Record, record
 from ..run.world import World
 
 LossMap = dict[str, Tensor]
+Sampler = Callable[[Tensor, Conditions], Tensor]
 AS_BACKBONE = "Put it into ComfyUI/models/diffusion_models and open it with DCM Load Backbone."
 AS_EXPERT = "Put it into ComfyUI/models/dcm and open it with DCM Load Expert."
 
@@ -176,6 +177,12 @@ class Method(ABC):
     @abstractmethod
     def sample(self, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
         """Latents [B, C, T, H, W] from noise of that shape, the way the result of this stage is meant to be used."""
+
+    def sampled(self, sample: Sampler, noise: Tensor, conditions: Conditions) -> Tensor:
+        """What a function makes of noise [B, C, T, H, W] and conditions, ``compute.micro_batch`` clips at a time."""
+        shares = parts(range(len(noise)), self.config.compute.micro_batch)
+        rows = [slice(share.start, share.stop) for share in shares]
+        return torch.cat([sample(noise[each], conditions.rows(each)) for each in rows])
 
     def model(self, role: Role, conditions: Conditions) -> VelocityModel:
         """A network with what it is told, as a function of x and sigma."""

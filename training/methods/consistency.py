@@ -117,8 +117,12 @@ class Consistency(Distillation):
         """Consistency pairs at random noise levels of the spans."""
         spans = self.spans()
         index = draws.indices("index", range(spans[0].start, spans[-1].stop)).to(self.device)
+        return self.pairs_at(index, batch, draws)
+
+    def pairs_at(self, index: Tensor, batch: Batch, draws: Draws) -> Jumps:
+        """Consistency pairs at these indices [B] of the grid, each in one of the spans."""
         start = index.clone()
-        for span in spans:
+        for span in self.spans():
             start[(index >= span.start) & (index < span.stop)] = span.start
         sigma = self.schedule.grid.sigma(index).to(batch.latents)
         return consistency(

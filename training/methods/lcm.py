@@ -11,7 +11,7 @@ class LCM(PCM):
     Options = SingleOptions
 
     def spans(self) -> list[range]:
-        return [range(self.schedule.grid.points)]
+        return [self.part.indices(self)]
 
 
 METHOD = LCM

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from dcm_core.errors import ExpertFileError
 from dcm_core.expert.layers import Difference, Expert, Layer, LowRank
-from dcm_core.expert.merge import in_one_layer, layers_of, merged, with_difference
+from dcm_core.expert.merge import in_one_layer, layers_of, weight_differences, with_difference
 from dcm_core.families.keymap import KeyMap, UnknownKeyError
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
@@ -31,12 +32,24 @@ def save_backbone(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, m
 
 
 def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
-    """Add an expert to the weights of a network without adapters. Raises ConfigError naming what does not fit."""
+    """Add an expert to the weights of a network without adapters, tensor by tensor, each in the dtype it has.
+
+    Raises ConfigError naming what does not fit.
+    """
     try:
-        changed = merged(comfy_state(model, keymap), expert)
-        model.load_state_dict(keymap.state_to_diffusers(changed))
+        state = comfy_state(model, keymap)
+        differences = weight_differences(expert, state)
+        recipes = keymap.recipes_to_diffusers(state)
     except (ExpertFileError, UnknownKeyError) as error:
         raise ConfigError(f"The {expert.metadata.expert} expert does not fit this backbone: {error}") from None
+
+    @lru_cache(maxsize=1)  # the rows of a fused weight go to several
+    def changed(name: str) -> Tensor:
+        return with_difference(state[name], differences[name]) if name in differences else state[name]
+
+    weights = model.state_dict()
+    for name, recipe in recipes.items():
+        weights[name].copy_(recipe.build(changed))
 
 
 def lay_expert(model: nn.Module, acting: list[str], name: str, expert: Expert, keymap: KeyMap) -> None:

@@ -29,7 +29,6 @@ from ..data.batch import Conditions
 from .adapter import frozen_state
 from .average import MovingAverage, Parameters
 from .network import Network
-from .precision import lower_frozen
 
 Mode = Literal["full", "adapter"]
 STUDENT, TARGET, SEMANTIC = "student", "target", "semantic"
@@ -92,24 +91,21 @@ def cast_roles(
     adapter: dict[str, Any],
     averaged: bool,
     semantic: Expert | None,
-    dtype: torch.dtype = torch.float32,
 ) -> Roles:
-    """The roles over a teacher's ``network``. Raises ConfigError where a semantic expert does not fit.
+    """The roles over a teacher's ``network``, whose matrices may be in 16 bits: what is trained begins at their values,
+    in float32. Raises ConfigError where a semantic expert does not fit.
 
-    ``dtype``: of frozen matrices; what is trained begins at their values, in float32. ``adapter``: rank, alpha and
-    seed. ``averaged``: is the target an average of the student, or the student itself? ``semantic``: the expert that
-    the student lies over, if there is one.
+    ``adapter``: rank, alpha and seed. ``averaged``: is the target an average of the student, or the student itself?
+    ``semantic``: the expert that the student lies over, if there is one.
     """
-    lower_frozen(network.requires_grad_(False), dtype)
-    teacher = below = Player(network)
+    teacher = below = Player(network.requires_grad_(False))
     if mode == "full":
-        below = Player(copy.deepcopy(network).float())
+        below = Player(copy.deepcopy(network))
         if semantic is None:
-            student = Player(below.network.requires_grad_(True))
+            student = Player(below.network.float().requires_grad_(True))
             target = Player(copy.deepcopy(student.network).requires_grad_(False)) if averaged else student
             return Roles(student, teacher, target, below)
         backbone.apply(below.network, semantic)
-        lower_frozen(below.network, dtype)
     elif semantic is not None:
         backbone.lay(network, semantic, SEMANTIC)
         below = Player(network, (SEMANTIC,))

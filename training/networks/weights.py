@@ -20,6 +20,7 @@ from dcm_core.files.format import tensor_size
 from dcm_core.files.stream import TensorSource
 
 from ..errors import ConfigError
+from .precision import lowered
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def opened_backbone(path: str | Path, keymap: KeyMap) -> Iterator[BackboneFile]:
 def load_weights(model: nn.Module, file: BackboneFile, dtype: torch.dtype = torch.float32) -> None:
     """Give a diffusers transformer the weights of an opened file; of a released bundle, the semantic expert.
 
-    ``dtype``: of all but what the class itself keeps in float32. Raises ConfigError naming what does not fit.
+    ``dtype``: of what is ``lowered`` while frozen; all else is in float32. Raises ConfigError naming what does not fit.
     """
     recipes = file.recipes("diffusers")
     if wrong := _unlike(model, file, recipes):
@@ -66,11 +67,10 @@ def load_weights(model: nn.Module, file: BackboneFile, dtype: torch.dtype = torc
             f"{file.source.paths[0]} is {file.layout.variant}, which does not fit backbone.size and "
             f"backbone.architecture: {shortened(wrong, 4)}."
         )
-    in_float32 = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    narrow = lowered(model)
     read = _into_one_place(file.source)
     for name in sorted(recipes, key=lambda name: file.source.position(recipes[name].parts[0].name)):
-        wide = in_float32.intersection(name.split("."))
-        _put(model, name, _built(recipes[name], read, torch.float32 if wide else dtype))
+        _put(model, name, _built(recipes[name], read, dtype if name in narrow else torch.float32))
 
 
 def _on_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:

@@ -33,9 +33,7 @@ class Draws:
 
     def split(self, size: int | None) -> list[Draws]:
         """The same draws in parts of at most so many rows; none is no limit."""
-        starts = range(self.rows.start, self.rows.stop, size or max(1, len(self.rows)))
-        ends = [*starts[1:], self.rows.stop]
-        return [replace(self, rows=range(start, end)) for start, end in zip(starts, ends, strict=True)]
+        return [replace(self, rows=rows) for rows in parts(self.rows, size)]
 
     def generator(self, stream: str, row: int | None = None) -> torch.Generator:
         """Of one row of the whole batch, or of all together."""
@@ -64,3 +62,9 @@ class Draws:
     def indices(self, stream: str, span: range) -> Tensor:
         """[B] indices, each uniform in ``span``."""
         return span.start + (self.uniform(stream) * len(span)).long().clamp(max=len(span) - 1)
+
+
+def parts(rows: range, size: int | None) -> list[range]:
+    """Rows in parts of at most so many, one after the other; none is no limit."""
+    size = size or max(1, len(rows))
+    return [rows[first : first + size] for first in range(0, len(rows), size)]

@@ -161,8 +161,12 @@ def _contradictions(config: Config, size: int) -> Iterator[str]:
     whole = config.parallel.shard == 1
     if whole and config.parallel.context > 1:
         yield "parallel.shard=1 and parallel.context do not go together: leave parallel.shard out."
-    for name in ("offload", "fp8"):
-        if size > 1 and not whole and getattr(config.compute, name):
-            yield f"compute.{name}=true is for networks that are whole on each process: set parallel.shard=1."
+    if size > 1 and not whole:
+        settings = [f"compute.{name}=true" for name in ("offload", "fp8") if getattr(config.compute, name)]
+        for stage in map(config.of_stage, stages):
+            if stage.selected().optimizer.name == "adamw8bit":
+                settings.append(f"stages.{stage.stage}.optimizer.name=adamw8bit")
+        for each in settings:
+            yield f"{each} is for networks that are whole on each process: set parallel.shard=1."
     if size > 1 and ":" in config.device:
         yield f"device={config.device!r} is one device, and {size} processes need one each: use device=cuda."

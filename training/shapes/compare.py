@@ -1,72 +1,66 @@
-"""The Shapes comparison: one row per way of sampling, every row from the same noise and prompts."""
+"""The Shapes comparison: every row from the same noise and prompts, measured against the first and by the read-out."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from dcm_core.sampling import VelocityModel, euler, guided
-from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.shapes import autoencoder
-from dcm_core.shapes.captions import ALL_ATTRIBUTES, ATTRIBUTES, Attributes, encode_text
+from dcm_core.shapes.captions import ALL_ATTRIBUTES, ATTRIBUTES, Attributes
 from dcm_core.shapes.network import LATENT_SHAPE
-from dcm_core.shapes.readout import Reading, read_clips
+from dcm_core.shapes.readout import read_clips
+from dcm_core.shapes.render import FRAMES_PER_SECOND, render_clips
+
+from ..evaluation.features import pooled
+from ..evaluation.intervals import Estimate, mean, share
+from ..evaluation.measures import Measure, Measured, per_clip, summary
+from ..evaluation.report import Row
+from ..evaluation.store import stored
+from .entrants import Entrant
 
 _BATCH = 32
+_AGAIN, _PROMPTS = 3, 16  # so many times more, so many of the prompts are sampled from other noise, for diversity
+
+# What is measured in this world alone.
+MEASURES = {
+    "distance": Measure("of the latents to the first row's, over their norm; 0 is the same video"),
+    **{name: Measure(f"clips whose pixels show the prompted {name}", percent=True) for name in ATTRIBUTES},
+    "motion error": Measure("pixels a frame between the prompted motion and the shown; 0 is perfect"),
+    "sharpness": Measure(
+        "gradients inside the shape over its template's: 1 is perfect, more is noise, and a clip that shows nothing "
+        "can exceed it by far",
+        2,
+    ),
+}
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """One way of sampling: a velocity model called as ``model(x, sigma, text)``, its sigmas, its guidance scale."""
+class Trial:
+    """What every row is given. ``count``: of the prompts those that are measured; the others are for diversity."""
 
-    name: str
-    model: VelocityModel
-    sigmas: Tensor
-    guidance: float = 1.0
-
-    @property
-    def network_calls(self) -> int:
-        return (len(self.sigmas) - 1) * (1 if self.guidance == 1.0 else 2)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an entrant made of the prompts: clips [N, 3, T, H, W] in -1..1, their readings, seconds per clip, and each
-    clip's latent distance to the first entrant's, relative to that one's norm."""
-
-    entrant: Entrant
     prompts: Sequence[Attributes]
-    clips: Tensor
-    readings: Sequence[Reading]
-    distance: Tensor
-    seconds: float
+    noise: Tensor
+    count: int
+    seed: int
 
-    def right(self, attribute: str) -> list[bool]:
-        """Per clip: does it show the prompted attribute?"""
-        return [
-            getattr(reading.attributes, attribute) == getattr(prompt, attribute)
-            for reading, prompt in zip(self.readings, self.prompts, strict=True)
-        ]
-
-    @property
-    def motion_error(self) -> list[float]:
-        """Per clip: distance in pixels a frame between measured and prompted velocity."""
-        return [reading.motion_error(p) for reading, p in zip(self.readings, self.prompts, strict=True)]
+    @classmethod
+    def of(cls, count: int, seed: int, again: int = _AGAIN) -> Trial:
+        """``again``: how many times more the first prompts are sampled."""
+        prompts = choose_prompts(count, seed)
+        repeated = prompts[:_PROMPTS] * again
+        generator = torch.Generator().manual_seed(seed)
+        noise = [torch.randn(len(each), *LATENT_SHAPE, generator=generator) for each in (prompts, repeated)]
+        return cls(prompts + repeated, torch.cat(noise), count, seed)
 
     @property
-    def sharpness(self) -> list[float]:
-        return [reading.sharpness for reading in self.readings]
-
-
-def plain_sigmas(schedule: ExpertSchedule, steps: int) -> Tensor:
-    """What an ordinary N-step run of the teacher uses: sigmas of evenly spaced u, [steps + 1], ends with 0."""
-    points = schedule.grid.points
-    return torch.tensor([schedule.grid.sigma(round(points * (steps - i) / steps) - 1) for i in range(steps)] + [0.0])
+    def captions(self) -> list[str]:
+        return [prompt.caption() for prompt in self.prompts]
 
 
 def choose_prompts(count: int, seed: int) -> list[Attributes]:
@@ -78,67 +72,50 @@ def choose_prompts(count: int, seed: int) -> list[Attributes]:
     return [ALL_ATTRIBUTES[i] for i in order[:count]]
 
 
-def compare(entrants: Sequence[Entrant], prompts: Sequence[Attributes], seed: int) -> list[Result]:
-    """Run every entrant on the prompts from the same noise. The first one is the reference of ``distance``."""
-    noise = torch.randn(len(prompts), *LATENT_SHAPE, generator=torch.Generator().manual_seed(seed))
-    results: list[Result] = []
-    reference = None
-    for entrant in entrants:
-        start = time.perf_counter()
-        latents = torch.cat(
-            [_sample(entrant, noise[i : i + _BATCH], prompts[i : i + _BATCH]) for i in range(0, len(prompts), _BATCH)]
-        )
-        seconds = (time.perf_counter() - start) / len(prompts)
-        reference = latents if reference is None else reference
-        distance = (latents - reference).flatten(1).norm(dim=1) / reference.flatten(1).norm(dim=1)
+def compare(entrants: Sequence[Entrant], trial: Trial, shown: int, folder: Path | None = None) -> list[Row]:
+    """The rows of the entrants; the first is the reference. ``shown``: clips that rows carry to be looked at.
+
+    ``folder``: where their latents are kept, and taken from where they are there.
+    """
+    real = pooled(render_clips(trial.prompts[: trial.count], torch.Generator().manual_seed(trial.seed)))
+    rows, reference = [], None
+    for entrant in tqdm(entrants, desc="rows", ncols=80):
+        latents, seconds = _rendered(entrant, trial, folder)
         clips = autoencoder.decode(latents)
-        results.append(Result(entrant, prompts, clips, read_clips(clips), distance, seconds))
-    return results
-
-
-def _sample(entrant: Entrant, noise: Tensor, prompts: Sequence[Attributes]) -> Tensor:
-    text = encode_text([prompt.caption() for prompt in prompts])
-    model = partial(_with_text, entrant.model, text)
-    if entrant.guidance != 1.0:
-        model = guided(entrant.model, text, torch.zeros_like(text), entrant.guidance)
-    return euler(model, noise, entrant.sigmas)
-
-
-def _with_text(model: VelocityModel, text: Tensor, x: Tensor, sigma: Tensor) -> Tensor:
-    return model(x, sigma, text)
-
-
-HEADINGS = ("", "calls", "cfg", "s/clip", *ATTRIBUTES, "motion error", "sharpness", "distance")
-
-
-def table(results: Sequence[Result]) -> list[tuple[str, ...]]:
-    """The comparison as rows of text under HEADINGS."""
-    rows = []
-    for result in results:
-        count = len(result.prompts)
-        accuracies = [f"{sum(result.right(attribute)) / count:.0%}" for attribute in ATTRIBUTES]
-        rows.append(
-            (
-                result.entrant.name,
-                str(result.entrant.network_calls),
-                f"{result.entrant.guidance:g}",
-                f"{result.seconds:.2f}",
-                *accuracies,
-                f"{sum(result.motion_error) / count:.3f}",
-                f"{sum(result.sharpness) / count:.2f}",
-                f"{float(result.distance.mean()):.3f}",
-            )
-        )
+        reference = (latents, clips) if reference is None else reference
+        measured, wanted = (Measured.of(each, reference[1]) for each in (clips, reference[1]))
+        distance = (latents - reference[0]).flatten(1).norm(dim=1) / reference[0].flatten(1).norm(dim=1)
+        read = _read(clips[: trial.count], trial.prompts)
+        numbers = {"distance": mean(distance[: trial.count]), **read}
+        numbers |= summary(measured, wanted, real, trial.captions, trial.count)
+        facts = {"calls": str(entrant.calls), "cfg": f"{entrant.guidance:g}"}
+        beside = {"distance": distance.tolist(), **per_clip(measured, wanted)}
+        beside = {name: values[:shown] for name, values in beside.items()}
+        rows.append(Row(entrant.name, facts, numbers, list(clips[:shown]), beside, FRAMES_PER_SECOND, seconds))
     return rows
 
 
-def as_markdown(rows: Sequence[Sequence[str]], headings: Sequence[str] = HEADINGS) -> str:
-    """Rows as an aligned Markdown table, which also reads well in a terminal."""
-    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
+def _rendered(entrant: Entrant, trial: Trial, folder: Path | None) -> tuple[Tensor, float]:
+    """Latents of all prompts, and seconds a clip."""
 
-    def line(cells: Sequence[str]) -> str:
-        texts = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-        return "| " + " | ".join(texts) + " |"
+    def make() -> tuple[Tensor, float]:
+        start = time.perf_counter()
+        batches = range(0, len(trial.prompts), _BATCH)
+        latents = [entrant.sample(trial.noise[i : i + _BATCH], trial.captions[i : i + _BATCH]) for i in batches]
+        return torch.cat(latents), (time.perf_counter() - start) / len(trial.prompts)
 
-    rule = "|" + "|".join("-" * (w + 1) + ("-" if i == 0 else ":") for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(headings), rule, *map(line, rows)])
+    if folder is None:
+        return make()
+    recipe = {**entrant.recipe, "seed": trial.seed, "clips": [trial.count, len(trial.prompts)]}
+    return stored(folder, entrant.name, recipe, make)
+
+
+def _read(clips: Tensor, prompts: Sequence[Attributes]) -> dict[str, Estimate]:
+    """What the pixels show."""
+    pairs = list(zip(read_clips(clips), prompts, strict=False))
+    right = {name: [getattr(read.attributes, name) == getattr(p, name) for read, p in pairs] for name in ATTRIBUTES}
+    return {
+        **{name: share(each) for name, each in right.items()},
+        "motion error": mean([read.motion_error(prompt) for read, prompt in pairs]),
+        "sharpness": mean([read.sharpness for read, _ in pairs]),
+    }

@@ -4,8 +4,8 @@ import pytest
 import torch
 from harness.schedules import EVERY, HY, OFFICIAL, WAN
 
+from dcm_core.canvas import Canvas
 from dcm_core.families.presets import FAMILIES, find_family
-from dcm_core.schedule import plot
 from dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
 from dcm_core.schedule.plot import plot_schedule
 
@@ -76,13 +76,13 @@ def test_the_legend_names_the_parts():
 @pytest.fixture
 def written(monkeypatch):
     """The words on the pictures, in their order."""
-    words, text = [], plot._Canvas.text
+    words, text = [], Canvas.text
 
     def noted(self, x, y, said, *arguments):
         words.append(said)
         text(self, x, y, said, *arguments)
 
-    monkeypatch.setattr(plot._Canvas, "text", noted)
+    monkeypatch.setattr(Canvas, "text", noted)
     return words
 
 

@@ -26,7 +26,9 @@ BLOCKS = {"wan": "num_layers", "hunyuan_video": "num_single_layers"}
 LOAD = """
 import json, sys, threading, time
 import torch
-from training.config import BackboneConfig
+from training.config import Config, build
+from training.methods.base import Setup
+from training.methods.distillation import DistillationOptions, load_teacher
 from training.registry import build_backbone
 
 def anonymous():
@@ -34,7 +36,12 @@ def anonymous():
         return 1024 * next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
 
 name, path, dtype, architecture = sys.argv[1:]
-backbone = build_backbone(BackboneConfig(name=name, architecture=json.loads(architecture)))
+config = build(Config, {
+    "output": "unused",
+    "backbone": {"name": name, "weights": path, "architecture": json.loads(architecture)},
+    "compute": {"dtype": dtype},
+})
+setup = Setup(config, build_backbone(config.backbone), None, None)
 before, seen, done = anonymous(), [], threading.Event()
 
 def watch():
@@ -44,7 +51,7 @@ def watch():
 
 watching = threading.Thread(target=watch)
 watching.start()
-network = backbone.load(path, getattr(torch, dtype))
+network = load_teacher(setup, DistillationOptions(embedded_guidance=6.0))
 done.set()
 watching.join()
 size = sum(p.numel() * p.element_size() for p in network.parameters())
@@ -65,7 +72,7 @@ print(json.dumps({"peak": max(seen) - before, "network": size}))
         ),
     ],
 )
-def test_loading_takes_the_network_and_its_largest_tensor(name, dtype, size, tmp_path):
+def test_loading_a_teacher_takes_the_network_as_it_is_trained_with_and_its_largest_tensor(name, dtype, size, tmp_path):
     architecture, path = SIZES[name] | {BLOCKS[name]: blocks(name, size)}, tmp_path / "x.safetensors"
     largest = written(name, architecture, path)
     assert 0.8 * size < path.stat().st_size < 1.2 * size
@@ -73,6 +80,7 @@ def test_loading_takes_the_network_and_its_largest_tensor(name, dtype, size, tmp
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
+    assert found["network"] < (0.6 if dtype == "bfloat16" else 1.1) * path.stat().st_size
     assert 0.9 * found["network"] < found["peak"] < found["network"] + largest + SLACK, (found, largest)
 
 

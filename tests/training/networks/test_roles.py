@@ -10,6 +10,7 @@ from dcm_core.expert.file import load_expert, save_expert
 from dcm_core.expert.fingerprint import norm_tensors
 from dcm_core.expert.merge import merged
 from dcm_core.sampling import euler, with_experts
+from training.backbones.base import Backbone
 from training.config import ConfigError
 from training.networks.roles import Player
 from training.registry import check as check_config
@@ -154,6 +155,24 @@ def test_a_low_rank_semantic_expert_may_lie_below_a_detail_expert_in_full_mode(t
     )
     assert copied.step(0) == pytest.approx(shared.step(0), rel=1e-3)
     assert len(copied.networks) == 2
+
+
+def test_an_expert_is_added_in_32_bits_to_weights_that_are_held_in_16(trainer, trained, monkeypatch):
+    """No copy is in 32 bits on the way, each sum is rounded once, and what is not lowered stays as it is."""
+    apply, given = Backbone.apply, []
+
+    def watched(self, network, expert):
+        given.append(network.dtype)
+        apply(self, network, expert)
+
+    monkeypatch.setattr(Backbone, "apply", watched)
+    method = trainer("detail", DETAIL | {"mode": "full"}, compute={"dtype": "bfloat16"}).method
+    assert given == [torch.bfloat16]
+    teacher, found = (method.backbone.comfy_state(player.network) for player in (method.teacher, method.roles.below))
+    expert = load_expert(trained / "semantic" / "semantic.safetensors")
+    expected = merged({name: tensor.float() for name, tensor in teacher.items()}, expert)
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32, torch.bfloat16}
+    assert all(tensor.equal(expected[name].to(tensor.dtype)) for name, tensor in found.items())
 
 
 def test_a_full_semantic_expert_is_no_adapter(trainer, trained, tiny, tmp_path):

@@ -14,7 +14,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from training.backbones.hunyuan_video import HunyuanVideoNetwork
 from training.config import Config, ConfigError, to_yaml
 from training.distill import run
 from training.run.world import check_processes
@@ -158,12 +157,6 @@ def test_two_processes_share_each_clip_and_train_what_one_trains(tiny, trained, 
         assert_same_checkpoint(runs / "one", runs / "shared", stage, 2)
 
 
-def test_a_network_whose_attention_cannot_be_shared_is_refused_by_name():
-    alone = HunyuanVideoNetwork(torch.nn.Linear(1, 1))
-    with pytest.raises(ConfigError, match="parallel.context: .* cannot be shared with Linear.* Leave it at 1"):
-        alone.share_context(None)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -175,6 +168,15 @@ def test_a_network_whose_attention_cannot_be_shared_is_refused_by_name():
         ({"parallel": {"context": 2}, "data": {"batch_size": 3}}, "cannot be .* 2 groups of processes: use 2 or 4,"),
         ({"parallel": {"context": 3}}, "parallel.context=3 does not divide the number of processes, 4"),
         ({"parallel": {"shard": 3}}, "parallel.shard=3 does not divide the 4 processes"),
+        ({"compute": {"fp8": True, "checkpointing": "full"}}, "compute.fp8=true is for networks that are whole"),
+        (
+            {"compute": {"offload": True, "checkpointing": "full"}},
+            "compute.offload=true is for networks that are whole on each process: set parallel.shard=1.",
+        ),
+        (
+            {"optimizer": {"name": "adamw8bit"}},
+            "stages.teacher.optimizer.name=adamw8bit is for networks that are whole on each .* parallel.shard=1.",
+        ),
         ({"device": "cuda:1"}, "device='cuda:1' is one device, and 4 processes need one each: use device=cuda"),
     ],
 )

@@ -6,7 +6,8 @@ from dcm_core.families.presets import FAMILIES
 from dcm_core.shapes import autoencoder
 from dcm_core.shapes.captions import ATTRIBUTES
 from dcm_core.shapes.render import render_clips
-from training.shapes.compare import Entrant, as_markdown, choose_prompts, compare, plain_sigmas, table
+from training.shapes.compare import Trial, choose_prompts, compare
+from training.shapes.entrants import Entrant, plain_sigmas
 
 SCHEDULE = FAMILIES["shapes"].schedule
 
@@ -17,24 +18,62 @@ def oracle(prompts):
     return lambda x, sigma, text: (x - latents) / sigma.view(-1, 1, 1, 1, 1)
 
 
+def still(x, sigma, text):
+    return torch.zeros_like(x)
+
+
 def test_a_perfect_model_scores_perfectly_and_a_still_one_does_not():
-    prompts = choose_prompts(6, seed=0)
+    trial = Trial.of(6, seed=3, again=0)
     sigmas = plain_sigmas(SCHEDULE, 4)
     entrants = [
-        Entrant("perfect", oracle(prompts), sigmas),
-        Entrant("noise", lambda x, sigma, text: torch.zeros_like(x), sigmas, guidance=3.0),
+        Entrant.of("perfect", lambda: oracle(trial.prompts), sigmas),
+        Entrant.of("noise", lambda: still, sigmas, guidance=3.0),
     ]
-    perfect, noise = compare(entrants, prompts, seed=3)
-    assert all(all(perfect.right(attribute)) for attribute in ATTRIBUTES)
-    assert max(perfect.motion_error) < 0.03 and perfect.distance.max() == 0
-    assert not any(any(noise.right(attribute)) for attribute in ("colour", "shape", "texture"))
-    assert noise.distance.min() > 0.5
-    assert (perfect.entrant.network_calls, noise.entrant.network_calls) == (4, 8)
+    perfect, noise = compare(entrants, trial, shown=2)
+    assert all(perfect.numbers[attribute].value == 1 for attribute in ATTRIBUTES)
+    assert perfect.numbers["motion error"].high < 0.03 and perfect.numbers["distance"].high == 0
+    assert not any(noise.numbers[attribute].value for attribute in ("colour", "shape", "texture"))
+    assert noise.numbers["distance"].low > 0.5 and noise.numbers["Frechet"].value > perfect.numbers["Frechet"].value
+    for name, same in (("motion", 1), ("frame difference", 1), ("high frequencies", 1), ("temporal error", 0)):
+        assert perfect.numbers[name].value == same
+    assert (perfect.facts, noise.facts) == ({"calls": "4", "cfg": "1"}, {"calls": "8", "cfg": "3"})
+    assert len(noise.clips) == len(noise.beside["distance"]) == 2
 
-    rows = table([perfect, noise])
-    assert rows[0][4:9] == ("100%",) * 5
-    lines = as_markdown(rows).splitlines()
-    assert len(lines) == 4 and len({len(line) for line in lines}) == 1
+
+def test_rows_that_were_rendered_are_not_rendered_again(tmp_path):
+    calls = []
+
+    def model():
+        calls.append(1)
+        return still
+
+    def run(seed, files):
+        entrant = Entrant.of("a", model, torch.tensor([1.0, 0.0]), files=files)
+        (row,) = compare([entrant], Trial.of(1, seed, again=0), 1, tmp_path)
+        return row
+
+    first = run(seed=1, files="old")
+    again = run(seed=1, files="old")
+    assert len(calls) == 1 and again.numbers == first.numbers and again.seconds == first.seconds
+    run(seed=2, files="old")
+    run(seed=1, files="new")
+    assert len(calls) == 3, "other noise, and other files"
+
+
+def test_diversity_is_measured_on_prompts_from_more_noise_and_nothing_else_is():
+    trial = Trial.of(4, seed=0)
+    assert len(trial.prompts) == len(trial.noise) == 4 + 3 * 4 and trial.captions[4:8] == trial.captions[:4]
+    alone = Trial.of(4, seed=0, again=0)
+    torch.testing.assert_close(trial.noise[:4], alone.noise)
+    sigmas = torch.tensor([1.0, 0.0])
+    entrants = [
+        Entrant.of("noise", lambda: still, sigmas),
+        Entrant.of("one clip", lambda: lambda x, sigma, text: x - 1, sigmas),
+    ]
+    noise, one = compare(entrants, trial, 1)
+    assert noise.numbers["diversity"].value == 1 and one.numbers["diversity"].value < 1e-5
+    (same,) = compare(entrants[:1], alone, 1)
+    assert "diversity" not in same.numbers and same.numbers["Frechet"] == noise.numbers["Frechet"]
 
 
 def test_prompts_depend_on_the_seed_alone_and_repeat_only_after_all_were_used():

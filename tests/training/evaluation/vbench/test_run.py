@@ -1,0 +1,141 @@
+"""What is missing is named, dimensions are judged once each, and a summary is made of them. A Python that stands in for
+that of VBench's environment answers as it does."""
+
+import json
+import sys
+
+import pytest
+
+from training import vbench
+from training.evaluation.vbench.scores import CUSTOM, DIMENSIONS, QUALITY, SEMANTIC
+from training.evaluation.vbench.suite import Suite
+
+PROMPTS = [
+    {"prompt_en": "a dog", "dimension": ["subject_consistency", "motion_smoothness"]},
+    {"prompt_en": "a still street", "dimension": ["temporal_flickering"]},
+    {"prompt_en": "a dog", "dimension": ["dynamic_degree"]},
+]
+STAND_IN = """#!{python}
+import json, pathlib, sys
+code, arguments = sys.argv[2], sys.argv[3:]
+if "find_spec" in code:
+    print(json.dumps(dict(vbench=True, detectron2={detectron2}, torch=True, package={package!r}, gpu={gpu!r})))
+elif "static_filter" in arguments:
+    (pathlib.Path(arguments[4]) / "filtered_videos").mkdir(parents=True)
+else:
+    videos, prompts, output, dimension, mode = arguments
+    with open({log!r}, "a") as file:
+        print(dimension, mode, pathlib.Path(videos).name, file=file)
+    if dimension == {fails!r}:
+        sys.exit(3)
+    scores = json.loads({scores!r})
+    result = json.dumps({{dimension: [scores[dimension], []]}})
+    pathlib.Path(output, dimension + "_eval_results.json").write_text(result)
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Makes such a Python: ``stand_in(gpu=..., fails=...)``. Its log has a line for each dimension."""
+
+    def made(gpu="a GPU", fails="", detectron2=True):
+        python = tmp_path / "env" / "bin" / "python"
+        python.parent.mkdir(parents=True, exist_ok=True)
+        package = tmp_path / "vbench"
+        package.mkdir(exist_ok=True)
+        (package / "VBench_full_info.json").write_text(json.dumps(PROMPTS))
+        scores = {name: each.high for name, each in (QUALITY | SEMANTIC).items()}
+        python.write_text(
+            STAND_IN.format(
+                python=sys.executable, detectron2=detectron2, package=str(package), gpu=gpu, fails=fails,
+                log=str(tmp_path / "log"), scores=json.dumps(scores),
+            )
+        )  # fmt: skip
+        python.chmod(0o755)
+        return python
+
+    return made
+
+
+@pytest.fixture
+def videos(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for prompt, count in (("a dog", 5), ("a still street", 25)):
+        for number in range(count):
+            (folder / f"{prompt}-{number}.mp4").touch()
+    return folder
+
+
+def command(python, videos, tmp_path, *more):
+    vbench.main(["--python", str(python), "--videos", str(videos), "--output", str(tmp_path / "out"), *more])
+
+
+def test_the_set_asks_for_five_videos_a_prompt_and_more_where_some_are_filtered(tmp_path):
+    path, texts = tmp_path / "set.json", tmp_path / "texts.txt"
+    path.write_text(json.dumps(PROMPTS))
+    texts.write_text("A brown dog runs.\nA street at noon.\nunused\n")
+    asked = list(Suite(path, texts).asked(DIMENSIONS))
+    assert [each.stem for each in asked[:5]] == [f"a dog-{n}" for n in range(5)] and len(asked) == 30
+    assert asked[0].text == "A brown dog runs." and asked[0].dimensions[-1] == "dynamic_degree"
+    assert len({each.seed(0) for each in asked}) == 30 and asked[0].seed(0) != asked[0].seed(1)
+    assert len(list(Suite(path).asked(["motion_smoothness"]))) == 5
+
+
+def test_a_manifest_needs_no_package(tmp_path, capsys):
+    prompts, out = tmp_path / "set.json", tmp_path / "videos.jsonl"
+    prompts.write_text(json.dumps(PROMPTS))
+    vbench.main(["--manifest", str(out), "--prompts", str(prompts), "--python", str(tmp_path / "none")])
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(lines) == 30 and lines[0]["file"] == "a dog-0.mp4" and lines[0]["text"] == "a dog"
+    assert capsys.readouterr().out.startswith("30 videos to sample")
+
+
+def test_without_an_environment_the_commands_that_make_it_are_told(tmp_path, videos):
+    with pytest.raises(SystemExit) as told:
+        command(tmp_path / "env" / "bin" / "python", videos, tmp_path, "--custom", "--check")
+    text = str(told.value)
+    assert f"python3.10 -m venv {tmp_path / 'env'}" in text and "-m pip install vbench==" in text
+    assert not (tmp_path / "env").exists(), "nothing is installed"
+
+
+def test_all_that_is_missing_is_named_before_anything_runs(tmp_path, videos, stand_in, monkeypatch):
+    (videos / "a dog-3.mp4").unlink()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1e9}))
+    with pytest.raises(SystemExit) as told:
+        command(stand_in(gpu="", detectron2=False), videos, tmp_path)
+    text = str(told.value)
+    assert "missing in" in text and ": 1, such as" in text and "a dog-3.mp4" in text and "finds no GPU" in text
+    assert "detectron2 is missing" in text and "1.0 GB free" in text
+    assert not (tmp_path / "log").exists()
+
+
+def test_dimensions_are_judged_once_each_and_summed_when_all_are_there(tmp_path, videos, stand_in, capsys):
+    with pytest.raises(SystemExit, match="scene: VBench ended with 3"):
+        command(stand_in(fails="scene"), videos, tmp_path)
+    before = (tmp_path / "log").read_text().splitlines()
+    command(stand_in(), videos, tmp_path, "--name", "mine", "--calls", "4")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split()[0] for line in before] == list(DIMENSIONS[: DIMENSIONS.index("scene") + 1])
+    assert [line.split()[0] for line in lines[len(before) :]] == list(DIMENSIONS[DIMENSIONS.index("scene") :])
+    assert "temporal_flickering vbench_standard filtered_videos" in lines
+    assert "| mine | 4 | 100.00 | 100.00 | 100.00 |" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["row"]["total"] == pytest.approx(100)
+    assert len(summary["sha256"]) == 64 and len(summary["scores"]) == 16
+
+
+def test_videos_of_ones_own_have_six_dimensions_and_no_total(tmp_path, videos, stand_in, capsys):
+    command(stand_in(), videos, tmp_path, "--custom")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines == [f"{name} custom_input videos" for name in CUSTOM]
+    assert "No Total" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["row"] is None
+    with pytest.raises(SystemExit, match="scene is unknown for videos of your own"):
+        command(stand_in(), videos, tmp_path, "--custom", "--dimensions", "scene")
+
+
+def test_scores_of_other_videos_are_not_mixed_in(tmp_path, videos, stand_in):
+    command(stand_in(), videos, tmp_path, "--custom", "--dimensions", "motion_smoothness")
+    with pytest.raises(SystemExit, match="has scores of another set"):
+        command(stand_in(), videos, tmp_path, "--dimensions", "motion_smoothness")

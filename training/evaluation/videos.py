@@ -1,0 +1,89 @@
+"""Finished videos: folders of files that are measured against a reference folder's files of the same names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..preparation.decode import frames, look
+from ..preparation.filters import Unfit
+from ..preparation.manifest import PICTURES, VIDEOS
+from .measures import Measured, per_clip, summary
+from .report import Row
+
+_MOST_FRAMES = 240  # a clip is held in memory whole
+
+
+def compare_folders(folders: Sequence[Path], reference: Path, shown: int) -> tuple[list[Row], list[str]]:
+    """A row a folder, the reference first, and the names of the clips that are shown. Raises ConfigError.
+
+    Files called ``NAME-1.mp4``, ``NAME-2.mp4`` are of one prompt.
+    """
+    wanted = _files(reference)
+    if not wanted:
+        raise ConfigError(f"{reference} holds no videos.")
+    names = list(wanted)
+    groups = [re.sub(r"-\d+$", "", name) for name in names]
+    if len({folder.name for folder in (reference, *folders)}) <= len(folders):
+        raise ConfigError("Two of the folders have the same name, by which they are told apart: rename one.")
+    matched = {folder: _matched(folder, wanted) for folder in (reference, *folders)}
+    rows: list[Row] = []
+    first: Measured | None = None
+    for folder, paths in matched.items():
+        measured, clips, rate = _measured(paths, matched[reference], shown)
+        first = measured if first is None else first
+        numbers = summary(measured, first, first.features, groups, len(names))
+        beside = {name: values[:shown] for name, values in per_clip(measured, first).items()}
+        rows.append(Row(folder.name, {"videos": str(len(names))}, numbers, clips, beside, rate))
+    return rows, names[:shown]
+
+
+def read_clip(path: Path) -> tuple[Tensor, float]:
+    """A video as [3, T, H, W] in -1..1 and its frames a second. Raises ConfigError for one that cannot be read."""
+    try:
+        source = look(path)
+        if source.frames > _MOST_FRAMES:
+            raise ConfigError(f"{path} has {source.frames} frames; at most {_MOST_FRAMES} can be compared.")
+        pixels = np.stack([frame.pixels() for frame in frames(path, source, 0.0)])
+    except Unfit as error:
+        raise ConfigError(f"{path} cannot be compared: {error}.") from None
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2).float() / 127.5 - 1, 1 / max(source.gap, 1e-3)
+
+
+def _measured(paths: Sequence[Path], wanted: Sequence[Path], shown: int) -> tuple[Measured, list[Tensor], float]:
+    """The measures of all files, the clips of the first ones, and their frames a second."""
+    parts, clips, rate = [], [], 8.0
+    for number, (path, beside) in enumerate(zip(paths, wanted, strict=True)):
+        clip, rate = read_clip(path)
+        other = clip if path == beside else read_clip(beside)[0]
+        if clip.shape[-2:] != other.shape[-2:]:
+            sizes = [f"{each.shape[-1]} x {each.shape[-2]}" for each in (clip, other)]
+            raise ConfigError(f"{path} is {sizes[0]} and {beside} {sizes[1]}: videos of one name must be of one size.")
+        parts.append(Measured.of(clip[None], other[None]))
+        if number < shown:
+            clips.append(clip)
+    return Measured.joined(parts), clips, rate
+
+
+def _matched(folder: Path, wanted: dict[str, Path]) -> list[Path]:
+    """The files of a folder in the order of the reference's. Raises ConfigError where some are missing."""
+    found = _files(folder)
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ConfigError(f"{folder} has no video called {', '.join(missing[:3])}{more}, as the reference has.")
+    return [found[name] for name in wanted]
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The videos and animations of a folder by their names without ending."""
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder}.")
+    kinds = VIDEOS | (PICTURES & {".gif", ".webp", ".apng"})
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in kinds}
