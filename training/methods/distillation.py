@@ -88,7 +88,7 @@ class DistillationOptions(MethodOptions):
 
     def builds_on(self, config: Config) -> list[str]:
         """The stages whose files this one begins with, of those that a run may have."""
-        return [] if self.teacher or config.backbone.weights else ["teacher"]
+        return [] if self.teacher or config.backbone.weights or config.pair else ["teacher"]
 
 
 class Part(ABC):

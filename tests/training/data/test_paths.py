@@ -1,5 +1,10 @@
 """Paths of the teacher from prompts alone: what is kept, what is refused, and that training on them is training."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from harness.kills import kill_9
 from safetensors.torch import load_file
 
 from dcm_core.process import process_of
@@ -17,6 +21,7 @@ from training.config import ConfigError, to_yaml
 from training.data.paths import PathCache, fill, solved
 from training.evaluation.recipe import levels, training_plan
 
+ROOT = Path(__file__).resolve().parents[3]
 PATHS = {"count": 3, "batch_size": 2}
 STAGES = {"semantic": {}, "detail": {}, "lcm": {}, "pcm": {}}
 
@@ -180,14 +185,24 @@ def test_prompts_that_cannot_be_read_are_named(trainer, tmp_path):
 def test_kill_9_while_paths_are_made_and_go_on_is_bit_equal(trainer, tmp_path):
     """The real command, killed by the operating system wherever it is after its first file."""
     config = yaml.safe_load(written(trainer, tmp_path, count=12).read_text())
-    files = {name: tmp_path / f"{name}.yaml" for name in ("whole", "killed")}
-    for name, file in files.items():
+    run = {}
+    for name in ("whole", "killed"):
+        file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}))
-    command.main(["--config", str(files["whole"])])
+        run[name] = [sys.executable, "training/paths.py", "--config", str(file)]
+    options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stderr": subprocess.STDOUT}
+    subprocess.run(run["whole"], check=True, stdout=subprocess.PIPE, **options)
     folder = tmp_path / "killed" / "paths"
-    kill_9(["training/paths.py", "--config", str(files["killed"])], (folder / "paths-000000.safetensors").exists)
+    process = subprocess.Popen(run["killed"], stdout=subprocess.PIPE, **options)
+    try:
+        while process.poll() is None and not (folder / "paths-000000.safetensors").exists():
+            time.sleep(0.005)
+        assert process.poll() is None, process.stdout.read().decode()
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     assert len(list(folder.glob("paths-*"))) < 6
-    command.main(["--config", str(files["killed"])])
+    subprocess.run(run["killed"], check=True, stdout=subprocess.PIPE, **options)
     for path in sorted((tmp_path / "whole" / "paths").iterdir()):
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 
