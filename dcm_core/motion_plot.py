@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from torch import Tensor
@@ -14,7 +14,7 @@ _COLOURS = ((255, 166, 87), (86, 196, 219))  # of the video and of its reference
 _STEPS = (1, 2, 2.5, 5, 10)  # between marks of the axis, times a power of ten
 
 
-def plot_motion(speeds: dict[str, Sequence[float]], width: int = 960, height: int = 540) -> Tensor:
+def plot_motion(speeds: Mapping[str, Sequence[float]], width: int = 960, height: int = 540) -> Tensor:
     """Pixels a frame against frames, a curve a video: float32 [height, width, 3] in 0..1.
 
     ``speeds``: by the name of a video, from each of its frames to the next. Raises ValueError for a size too small to
@@ -33,7 +33,7 @@ def plot_motion(speeds: dict[str, Sequence[float]], width: int = 960, height: in
 class _Motion(Canvas):
     """One picture in the making: `x` places the end of a step between frames, `y` a speed."""
 
-    def __init__(self, width: int, height: int, speeds: dict[str, Sequence[float]]):
+    def __init__(self, width: int, height: int, speeds: Mapping[str, Sequence[float]]):
         super().__init__(width, height)
         self.speeds = speeds
         self.frames = max(len(speed) for speed in speeds.values())

@@ -21,7 +21,8 @@ class DCMApplyExperts(io.ComfyNode):
             display_name="DCM Apply Experts",
             category="DCM",
             description="Lets the semantic expert act above the switch and the detail expert from there down. "
-            "The result is an ordinary MODEL: LoRAs, shift nodes and every sampler work before and after it.",
+            "The result is an ordinary MODEL: LoRAs, shift nodes and every sampler work before and after it. Of "
+            "the two MODELs of a pair such as Wan 2.2's each gets its own expert, in a node of its own.",
             inputs=[
                 inputs.model("The backbone. Experts it has already are replaced."),
                 inputs.detail_expert(),

@@ -60,7 +60,7 @@ class DCMSigmas(io.ComfyNode):
             sigmas = schedule.sigmas(steps, semantic_steps or None, denoise)
         if applied := applied_to(model):
             # Who takes which step is up to the MODEL's experts, whatever list they are given.
-            schedule, names = applied.schedule, PAIR_NAMES if applied.baked else EXPERT_NAMES
+            schedule, names = applied.schedule, PAIR_NAMES if applied.only else EXPERT_NAMES
         line = schedule.describe(sigmas, names)
         if isinstance(names, str):  # for a graph with a sampler for each part, to cut the list there
             line += f" (experts would switch after step {schedule.split(sigmas)[0]})"

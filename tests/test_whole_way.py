@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from harness.hosts import Host
-from harness.whole_way import WEIGHTS, Way, walk
+from harness.whole_way import Way, walk
 from safetensors.torch import load_file, save_file
 
 from dcm_core.backbone.file import BackboneFile
@@ -20,7 +20,13 @@ WAYS = {
     **{
         f"{name} {mode}": (name, mode, False) for name in ("hunyuan_video", "cogvideox") for mode in ("full", "adapter")
     },
+    "wan i2v full": ("wan i2v", "full", False),
+    "wan i2v adapter from prompts": ("wan i2v", "adapter", True),
+    "wan 2.2 i2v full": ("wan 2.2 i2v", "full", False),
     **{f"{name} full from prompts": (name, "full", True) for name in ("hunyuan_video", "cogvideox")},
+    "wan pair full": ("wan pair", "full", False),
+    "wan pair adapter": ("wan pair", "adapter", False),
+    "wan pair adapter from prompts": ("wan pair", "adapter", True),
 }
 QUICK = ("wan full", "wan adapter from prompts")
 
@@ -45,12 +51,13 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def test_the_experts_fit_the_backbone_and_each_other(way):
-    with BackboneFile.open(way.models / "diffusion_models" / WEIGHTS) as file:
+    with BackboneFile.open(way.weights("semantic")) as file:
         report = file.check_fit(load_expert(way.expert("semantic")))
     assert not report.missing and not report.warnings
     method = way.method()
-    network = method.backbone.load(way.models / "diffusion_models" / WEIGHTS)
-    method.backbone.apply(network, load_expert(way.expert("semantic")))
+    network = method.backbone.load(way.weights("detail"))
+    if not way.kind.pair:
+        method.backbone.apply(network, load_expert(way.expert("semantic")))
     save_file(method.backbone.comfy_state(network), way.folder / "below.safetensors")
     with BackboneFile.open(way.folder / "below.safetensors") as file:
         report = file.check_fit(load_expert(way.expert("detail")))

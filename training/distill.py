@@ -8,6 +8,7 @@ On several GPUs: torchrun --nproc-per-node GPUS training/distill.py ... (trainin
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -71,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
         for stage in stages:
             try:
                 run(config.of_stage(stage), options.trial, options.restart)
+                gc.collect()  # its networks are gone before the next stage loads its own
             except MissingWeights as error:
                 if not options.trial or stage == stages[0]:
                     raise

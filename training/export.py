@@ -113,19 +113,18 @@ def trained_with(config: Config) -> str:
 
 
 def _metadata(config: Config, expert: str, options: GuidanceCarried, base_fingerprint: str) -> ExpertMetadata:
-    backbone = config.backbone
-    name = backbone.title or backbone.family
     return ExpertMetadata(
         expert=expert,
-        family=backbone.family,
-        backbone=name,
+        family=config.backbone.family,
+        backbone=config.title,
         schedule=config.expert_schedule(),
         guidance=options.guidance,
         embedded_guidance=options.embedded_guidance,
         base_fingerprint=base_fingerprint,
         trained_with=trained_with(config),
-        title=f"DCM {expert} expert for {name}",
+        title=f"DCM {expert} expert for {config.title}",
         complete=True,
+        pair=config.pair is not None,
     )
 
 

@@ -34,7 +34,8 @@ def downloaded(weights: str) -> Path:
         names = " or ".join(f"{model}/{each}" for each in sorted(pair))
         raise ConfigError(f"{model} holds a pair of networks: name one of them, {names}.")
     folder = folder or "".join(pair)
-    files = _files(model, [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["diffusion_pytorch_model*"])
+    patterns = [f"{folder}/*.json", f"{folder}/*.safetensors"] if folder else ["diffusion_pytorch_model*"]
+    files = _files(model, patterns, folder)
     if not any(file.suffix == ".safetensors" for file in files):
         raise ConfigError(f"{model} has no network in the layout of diffusers: download its file, and name that.")
     return files[0].parent
@@ -54,10 +55,10 @@ def fetched(model: str, patterns: list[str], by_hand: str) -> Path:
         ) from None
 
 
-def _files(model: str, patterns: list[str]) -> list[Path]:
+def _files(model: str, patterns: list[str], folder: str = "") -> list[Path]:
     by_hand = (
-        f"By hand: download the folder transformer of https://huggingface.co/{model}/tree/main, and name it in "
-        "backbone.weights."
+        f"By hand: download the folder {folder or 'transformer'} of https://huggingface.co/{model}/tree/main, and name "
+        "it in the place of this one."
     )
     root = fetched(model, patterns, by_hand)
     return sorted(file for pattern in patterns for file in root.glob(pattern))

@@ -3,12 +3,14 @@
 python training/paths.py --config training/configs/shapes.yaml [stage=semantic] [paths.count=4096 ...]
 
 They are the paths of one stage's teacher with its guidance, and every stage with the same of both can be trained on
-them. It goes on where it was stopped; with `--part 1/2` and `--part 2/2` two processes share the work.
+them. Of a pair of models they go through both, of which one is loaded at a time. It goes on where it was stopped; with
+`--part 1/2` and `--part 2/2` two processes share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import shutil
 import sys
@@ -30,6 +32,7 @@ from training.installed import cannot_import  # noqa: E402
 if TYPE_CHECKING:
     from training.config import Config
     from training.data.paths import Plan
+    from training.methods.base import Method
     from training.methods.distillation import Distillation
 
 
@@ -56,26 +59,52 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(config: Config, dry_run: bool, part: int = 1, parts: int = 1) -> None:
-    """Make the paths of a configuration, or say what they cost. Raises ConfigError, and OSError for a full disk."""
+    """Make the paths of a configuration, or say what they cost. Raises ConfigError, and OSError for a full disk.
+
+    They are those of the chosen stage, or else of the first that has a teacher. Of a pair they are those of both
+    stages, which go through one model after the other.
+    """
+    done = False
+    for stage in [config.stage] if config.stage else _in_order(config):
+        done = _run(config.of_stage(stage), dry_run, part, parts) or done
+        if done and config.pair is None:
+            return
+        gc.collect()  # a model is gone before the next one is loaded
+    if not done:
+        raise ConfigError("No stage has a teacher whose paths could be made: choose stage=NAME of a distillation.")
+
+
+def _in_order(config: Config) -> list[str]:
+    """The stages; of a pair those over the high-noise model first."""
+    return sorted(config.stages, key=lambda stage: config.of_stage(stage).part == "low_noise")
+
+
+def _run(config: Config, dry_run: bool, part: int, parts: int) -> bool:
+    """Make those of a stage, if it has a teacher."""
     from tqdm import tqdm
 
     from training.data.paths import PathCache, fill
-    from training.evaluation.recipe import training_paths, training_plan
+    from training.evaluation.recipe import beginning, training_paths, training_plan
+    from training.methods.distillation import Distillation
 
     method = _method(config)
-    plan, folder = training_plan(method, config), training_paths(config)
+    if not isinstance(method, Distillation):
+        return False
+    folder = training_paths(config)
     if dry_run:
-        print(costs(method, plan, folder))
-        return
-    cache = PathCache.begin(folder, plan)
-    mine = range(part - 1, cache.plan.batches, parts)
+        print(costs(method, training_plan(method, config), folder))
+        return True
+    before = beginning(config, folder)
+    cache = PathCache.begin(folder, training_plan(method, config, before))
+    mine, plan = range(part - 1, cache.plan.batches, parts), cache.plan
     print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
-    made = fill(cache, method.data, method.guided_teacher, method.process, method.world, mine)
+    made = fill(cache, method.data, method.guided_teacher, method.process, method.world, mine, before)
     todo = sum(batch in mine for batch in cache.missing())
     for _ in tqdm(made, total=todo, desc="files", ncols=80, disable=not todo):
         pass
     left = len(cache.missing())
     print(f"{left} files are left to other parts." if left else "All paths are there: train with data.source=teacher.")
+    return True
 
 
 def costs(method: Distillation, plan: Plan, folder: Path) -> str:
@@ -104,20 +133,14 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
     )
 
 
-def _method(config: Config) -> Distillation:
-    """The method of the chosen stage, or else of the first that has a teacher, over the data set's own clips."""
+def _method(config: Config) -> Method:
+    """The method of the chosen stage, over the data set's own clips."""
     from training.methods.base import Setup
-    from training.methods.distillation import Distillation
     from training.registry import build_backbone, build_data, build_method
     from training.run.world import join
 
-    for stage in [config.stage] if config.stage else config.stages:
-        chosen = config.of_stage(stage)
-        data = build_data(chosen.stage_data())
-        method = build_method(Setup(chosen, build_backbone(chosen.backbone), data, join(config)))
-        if isinstance(method, Distillation):
-            return method
-    raise ConfigError("No stage has a teacher whose paths could be made: choose stage=NAME of a distillation.")
+    data = build_data(config.stage_data())
+    return build_method(Setup(config, build_backbone(config.backbone), data, join(config)))
 
 
 def _part(text: str) -> tuple[int, int]:

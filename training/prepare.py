@@ -4,7 +4,8 @@ python training/prepare.py --data FOLDER|TABLE --backbone shapes --output CACHE
 
 FOLDER holds videos, animations and images, each with its caption beside it (clip.mp4, clip.txt), or is described by a
 metadata.csv, .jsonl or .parquet in it. TABLE is such a file: columns path (or file_name) and caption (or text).
-Without --data it is a cache of --prompts alone, for data.source=teacher.
+Without --data it is a cache of --prompts alone, for data.source=teacher. With --image-to-video the first frame of each
+clip is embedded too, and --prompts is such a TABLE, or FOLDER, of images: the first frame of each prompt.
 
 The same command goes on where it was stopped, and after files were added encodes only those. CACHE then holds shards/,
 index.json, summary.txt, summary.json and contact_sheet.png. Files that cannot be used are counted and listed there.
@@ -31,6 +32,7 @@ from training.installed import cannot_import  # noqa: E402
 
 if TYPE_CHECKING:
     from training.data.buckets import SizeRule
+    from training.preparation.manifest import Entry
     from training.preparation.scan import ClipRules
 
 
@@ -46,7 +48,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     try:
-        encoder = build_encoder(options.backbone, options.weights, usable_device(options.device))
+        prompts, pictures = prompts_of(options)
+        device = usable_device(options.device)
+        encoder = build_encoder(options.backbone, options.weights, device, options.image_to_video)
         settings = Settings(
             data=options.data,
             output=options.output,
@@ -54,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
             rules=clip_rules(options, encoder.size_rule),
             caption=options.caption,
             negative=options.negative_prompt,
-            prompts=_lines(options.prompts),
+            prompts=prompts,
+            pictures=pictures,
             black=not options.keep_black,
             static=not options.keep_static,
             workers=options.workers,
@@ -81,13 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, help="a folder, or a table (.csv, .jsonl, .parquet); none for prompts alone")
     add("--backbone", required=True, help="whose autoencoder and text encoders: a file in training/encoders")
     add("--output", required=True, type=Path, help="the folder of the cache")
+    add("--image-to-video", action="store_true", help="for a backbone that makes videos of a first frame")
     add("--weights", help="folder or hub name of these encoders, in the layout of diffusers")
     add("--device", default="auto", help="where they run: auto, cpu, cuda, cuda:1")
     add("--dry-run", action="store_true", help="look at everything, decode, filter and sum up, but encode nothing")
     text = parser.add_argument_group("captions").add_argument
     text("--caption", default="", help="of files that have none; without it they are left out")
     text("--negative-prompt", default="", help="embedded too, for training with it as the unconditional text")
-    text("--prompts", type=Path, help="a text file, one a line: embedded too, for validation while training")
+    text("--prompts", type=Path, help="a text file, one a line: embedded too, for validation while training; with "
+         "--image-to-video a table or folder of images and their prompts")  # fmt: skip
     clip = parser.add_argument_group("clips").add_argument
     clip("--resolution", type=_resolution, metavar="WxH", help="the area of a clip (what the backbone was trained at)")
     clip("--frames", type=_positive, nargs="+", help="lengths of clips; 1 is images (the usual length, and 1)")
@@ -118,7 +125,8 @@ def clip_rules(options: argparse.Namespace, rule: SizeRule) -> ClipRules:
 
     usual = rule.usual
     width, height = options.resolution or (usual.width, usual.height)
-    frames = options.frames or [usual.frames, *([1] if rule.frames(1) == 1 else [])]
+    single = rule.frames(1) == 1 and not options.image_to_video  # a video of one frame is its first frame
+    frames = options.frames or [usual.frames, *([1] if single else [])]
     wanted = [Size(count, height, width) for count in frames]
     for size in wanted:
         if rule.allows(size):
@@ -150,12 +158,36 @@ def _next(rule: SizeRule, frames: int) -> int:
     return next(n for n in range(frames, frames + 2 * rule.stride * rule.group + 1) if rule.frames(n) == n)
 
 
-def _lines(path: Path | None) -> tuple[str, ...]:
+def prompts_of(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[Entry, ...]]:
+    """The lines of --prompts, or for image to video its pictures with their captions. Raises ConfigError."""
+    from training.errors import ConfigError
+    from training.preparation.manifest import TABLES, read_collection
+
+    path: Path | None = options.prompts
+    if path is None:
+        return (), ()
+    pictures = path.is_dir() or path.suffix.lower() in TABLES
+    if options.image_to_video and not pictures:
+        raise ConfigError(
+            f"--prompts {path}: image to video needs a first frame for each prompt. Name a table ({', '.join(TABLES)}) "
+            "with the columns path and caption, or a folder of images with their captions beside."
+        )
+    if pictures and not options.image_to_video:
+        raise ConfigError(
+            f"--prompts {path} is for prompts with first frames: add --image-to-video, or name a text file, one a line."
+        )
+    if not pictures:
+        return _lines(path), ()
+    entries, dropped = read_collection(path)
+    if dropped:
+        raise ConfigError(f"--prompts {path}: {dropped[0].source} cannot be used, {dropped[0].detail}.")
+    return (), tuple(entries)
+
+
+def _lines(path: Path) -> tuple[str, ...]:
     """The lines of a text file. Raises ConfigError where it is none."""
     from training.errors import ConfigError
 
-    if path is None:
-        return ()
     try:
         return tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """What a configuration names is the file of that name: ``methods/NAME.py``, ``backbones/NAME.py``, ``data/NAME.py``.
 
 A backbone's autoencoder and text encoders are ``encoders/NAME.py``. There is no table to edit. Such a file says in one
-constant what it brings: ``METHOD``, ``BACKBONE``, ``DATA`` or ``ENCODER``.
+constant what it brings: ``METHOD``, ``BACKBONE``, ``DATA`` or ``ENCODER``, beside which ``IMAGE_ENCODER`` may stand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .backbones.base import Backbone
+from .backbones.base import Backbone, check_first_frames
 from .config import BackboneConfig, Config, DataConfig, MethodOptions, build
 from .data.base import Data
 from .data.buckets import Size
@@ -20,7 +20,7 @@ from .data.teacher_paths import TeacherPaths
 from .errors import ConfigError, unknown
 from .estimate.report import told
 from .estimate.stage import need
-from .evaluation.recipe import recipe, training_data
+from .evaluation.recipe import check_paths, training_data
 from .methods.base import Method, Setup
 from .methods.distillation import Distillation
 from .preparation.encoder import Encoder
@@ -41,16 +41,20 @@ def build_training_data(config: Config) -> Data:
     return training_data(build_data(config.stage_data()), config)
 
 
-def build_encoder(name: str, weights: str | None, device: torch.device) -> Encoder:
-    """The encoders of a backbone, for ``training/prepare.py``. Raises ConfigError."""
-    return _brought("encoders", "ENCODER", "--backbone", name)(weights, device)
+def build_encoder(name: str, weights: str | None, device: torch.device, image: bool = False) -> Encoder:
+    """The encoders of a backbone, or of its image to video, for ``training/prepare.py``. Raises ConfigError."""
+    encoder = _brought("encoders", "ENCODER", "--backbone", name)
+    if image and (encoder := brought("encoders", "IMAGE_ENCODER").get(name)) is None:
+        raise ConfigError(f"--image-to-video: image to video of {name} cannot be trained here. Leave the option out.")
+    return encoder(weights, device)
 
 
 def build_method(setup: Setup) -> Method:
     """The method of the selected stage, with its options read and its networks built. Raises ConfigError."""
+    check_first_frames(setup.backbone, setup.data)
     method = _method(setup.config).build(setup, _options(setup.config))
     if isinstance(setup.data, TeacherPaths) and isinstance(method, Distillation):
-        setup.data.cache.plan.recipe.check(recipe(method), setup.data.cache.folder)
+        check_paths(method, setup.config)
     return method
 
 

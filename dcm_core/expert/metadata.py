@@ -29,6 +29,8 @@ class ExpertMetadata:
     whose noise levels the expert was trained for; one without holds for any. ``base_fingerprint`` is the backbone
     the expert is laid over; ``fingerprint`` the backbone after a semantic expert, which a detail expert's base
     is compared with. ``complete`` promises every tensor the family's key map lists for this kind of expert.
+    ``pair`` tells an expert of a pair of whole models: a semantic one lies over the high-noise model, a detail one over
+    the low-noise model with no semantic expert below it.
     ``extra`` keeps metadata this version does not know, so that reading and writing a file loses nothing.
     """
 
@@ -48,6 +50,7 @@ class ExpertMetadata:
     extra: Mapping[str, str] = field(default_factory=dict)
     embedded_guidance: float | None = None
     trained_steps: int | None = None
+    pair: bool = False
 
     def __post_init__(self) -> None:
         check_format(self.format)
@@ -108,6 +111,7 @@ class ExpertMetadata:
             "dcm.rank": self.rank,
             "dcm.alpha": self.alpha,
             "dcm.trained_steps": self.trained_steps,
+            "dcm.pair": "true" if self.pair else None,
             "dcm.base_fingerprint": self.base_fingerprint,
             "dcm.fingerprint": self.fingerprint,
             "dcm.trained_with": self.trained_with,
@@ -122,9 +126,6 @@ class ExpertMetadata:
             schedule = read_schedule(header)
         except (ValueError, KeyError, TypeError) as error:
             raise ExpertFileError(f"the schedule in the file's metadata is not usable: {error}") from error
-        complete = header.get("dcm.complete", "false")
-        if complete not in ("true", "false"):
-            raise ExpertFileError(f"dcm.complete is {complete!r}, but must be 'true' or 'false'")
         metadata = cls(
             expert=_required(header, "dcm.expert"),
             family=_required(header, "dcm.family"),
@@ -139,7 +140,8 @@ class ExpertMetadata:
             fingerprint=header.get("dcm.fingerprint", ""),
             trained_with=header.get("dcm.trained_with", ""),
             title=header.get("modelspec.title", ""),
-            complete=complete == "true",
+            complete=_truth(header, "dcm.complete"),
+            pair=_truth(header, "dcm.pair"),
             format=header["dcm.format"],
         )
         known = metadata.to_header()
@@ -162,6 +164,13 @@ def _required(header: Mapping[str, str], key: str) -> str:
     if not header.get(key):
         raise ExpertFileError(f"the metadata has no {key}: export the expert again")
     return header[key]
+
+
+def _truth(header: Mapping[str, str], key: str) -> bool:
+    text = header.get(key, "false")
+    if text not in ("true", "false"):
+        raise ExpertFileError(f"{key} is {text!r}, but must be 'true' or 'false'")
+    return text == "true"
 
 
 def _number(header: Mapping[str, str], key: str, kind: Callable[[str], Number]) -> Number:

@@ -44,6 +44,13 @@ class Applied:
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
     baked: str | None = None  # "semantic" or "detail" where DCMBake has left one expert, in the weights
 
+    @property
+    def only(self) -> str | None:
+        """The one expert of a MODEL that is meant to run beside another MODEL; None where there are both."""
+        if self.baked or not self.detail.metadata.pair:
+            return self.baked
+        return "detail" if self.detail.layers else "semantic"
+
 
 def applied_to(model: ModelPatcher) -> Applied | None:
     """The experts of a MODEL; None for one without."""
@@ -94,7 +101,7 @@ def apply_experts(
     """A clone of the MODEL with these experts in place of any it had; other patches stay.
 
     The semantic expert becomes weight patches, since most calls of a run need it and the detail expert builds on it;
-    the detail expert lies beside the network and acts in its own calls only.
+    the detail expert lies beside the network and acts in its own calls only, or of a pair in all calls of its MODEL.
     Raises ValueError naming each tensor of the semantic expert that the host would not take.
     """
     model = as_released(model.clone(), schedule.grid)
@@ -114,7 +121,7 @@ def apply_experts(
     dtype = dtype_of_computation(model.model)
     side = side_model(detail, detail_strength, dtype, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
-    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model))
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model, applied.only))
     # Outermost: a cache that is there already answers some calls without asking what lies inside.
     add_outermost_wrapper(model, WrappersMP.PREDICT_NOISE, applied.key, CachePerExpert(schedule))
     model.set_attachments(ATTACHMENT, applied)
@@ -128,9 +135,10 @@ def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
     experts, and one naming each tensor of the detail expert that the host would not take.
     """
     applied = applied_to(model)
-    if applied is None or applied.baked:
-        has = f"holds the {applied.baked} expert in its weights already" if applied else "has no experts"
-        raise ValueError(f"This MODEL {has}: connect the one that comes from DCM Apply Experts.")
+    if applied is None or applied.only:
+        where = "in its weights already" if applied and applied.baked else "alone"
+        has = f"holds the {applied.only} expert {where}" if applied else "has no experts"
+        raise ValueError(f"This MODEL {has}: connect one that comes from DCM Apply Experts with both.")
     semantic = model.clone()
     semantic.remove_additional_models(applied.key)
     others = [

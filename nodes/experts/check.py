@@ -21,13 +21,18 @@ Value = TypeVar("Value")
 
 
 def detail_beside(semantic: Expert | None, detail: Expert | None) -> Expert:
-    """The detail expert; beside a semantic one that takes its single step alone, one that changes nothing.
+    """The detail expert; beside a semantic one that needs none over its MODEL, one that changes nothing.
 
-    Raises ValueError where it is missing.
+    Raises ValueError where it is missing, and for two over one MODEL that belong over the two of a pair.
     """
+    if semantic is not None and detail is not None and (semantic.metadata.pair or detail.metadata.pair):
+        raise ValueError(
+            "These experts were trained over the two MODELs of a pair: give each a DCM Apply Experts of its own, the "
+            "high-noise MODEL with semantic_expert alone and the low-noise one with detail_expert alone."
+        )
     if detail is not None:
         return detail
-    if semantic is not None and semantic.metadata.trained_steps == 1:
+    if semantic is not None and (semantic.metadata.pair or semantic.metadata.trained_steps == 1):
         return without_effect(semantic)
     raise ValueError(
         "There is no detail expert here: connect one from DCM Load Expert to detail_expert. Of the files that DCM "
@@ -63,7 +68,7 @@ def check_experts(model: ModelPatcher, detail: Expert, semantic: Expert | None) 
     warnings += [*lost_patches(model, detail), *(lost_patches(model, semantic) if semantic else ())]
     warnings += unlike_steps(model, detail, semantic)
     if semantic is None:
-        if not is_semantic(model):
+        if not detail.metadata.pair and not is_semantic(model):
             warnings.append(
                 "no semantic expert is connected: the MODEL itself takes the steps above the switch, which is right "
                 "only if it was loaded from a semantic backbone."

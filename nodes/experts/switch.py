@@ -18,10 +18,11 @@ class ExpertSwitch:
     """An APPLY_MODEL wrapper: the detail expert acts inside the calls whose sigma is at or below the switch.
 
     It sits outside any compiled region and looks at sigma, not at steps, so every sampler node and every shift is fine.
+    ``only``: the one expert that acts in all calls, where the others are another MODEL's.
     """
 
-    def __init__(self, schedule: ExpertSchedule, sidecar: Sidecar):
-        self.schedule, self.sidecar = schedule, sidecar
+    def __init__(self, schedule: ExpertSchedule, sidecar: Sidecar, only: str | None = None):
+        self.schedule, self.sidecar, self.only = schedule, sidecar, only
 
     def __call__(
         self,
@@ -41,7 +42,7 @@ class ExpertSwitch:
         """
         options = transformer_options or {}
         # Asked here, of what this call is told: any node may change the noise level on the way from a guider.
-        expert, model = self.schedule.acting(t), executor.class_obj
+        expert, model = self.only or self.schedule.acting(t), executor.class_obj
         if not is_of(model, WrappersMP.APPLY_MODEL, self):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if expert == "detail":

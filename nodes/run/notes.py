@@ -29,6 +29,12 @@ def warnings_for(
     applied, warnings = applied_to(run.model), of_steps(run, sigmas, given, is_stock)
     if applied and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
+    others = run.low_noise_model and applied_to(run.low_noise_model)
+    if applied and others and applied.schedule != others.schedule:
+        warnings.append(
+            f"the experts of the two MODELs were trained for different schedules (kappa {applied.schedule.kappa_text} "
+            f"and {others.schedule.kappa_text}); that of the high-noise one is used. Take two files of one training."
+        )
     cfg = max(run.cfg, run.detail_cfg)
     if applied and applied.guidance > 1 and cfg > 1:
         warnings.append(
@@ -50,10 +56,10 @@ def of_steps(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]
     if applied is None and isinstance(names, str) and not in_one_step:
         whole = "the plain one" if names == PLAIN else "its semantic expert"
         return [f"this MODEL has no detail expert, so {whole} takes all steps: put DCM Apply Experts before this node."]
-    if applied and applied.baked and isinstance(names, str):
+    if applied and applied.only and isinstance(names, str):
         return [
-            f"this MODEL holds the {applied.baked} expert only, which takes all steps: connect the semantic MODEL of "
-            "DCM Bake to model and the detail one to low_noise_model."
+            f"this MODEL holds the {applied.only} expert only, which takes all steps: connect the MODEL with the "
+            "semantic expert to model and the one with the detail expert to low_noise_model."
         ]
     if trained is not None and not is_part_of(trained, sigmas):
         return [off_trained(run, trained, given, is_stock)]

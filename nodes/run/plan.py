@@ -22,7 +22,7 @@ def names_of(model: ModelPatcher) -> PartNames | str:
     """What the parts of a run of this MODEL alone are called; of one that takes all steps itself, what it holds."""
     applied = applied_to(model)
     if applied:
-        return f"{applied.baked} expert only" if applied.baked else EXPERT_NAMES
+        return f"{applied.only} expert only" if applied.only else EXPERT_NAMES
     return "semantic expert only" if is_semantic(model) else PLAIN
 
 
@@ -120,9 +120,10 @@ def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:
     """Raises ValueError for two MODELs that do not work on the same latents and images, or are swapped."""
     for each, wrong in ((model, "detail"), (low_noise_model, "semantic")):
         applied = applied_to(each)
-        if applied and applied.baked == wrong:
+        if applied and applied.only == wrong:
             raise ValueError(
-                "The MODELs of DCM Bake are swapped: connect semantic to model and detail to low_noise_model."
+                "The two MODELs are swapped: connect the one with the semantic expert to model and the one with the "
+                "detail expert to low_noise_model."
             )
     high, low = ((family_of(each), input_channels(each)) for each in (model, low_noise_model))
     if high != low:

@@ -39,7 +39,7 @@ def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     guider = executor.class_obj
     applied = applied_to(guider.model_patcher)
     if applied and not isinstance(guider, ExpertGuider):  # DCM's own have said it already
-        if not applied.baked:  # of two baked MODELs in two samplers, neither has a share to speak of
+        if not applied.only:  # of two MODELs with an expert each in two samplers, neither has a share to speak of
             note_steps(guider, sigmas)
         note_shared_network(guider)
         note_embedded_guidance(guider, applied.embedded_guidance)

@@ -23,8 +23,8 @@ def low_noise_model() -> io.Model.Input:
 
 def detail_expert() -> io.Input:
     tooltip = (
-        "Acts in the steps at low noise, where texture and detail are made. Only a semantic expert for one step runs "
-        "without."
+        "Acts in the steps at low noise, where texture and detail are made. A semantic expert for one step runs "
+        "without, and that of a pair over the high-noise MODEL."
     )
     return DcmExpert.Input("detail_expert", optional=True, tooltip=tooltip)
 

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
     PreTrainedTokenizerFast,
@@ -29,6 +31,13 @@ _SMALL_VAE = {"block_out_channels": (4, 4, 4, 4), "layers_per_block": 1, "norm_n
 _WAN_2_2 = {"z_dim": 48, "is_residual": True, "in_channels": 12, "out_channels": 12, "patch_size": 2,
             "decoder_base_dim": 4, "scale_factor_spatial": 16, "latents_mean": [0.01 * i for i in range(48)],
             "latents_std": [1 + 0.02 * i for i in range(48)]}  # fmt: skip
+
+_SEEING = {
+    "image_processor_type": "CLIPImageProcessor", "do_convert_rgb": True, "do_rescale": True,
+    "rescale_factor": 1 / 255, "do_resize": True, "resample": 3, "size": {"shortest_edge": 224},
+    "do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "do_normalize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+}  # fmt: skip
 
 
 def tokenizer(specials: tuple[str, ...], before: str = "", after: str = "", **names: Any) -> Any:
@@ -56,6 +65,21 @@ def wan_folder(folder: Path, width: int = WIDTH, **changes: Any) -> Path:
 def wan_2_2_folder(folder: Path) -> Path:
     """With the kind of autoencoder that the 5B has."""
     return wan_folder(folder, **_WAN_2_2)
+
+
+def wan_image_folder(folder: Path, width: int = WIDTH, seen: int | None = 1280, **transformer: Any) -> Path:
+    """Of image to video, with a CLIP of ``seen`` channels, or without as the pair of 2.2 has none."""
+    wan_folder(folder, width)
+    told = {"_class_name": "WanTransformer3DModel", "in_channels": 36, "out_channels": 16, "image_dim": seen}
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text(json.dumps(told | transformer), "utf-8")
+    if seen is not None:
+        sizes = {"intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 14}
+        clip = CLIPVisionConfig(hidden_size=seen, image_size=224, **sizes)
+        _save(folder / "image_encoder", lambda: CLIPVisionModel(clip))
+        (folder / "image_processor").mkdir()
+        (folder / "image_processor" / "preprocessor_config.json").write_text(json.dumps(_SEEING), "utf-8")
+    return folder
 
 
 def hunyuan_video_folder(folder: Path, width: int = WIDTH, pooled: int = WIDTH) -> Path:

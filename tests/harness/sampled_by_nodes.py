@@ -2,7 +2,8 @@
 
     <host python> -m harness.sampled_by_nodes FOLDER
 
-reads ``expected.safetensors`` (see harness/whole_way.py) and writes ``found.safetensors``, the network's latents.
+reads ``expected.safetensors`` (see harness/whole_way.py) and writes ``found.safetensors``, the network's latents. Where
+there is a second backbone, ``low_noise``, the two are a pair, and the detail expert goes over that.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from . import in_host
 
@@ -28,13 +30,25 @@ def main(folder: Path) -> None:
     from dcm_pack import nodes
 
     expected = load_file(folder / "expected.safetensors")
-    backbone = "backbone/diffusion_pytorch_model.safetensors"
-    model = nodes.DCMLoadBackbone.execute(backbone, "default").args[0]
     semantic, detail = (nodes.DCMLoadExpert.execute(f"{name}.safetensors").args[0] for name in ("semantic", "detail"))
-    model, info = nodes.DCMApplyExperts.execute(model, detail, semantic).args
-    pooled = {"pooled_output": expected["pooled"]} if "pooled" in expected else {}
-    texts, empty = [[[expected["text"], pooled]]] * 2, {"samples": torch.zeros_like(expected["latents"])}
-    latent, more = nodes.DCMKSampler.execute(model, 7, 4, 1.0, *texts, empty).args
+
+    def loaded(name: str):
+        return nodes.DCMLoadBackbone.execute(f"{name}/diffusion_pytorch_model.safetensors", "default").args[0]
+
+    pair = {}
+    if (folder / "models" / "diffusion_models" / "low_noise").exists():
+        low, info = nodes.DCMApplyExperts.execute(loaded("low_noise"), detail).args
+        print(info)
+        pair, detail = {"low_noise_model": low}, None
+    model, info = nodes.DCMApplyExperts.execute(loaded("backbone"), detail, semantic).args
+    told = {"pooled_output": expected["pooled"]} if "pooled" in expected else {}
+    if "image" in expected:  # as the host's node of image to video tells it
+        mask, image = expected["image"].split([4, 16], dim=1)
+        told |= {"concat_mask": 1 - mask, "concat_latent_image": model.model.process_latent_out(image)}
+    if "vision" in expected:
+        told["clip_vision_output"] = SimpleNamespace(penultimate_hidden_states=expected["vision"])
+    texts, empty = [[[expected["text"], told]]] * 2, {"samples": torch.zeros_like(expected["latents"])}
+    latent, more = nodes.DCMKSampler.execute(model, 7, 4, 1.0, *texts, empty, **pair).args
     print(info, more, sep="\n")
     save_file({"latents": model.model.process_latent_in(latent["samples"])}, folder / "found.safetensors")
 

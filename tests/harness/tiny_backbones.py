@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -157,11 +157,12 @@ class Noise:
 
     def __init__(self, tiny: Tiny):
         self.tiny, self.latent_shape = tiny, tiny.shape
+        self.told_of_image = frozenset({"image", "vision"} & {*tiny.told})
 
     def batch(self, draws: Any) -> Batch:
         return Batch(draws.noise("clips", self.tiny.noise(len(draws.rows))), self.conditions([""] * len(draws.rows)))
 
-    def conditions(self, captions: list[str]) -> Conditions:
+    def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
         return replace(self.tiny.conditions(len(captions)), guidance=None)
 
     def unconditional(self, conditions: Conditions) -> Conditions:

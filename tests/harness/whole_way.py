@@ -6,7 +6,7 @@ What the nodes need lies as ComfyUI has it: ``models/diffusion_models/backbone``
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from shutil import copy
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from diffusers import CogVideoXTransformer3DModel, HunyuanVideoTransformer3DModel, WanTransformer3DModel
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -24,18 +25,19 @@ from training.config import load_config
 from training.methods.distillation import Distillation
 from training.trainer import build_trainer
 
-from .clips import write_collection
-from .encoder_folders import cogvideox_folder, hunyuan_video_folder, wan_folder
+from .clips import moving, write_collection
+from .encoder_folders import cogvideox_folder, hunyuan_video_folder, wan_folder, wan_image_folder
 from .random_weights import randomise
 
 PROMPT = "a block moves to the right"
 SEED, STEPS = 7, 4
-WEIGHTS = "backbone/diffusion_pytorch_model.safetensors"
+WEIGHTS, LOW_NOISE = (f"{name}/diffusion_pytorch_model.safetensors" for name in ("backbone", "low_noise"))
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A family's class and tiny sizes, the folder of its encoders, and what it asks of a method."""
+    """A family's class and tiny sizes, the folder of its encoders, and what it asks of a method. ``pair``: are there
+    two networks of it, which share a run?"""
 
     family: str
     network: Callable[..., nn.Module]
@@ -43,16 +45,29 @@ class Kind:
     encoders: Callable[[Path], Path]
     options: dict[str, Any] = field(default_factory=lambda: {"guidance": 2.0})
     tokens: int = 0  # that ComfyUI pads its texts to
+    image: bool = False  # to video
+    pair: bool = False
 
 
 # Widths that the host's own classes take for granted.
+_WAN = {"num_attention_heads": 1, "attention_head_dim": 128, "num_layers": 2, "ffn_dim": 256}
 KINDS = {
-    "wan": Kind(
+    "wan": Kind("wan", WanTransformer3DModel, _WAN, partial(wan_folder, width=4096), tokens=512),
+    "wan i2v": Kind(
         "wan",
         WanTransformer3DModel,
-        {"num_attention_heads": 1, "attention_head_dim": 128, "num_layers": 2, "ffn_dim": 256},
-        partial(wan_folder, width=4096),
+        {**_WAN, "in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 128},
+        partial(wan_image_folder, width=4096),
         tokens=512,
+        image=True,
+    ),
+    "wan 2.2 i2v": Kind(
+        "wan",
+        WanTransformer3DModel,
+        {**_WAN, "in_channels": 36},
+        partial(wan_image_folder, width=4096, seen=None),
+        tokens=512,
+        image=True,
     ),
     "hunyuan_video": Kind(
         "hunyuan_video",
@@ -69,6 +84,8 @@ KINDS = {
         partial(cogvideox_folder, width=256),
     ),
 }  # fmt: skip
+
+KINDS["wan pair"] = replace(KINDS["wan"], pair=True)
 
 
 @dataclass(frozen=True)
@@ -90,9 +107,13 @@ class Way:
     def expert(self, name: str) -> Path:
         return self.models / "dcm" / f"{name}.safetensors"
 
-    def method(self) -> Distillation:
-        """The finished detail stage, as a resumed run has it."""
-        trainer = build_trainer(load_config(str(self.config), ["stage=detail"]))
+    def weights(self, stage: str) -> Path:
+        """The file of the network that a stage's expert lies over, with or without another in between."""
+        return self.models / "diffusion_models" / (LOW_NOISE if self.kind.pair and stage == "detail" else WEIGHTS)
+
+    def method(self, stage: str = "detail") -> Distillation:
+        """A finished stage, as a resumed run has it."""
+        trainer = build_trainer(load_config(str(self.config), [f"stage={stage}"]))
         trainer.load()
         return trainer.method
 
@@ -100,13 +121,14 @@ class Way:
 def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = False) -> Way:
     """The whole way of a family: from videos as published, from prompts alone by regression on the teacher's paths."""
     way = Way(folder, KINDS[name], prompts_alone)
-    _write_backbone(way)
+    for seed, weights in enumerate(dict.fromkeys(map(way.weights, ("semantic", "detail")))):
+        _write_backbone(weights, way.kind, seed)
     encoders, cache = str(way.kind.encoders(folder / "encoders")), str(folder / "cache")
-    (folder / "prompts.txt").write_text(f"{PROMPT}\n")
+    prompts = ["--image-to-video", "--prompts", _pictured(folder)] if way.kind.image else ["--prompts", _lines(folder)]
     videos = [] if prompts_alone else ["--data", str(write_collection(folder / "videos"))]
     prepare.main(
-        [*videos, "--backbone", name, "--weights", encoders]
-        + ["--output", cache, "--prompts", str(folder / "prompts.txt"), "--negative-prompt", "blurred"]
+        [*videos, "--backbone", way.kind.family, "--weights", encoders]
+        + ["--output", cache, *prompts, "--negative-prompt", "blurred"]
         + "--resolution 64x48 --frames 9 1 --fps 8 --max-enlarge 9 --workers 0 --device cpu".split()
     )
     data = {"cache": cache, "encoders": encoders, "negative_prompt": True}
@@ -121,12 +143,25 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
     return way
 
 
-def _write_backbone(way: Way) -> None:
-    network = randomise(way.kind.network(**way.kind.sizes), seed=0)
+def _lines(folder: Path) -> str:
+    """A file of the prompt."""
+    (folder / "prompts.txt").write_text(f"{PROMPT}\n")
+    return f"{folder}/prompts.txt"
+
+
+def _pictured(folder: Path) -> str:
+    """A table of the prompt and its first frame."""
+    Image.fromarray(moving(1, 48, 64)[0]).save(folder / "first.png")
+    (folder / "prompts.csv").write_text(f"path,caption\nfirst.png,{PROMPT}\n")
+    return f"{folder}/prompts.csv"
+
+
+def _write_backbone(file: Path, kind: Kind, seed: int) -> None:
+    network = randomise(kind.network(**kind.sizes), seed=seed)
     for name, table in network.named_parameters():
         if name.endswith("scale_shift_table"):  # of three dimensions, where the rule for matrices makes it tiny
             table.data = 0.3 * torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
-    network.save_pretrained(way.models / "diffusion_models" / "backbone")
+    network.save_pretrained(file.parent)
 
 
 def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> dict[str, Any]:
@@ -147,23 +182,31 @@ def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> d
         }
         for name in ("semantic", "detail")
     }
+    stages = regression if prompts_alone else published
+    backbone: dict[str, Any] = {"weights": str(way.weights("semantic"))}
+    if way.kind.pair:
+        backbone = {}
+        stages["detail"]["options"] |= {"mode": "adapter", "guidance": 3.0}
     return {
         "output": str(way.folder / "run"),
         "device": "cpu",
         "backbone": {
             "name": way.kind.family,
-            "weights": str(way.models / "diffusion_models" / WEIGHTS),
             "architecture": way.kind.sizes,
+            **backbone,
         },
+        "pair": {"high_noise": str(way.weights("semantic")), "low_noise": str(way.weights("detail"))}
+        if way.kind.pair
+        else None,
         "data": {
             "name": "videos",
             "batch_size": 2,
             "options": data,
             **({"source": "teacher", "text_dropout": 0.0} if prompts_alone else {}),
         },
-        "stages": regression if prompts_alone else published,
+        "stages": stages,
         "validation": {"every": 12 if prompts_alone else 2, "prompts": [PROMPT], "steps": STEPS},
-        "paths": {"prompts": str(way.folder / "prompts.txt"), "count": 2, "batch_size": 2},
+        "paths": {"count": 2, "batch_size": 2},
         "watch": {"every": 12 if prompts_alone else 2, "paths": 1, "floor_paths": 0},
     }
 
@@ -173,10 +216,14 @@ def _sampled(way: Way) -> dict[str, Tensor]:
     """The texts as ComfyUI's own encoders give them to a network, and the latents that the trainer samples."""
     method = way.method()
     told = method.data.conditions([PROMPT])
-    noise = torch.randn(1, *method.data.latent_shape, generator=torch.manual_seed(SEED))
+    start = torch.randn(1, *method.data.latent_shape, generator=torch.manual_seed(SEED))
+    if way.kind.pair:  # the semantic expert's share is done by its own stage
+        high = way.method("semantic")
+        start = high.followed(high.few_step(told), start, high.sigmas(STEPS))
     expected = {
-        "latents": method.sample(noise, told, STEPS),
-        "semantic_alone": method.followed(method.model(method.roles.below, told), noise, method.sigmas(STEPS)),
+        "latents": method.sample(start, told, STEPS),
+        "semantic_alone": method.followed(method.model(method.roles.below, told), start, method.sigmas(STEPS)),
         "text": pad(told.text, (0, 0, 0, max(0, way.kind.tokens - told.text.shape[1]))),
     }
-    return expected if told.pooled is None else {**expected, "pooled": told.pooled}
+    others = {"pooled": told.pooled, "image": told.image, "vision": told.vision}
+    return {**expected, **{name: tensor for name, tensor in others.items() if tensor is not None}}

@@ -183,7 +183,7 @@ def test_latent_that_is_not_finite(this):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps is 0"),
+        ({"steps": -1}, "steps is -1"),
         ({"steps": 51}, "50"),
         ({"semantic_steps": 4}, "use 1 to 3"),
         ({"denoise": 0.0}, "denoise"),

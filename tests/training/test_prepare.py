@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from harness.clips import write_video
-from harness.fake_encoder import FakeEncoder
+from harness.fake_encoder import FakeEncoder, FakeImageEncoder
+from PIL import Image
 
 import training.registry
 from dcm_core.shapes import autoencoder
@@ -67,6 +68,42 @@ def test_prompts_alone(tmp_path, capsys, monkeypatch):
     assert index.shape == list(FakeEncoder().size_rule.latent_shape(Size(5, 32, 48)))
 
 
+def test_prompts_with_first_frames_alone(tmp_path, monkeypatch):
+    """A table, or a folder, of pictures and prompts."""
+    wanted = []
+    monkeypatch.setattr(training.registry, "build_encoder", lambda *asked: wanted.append(asked) or FakeImageEncoder())
+    Image.new("RGB", (48, 32), "red").save(tmp_path / "wall.png")
+    (tmp_path / "wall.txt").write_text("a wall")
+    (tmp_path / "prompts.csv").write_text("path,caption\nwall.png,a red wall\n")
+    usual = ["--backbone", "fake", "--image-to-video", "--frames", "5", "--resolution", "48x32", "--workers", "0"]
+    for prompts, caption in ((tmp_path / "prompts.csv", "a red wall"), (tmp_path, "a wall")):
+        cache = tmp_path / f"cache of {caption}"
+        prepared(*usual, "--prompts", prompts, "--output", cache)
+        index = read_index(cache)
+        assert list(index.frames) == [caption] and set(index.texts) == {caption, ""}
+    assert [image for *_, image in wanted] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        (
+            "prompts.txt",
+            ["--image-to-video"],
+            r"image to video needs a first frame for each prompt. Name a table \(.csv,",
+        ),
+        ("prompts.csv", [], "is for prompts with first frames: add --image-to-video, or name a text file, one a line"),
+        (".", [], "is for prompts with first frames: add --image-to-video"),
+        ("prompts.csv", ["--image-to-video"], "gone.png cannot be used, there is no file .*gone.png"),
+    ],
+)
+def test_prompts_that_lack_first_frames_or_have_them_in_vain(tmp_path, prompts, options, message):
+    (tmp_path / "prompts.txt").write_text("a wall\n")
+    (tmp_path / "prompts.csv").write_text("path,caption\ngone.png,a wall\n")
+    with pytest.raises(SystemExit, match=f"error: --prompts .*{message}"):
+        prepared("--backbone", "wan", "--output", tmp_path / "cache", "--prompts", tmp_path / prompts, *options)
+
+
 def test_the_shapes_world_end_to_end(shapes_videos, tmp_path, capsys):
     """Rendered, written as mp4, prepared, and read back from the latents: the clips still show their captions."""
     prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path / "cache", "--workers", "0")
@@ -85,6 +122,7 @@ def test_the_shapes_world_end_to_end(shapes_videos, tmp_path, capsys):
 def test_what_a_backbone_takes_is_what_is_made_of_clips():
     rules = asked()
     assert rules.fps == 16 and {size.frames for size in rules.sizes} == {81, 1}
+    assert {size.frames for size in asked("--image-to-video").sizes} == {81}  # one frame is the first frame itself
     assert Size(81, 480, 832) in rules.sizes and max(map(WAN.tokens, rules.sizes)) <= 32760
     small = asked("--resolution", "416x240", "--frames", "49", "25", "--tokens", "2000", "--fps", "12")
     assert small.fps == 12 and {size.frames for size in small.sizes} == {49, 25}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from dcm_core.families.presets import find_family
 from dcm_core.families.relatives import Channels
 
 from ..config import BackboneConfig
+from ..data.base import Data
 from ..data.buckets import Size
 from ..errors import ConfigError, unknown
 from ..networks import adapter, exchange
@@ -53,6 +55,15 @@ class Backbone(ABC):
             raise unknown("backbone.size", config.size, self.sizes)
         size = config.size or next(iter(self.sizes), "")
         self.arguments = {**self.sizes.get(size, {}), **self.architecture, **config.architecture}
+
+    @property
+    def told_of_image(self) -> frozenset[str]:
+        """What of ``Conditions`` its networks are told of a first frame: nothing where they make videos of text."""
+        defaults = {name: each.default for name, each in signature(self.transformer).parameters.items()}
+        given = {**defaults, **self.arguments}
+        beside = given["in_channels"] > (given["out_channels"] or given["in_channels"])
+        told = {"image": beside, "vision": given.get("image_dim") is not None}
+        return frozenset(name for name, wanted in told.items() if wanted)
 
     def build(self, seed: int) -> Network:
         """A network with random weights that depend on the seed alone."""
@@ -129,3 +140,24 @@ class Backbone(ABC):
         """Of its weights, under ComfyUI's names."""
         shapes = {name: tensor.detach().to("meta") for name, tensor in adapter.frozen_state(model).items()}
         return {name: tuple(tensor.shape) for name, tensor in self.keymap.state_to_comfy(shapes).items()}
+
+
+def check_first_frames(backbone: Backbone, data: Data) -> None:
+    """Raises ConfigError where a backbone is told a first frame and the data has none, or the other way round."""
+    wanted, there = backbone.told_of_image, data.told_of_image
+    if wanted and not there:
+        raise ConfigError(
+            "This backbone makes videos of an image, and the data set has no first frames: prepare it with "
+            "--image-to-video."
+        )
+    if there and not wanted:
+        raise ConfigError(
+            "The data set was prepared with --image-to-video, and this backbone makes videos of text alone: choose an "
+            "image-to-video backbone with backbone.size, or prepare the videos without."
+        )
+    if wanted != there:
+        does = "sees the first frame through CLIP" if "vision" in wanted else "is not told what CLIP sees"
+        raise ConfigError(
+            f"This backbone {does}, and the data set was prepared for one that differs in this: prepare it with the "
+            "--weights of this backbone's own pipeline."
+        )

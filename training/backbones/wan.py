@@ -66,7 +66,8 @@ class WanNetwork(Network):
         return model.proj_out((model.norm_out(tokens.float()) * (1 + scale) + shift).type_as(tokens))
 
     def share_context(self, mesh: DeviceMesh) -> None:
-        self.context = Context(self.transformer, mesh)
+        plan = {name: part for name, part in self.transformer._cp_plan.items() if name}  # timesteps are one a clip
+        self.context = Context(self.transformer, mesh, plan)
 
     def _padded(self, conditions: Conditions) -> Tensor:
         text, mask = conditions.text, conditions.mask

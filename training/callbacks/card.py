@@ -52,9 +52,8 @@ def card(config: Config, iterations: int, seconds: float, where: str) -> str:
     """The text; ``seconds`` of training on ``where``."""
     stage, backbone, told = config.selected(), config.backbone, config.card
     data = config.stage_data()
-    title = backbone.title or backbone.family
     rows = {
-        "base": f"{title}, {backbone.weights or 'trained by this configuration'}",
+        "base": f"{config.title}, {config.weights or 'trained by this configuration'}",
         "licence of the base": told.base_licence or "not stated: it binds these weights too",
         "data": told.data or _data(config),
         "licence of this file": told.licence or "not stated",
@@ -69,7 +68,7 @@ def card(config: Config, iterations: int, seconds: float, where: str) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
         f"---\ntags: [video, dcm, {backbone.family}]\n{_front(told.licence)}---\n"
-        f"# {config.stage} of {title}, for DCM for ComfyUI\n\n| | |\n|---|---|\n{table}\n\n"
+        f"# {config.stage} of {config.title}, for DCM for ComfyUI\n\n| | |\n|---|---|\n{table}\n\n"
         f"The whole configuration:\n\n```yaml\n{to_yaml(_shareable(config))}```\n"
     )
 

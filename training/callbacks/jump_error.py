@@ -43,7 +43,10 @@ class JumpError(Callback):
             return
         cache = held_out(method, config)
         if cache is None:
-            logger.info("No jump error: give validation.prompts, or the folder of held-out paths in watch.folder.")
+            logger.info(
+                "No jump error, since there are no held-out paths: give validation.prompts, or a folder of some in "
+                "watch.folder. Those of a pair are begun by the semantic stage."
+            )
             return
         found = HeldOut(method, cache, config.validation.steps)
         if not found.segments:

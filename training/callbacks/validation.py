@@ -10,7 +10,9 @@ from tqdm import tqdm
 from dcm_core.motion import difference_ratio
 
 from ..data.batch import Conditions
+from ..data.paths import PathCache
 from ..evaluation.clips import high_frequency_ratio
+from ..evaluation.recipe import held_out
 from ..methods.distillation import Distillation
 from .base import Callback, TrainingRun
 
@@ -28,15 +30,26 @@ class Validation(Callback):
     """Every so many iterations: one mp4 per prompt and one PNG with a row of frames per prompt.
 
     They lie in ``output/STAGE/validation/ITERATION``, made with averaged weights where they are kept. A student's clips
-    stand left of its teacher's from the same noise, whose motion and high frequencies they are measured by.
+    stand left of its teacher's from the same noise, whose motion and high frequencies they are measured by. Of a pair,
+    the high-noise model's end at kappa with one last jump of the teacher, and the low-noise model's begin there.
     """
 
     everywhere = True
     teacher: torch.Tensor | None = None  # its clips
+    held_out: PathCache | None = None  # of a pair
 
     def start(self, run: TrainingRun) -> None:
-        if run.first and run.config.validation.every and run.iteration < run.stage.iterations:
+        if not run.config.validation.every or run.iteration == run.stage.iterations:
+            return
+        if run.first:
             tqdm.write(_EXPLANATION)
+        if run.config.pair and isinstance(run.method, Distillation):
+            self.held_out = held_out(run.method, run.config)
+            if self.held_out is None and run.first:
+                logger.warning(
+                    "No validation clips: those of a low-noise model begin where the high-noise one has led held-out "
+                    "paths of validation.prompts to. Train the semantic stage first."
+                )
 
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         every = run.config.validation.every
@@ -47,12 +60,13 @@ class Validation(Callback):
     def validate(self, run: TrainingRun, iteration: int) -> None:
         """Sample, measure and write the clips."""
         config, method = run.config.validation, run.method
-        generator = torch.Generator().manual_seed(config.seed)
-        noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator).to(method.device)
-        conditions = method.data.conditions(config.prompts).to(method.device)
+        start, prompts = self._start(run)
+        if not prompts:
+            return
+        conditions = method.data.conditions(prompts).to(method.device)
         with method.averaged():
-            latents = method.sample(noise, conditions, config.steps)
-        teacher = self._teachers(method, noise, conditions) if isinstance(method, Distillation) else None
+            latents = method.sample(start, conditions, config.steps)
+        teacher = self._teachers(method, start, conditions) if isinstance(method, Distillation) else None
         if not run.first:
             return
         real = method.data.batch(method.draws(0)).latents.to(latents)
@@ -70,16 +84,29 @@ class Validation(Callback):
         if teacher is not None:
             ratios = {MOTION: difference_ratio(clips, teacher), HIGH_FREQUENCY: high_frequency_ratio(clips, teacher)}
             run.report(iteration, ratios)
-        self._write(run, iteration, [clips] if teacher is None else [clips, teacher])
+        self._write(run, iteration, prompts, [clips] if teacher is None else [clips, teacher])
 
-    def _teachers(self, method: Distillation, noise: torch.Tensor, conditions: Conditions) -> torch.Tensor:
-        """The teacher's clips from the same noise, sampled once."""
+    def _start(self, run: TrainingRun) -> tuple[torch.Tensor, list[str]]:
+        """What clips begin with, and their prompts: noise, or of a low-noise model held-out paths at kappa."""
+        config, method = run.config.validation, run.method
+        if run.config.part == "low_noise":
+            if self.held_out is None:
+                return torch.empty(0), []
+            numbers = range(min(len(config.prompts), len(self.held_out)))
+            states = self.held_out.states(numbers, [0])[:, 0]
+            return states.to(method.device), self.held_out.plan.captions(numbers)
+        generator = torch.Generator().manual_seed(config.seed)
+        noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator)
+        return noise.to(method.device), config.prompts
+
+    def _teachers(self, method: Distillation, start: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+        """The teacher's clips from the same start, sampled once."""
         if self.teacher is None:
-            levels = [*method.schedule.grid.sigmas.flip(0).tolist(), 0.0]
-            self.teacher = method.data.decode(method.followed(method.guided_teacher(conditions), noise, levels))
+            arrived = method.followed(method.guided_teacher(conditions), start, method.every_level())
+            self.teacher = method.data.decode(method.to_look_at(arrived, conditions))
         return self.teacher
 
-    def _write(self, run: TrainingRun, iteration: int, beside: list[torch.Tensor]) -> None:
+    def _write(self, run: TrainingRun, iteration: int, prompts: list[str], beside: list[torch.Tensor]) -> None:
         try:
             from ..pictures import save_mp4, save_png, sheet, strip, to_pixels
         except ImportError as error:
@@ -91,7 +118,7 @@ class Validation(Callback):
         scale = max(1, _SHORT_SIDE // min(shape[-2:]))
         frames = torch.linspace(0, shape[2] - 1, min(_STRIP_FRAMES, shape[2])).round().long().tolist()
         rows = []
-        for number, prompt in enumerate(config.prompts):
+        for number, prompt in enumerate(prompts):
             clips = [each[number] for each in beside]
             save_mp4(folder / f"{number:02d}.mp4", to_pixels(torch.cat(clips, -1), scale), config.frames_per_second)
             rows.append((prompt, [strip(clip, frames, scale) for clip in clips]))

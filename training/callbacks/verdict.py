@@ -16,6 +16,8 @@ class Verdict(Callback):
     @torch.no_grad()
     def finish(self, run: TrainingRun) -> None:
         config, method = run.config.validation, run.method
+        if run.config.pair:  # one model of it samples no clip from noise
+            return
 
         def sample(captions: list[str]) -> Tensor:
             generator = torch.Generator().manual_seed(config.seed)

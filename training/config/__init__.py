@@ -3,6 +3,7 @@
 from ..errors import ConfigError
 from .compute import ComputeConfig, ParallelConfig
 from .load import load_config, read_yaml, to_yaml
+from .schedule import PART_NAMES, PARTS, PairConfig, Part, ScheduleConfig
 from .schema import (
     BackboneConfig,
     Config,
@@ -10,7 +11,6 @@ from .schema import (
     MethodOptions,
     OptimizerConfig,
     Pair,
-    ScheduleConfig,
     StageConfig,
     ValidationConfig,
 )
@@ -18,6 +18,8 @@ from .section import Count, Decay, Positive, Section, Share, Weight, Whole, buil
 from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
 __all__ = [
+    "PART_NAMES",
+    "PARTS",
     "AlarmsConfig",
     "BackboneConfig",
     "ComputeConfig",
@@ -29,7 +31,9 @@ __all__ = [
     "MethodOptions",
     "OptimizerConfig",
     "Pair",
+    "PairConfig",
     "ParallelConfig",
+    "Part",
     "PathsConfig",
     "Positive",
     "ScheduleConfig",

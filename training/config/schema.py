@@ -7,18 +7,18 @@ docs/training_options.md is made of all of them.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dcm_core.families.presets import FAMILIES, find_family, preset
+from dcm_core.families.presets import FAMILIES, find_family
 from dcm_core.schedule.experts import ExpertSchedule
 
 from ..errors import ConfigError, MissingWeights, unknown
 from .compute import ComputeConfig, ParallelConfig
+from .schedule import PART_NAMES, PARTS, PairConfig, Part, ScheduleConfig, expert_schedule
 from .section import Count, Decay, Positive, Section, Share, Weight, Whole, build
 from .watching import AlarmsConfig, PathsConfig, WatchConfig
 
@@ -59,21 +59,6 @@ class BackboneConfig(Section):
     def _resolved(self) -> BackboneConfig:
         self.family = self.family or self.name
         return self
-
-
-class ScheduleConfig(Section):
-    """The noise grid and kappa; what is not given comes from the preset of `backbone.family`."""
-
-    rule: Literal["aligned", "official"] = Field(
-        default="aligned", description="The preset: `aligned` for experts that are made here, `official` as published."
-    )
-    shift: Positive | None = Field(
-        default=None, description="The shift of the noise levels, as the backbone is sampled with."
-    )
-    points: Count | None = Field(default=None, description="How many noise levels the grid has.")
-    kappa_index: Whole | None = Field(
-        default=None, description="The grid point where the semantic expert ends and the detail expert begins."
-    )
 
 
 class DataConfig(Section):
@@ -142,6 +127,11 @@ class StageConfig(Section):
         default_factory=dict, description="What differs from the section `data` in this stage."
     )
 
+    @property
+    def made(self) -> str:
+        """What is trained: the method's name says it, or its option where it can make several."""
+        return self.options.get("expert", self.method)
+
 
 class CardConfig(Section):
     """What only the maker knows, for the model card beside an exported file."""
@@ -159,6 +149,10 @@ class Config(Section):
     stage: str = Field(default="", description="The stage to run; empty means all of them, in their order.")
     device: str = Field(default="auto", description="`cuda`, `cuda:1`, `cpu`, or `auto`: a GPU where there is one.")
     backbone: BackboneConfig = Field(default_factory=BackboneConfig, description="The network to distil.")
+    pair: PairConfig | None = Field(
+        default=None,
+        description="Two whole models that share a run, in place of `backbone.weights`; none means a single one.",
+    )
     data: DataConfig = Field(default_factory=DataConfig, description="What it is trained on.")
     schedule: ScheduleConfig = Field(
         default_factory=ScheduleConfig,
@@ -227,6 +221,9 @@ class Config(Section):
         if self.stage and self.stage not in self.stages:
             yield str(unknown("stage", self.stage, self.stages))
         yield from self.compute.contradictions(self.compile is not None)
+        if self.pair is not None:
+            made = {name: stage.made for name, stage in self.stages.items()}
+            yield from self.pair.contradictions(self.backbone.weights, made, self.runs())
         for name in self.stages:
             try:
                 self.of_stage(name).stage_data()
@@ -273,17 +270,23 @@ class Config(Section):
 
     def expert_schedule(self) -> ExpertSchedule:
         """The grid and kappa of this run. Raises ConfigError."""
-        wanted = self.schedule
-        try:
-            known = preset(self.backbone.family, wanted.rule)
-            if wanted.shift is wanted.points is wanted.kappa_index is None:
-                return known
-            given = {"shift": wanted.shift, "points": wanted.points}
-            grid = dataclasses.replace(known.grid, **{k: v for k, v in given.items() if v is not None})
-            kappa = known.kappa_index if wanted.kappa_index is None else wanted.kappa_index
-            return ExpertSchedule(grid, kappa)
-        except ValueError as error:
-            raise ConfigError(f"schedule: {error}") from None
+        return expert_schedule(self.backbone.family, self.schedule, self.pair)
+
+    @property
+    def part(self) -> Part | None:
+        """Of a pair, the model that the selected stage is trained over; None of a single backbone."""
+        return PARTS[self.selected().made] if self.pair else None
+
+    @property
+    def weights(self) -> str | None:
+        """Where the weights of the selected stage's backbone come from, if they are named."""
+        return getattr(self.pair, self.part) if self.part else self.backbone.weights
+
+    @property
+    def title(self) -> str:
+        """What exported files and cards call the selected stage's backbone."""
+        name = self.backbone.title or self.backbone.family
+        return f"{name}, {PART_NAMES[self.part]}" if self.part else name
 
 
 class MethodOptions(Section):

@@ -19,7 +19,9 @@ class PathsConfig(Section):
 
     folder: str = Field(default="", description="Where they are kept; empty means `output/paths`.")
     prompts: str | None = Field(
-        default=None, description="A text file with a prompt a line; none means the captions that the data set has."
+        default=None,
+        description="A text file with a prompt a line; none means the captions that the data set has, of image to "
+        "video those with a first frame.",
     )
     count: Count = Field(
         default=1024, description="How many paths, in whole batches; the prompts take turns. More may be added later."

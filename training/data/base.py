@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +17,7 @@ class Data(Protocol):
     latent_shape: tuple[int, int, int, int]
     batch_size: int
     made_for: str | None  # the backbone whose encoders made the latents and texts, where they are no other's
+    told_of_image: frozenset[str]  # what of its conditions is of a first frame: nothing for text to video
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -27,8 +28,11 @@ class Data(Protocol):
         """The samples of an iteration, for the rows of ``draws``."""
         ...
 
-    def conditions(self, captions: list[str]) -> Conditions:
-        """Of captions, B in number. Raises ValueError for one that it cannot encode."""
+    def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
+        """Of captions, B in number, with the first frames that belong to them.
+
+        ``dropped``: the places of those whose text is left out. Raises ValueError for one that it cannot encode.
+        """
         ...
 
     def unconditional(self, conditions: Conditions) -> Conditions:
@@ -45,3 +49,8 @@ class Data(Protocol):
         ``sample``: latents [B, C, T, H, W] of these captions.
         """
         ...
+
+
+def left_out(captions: Sequence[str], dropped: Collection[int]) -> list[str]:
+    """Captions, of which those at some places are the empty one."""
+    return ["" if place in dropped else caption for place, caption in enumerate(captions)]

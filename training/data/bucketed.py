@@ -16,17 +16,22 @@ from ..config import DataConfig
 from ..errors import ConfigError
 from ..run.draws import Draws
 from .batch import Batch, Conditions
+from .buckets import usual
 from .plan import BatchPlan
 
 Text = Mapping[str, Tensor]  # "text" [L, D] without padding, and "pooled" [P] where there is one
+Frame = Mapping[str, Tensor]  # "image" [C, T, H, W] and "vision" [N, D] of a first frame, where they are told
 
 
 class BucketedData(ABC):
     """Clips whose latents and texts are there. Every clip comes once an epoch, with those of its bucket.
 
     ``buckets``: of each clip. ``empty``: the text of no caption; ``away``: what guidance leads away from. ``made_for``:
-    the backbone whose latents they are; ``encoders``: folder or hub name of its autoencoder.
+    the backbone whose latents they are; ``encoders``: folder or hub name of its autoencoder. ``told_of_image``: what a
+    ``first_frame`` holds.
     """
+
+    told_of_image: frozenset[str] = frozenset()
 
     made_for: str
     encoders: str | None
@@ -46,6 +51,10 @@ class BucketedData(ABC):
     def text(self, number: int) -> Text:
         """The embedded caption of a clip. Raises OSError where it cannot be read."""
 
+    def first_frame(self, number: int) -> Frame:
+        """What is told of the first frame of a clip. Raises OSError where it cannot be read."""
+        return {}
+
     @abstractmethod
     def shown(self, number: int) -> str:
         """What a clip is called."""
@@ -57,8 +66,7 @@ class BucketedData(ABC):
 
     def usual_shape(self) -> tuple[int, int, int, int]:
         """Of the latents of the most usual bucket, which a validation clip has."""
-        usual = max(dict.fromkeys(self.buckets), key=self.buckets.count)
-        channels, frames, height, width = self.latents(self.buckets.index(usual)).shape
+        channels, frames, height, width = self.latents(self.buckets.index(usual(self.buckets))).shape
         return channels, frames, height, width
 
     def batch(self, draws: Draws) -> Batch:
@@ -68,11 +76,11 @@ class BucketedData(ABC):
         of_iteration = self._plan.batch(draws.iteration)
         chosen = [of_iteration[row] for row in draws.rows]
         dropped = [float(torch.rand((), generator=each)) for each in draws.generators("caption")]
-        texts = [
-            self.empty if drop < self.config.text_dropout else self.text(number)
+        told = [
+            {**self.first_frame(number), **(self.empty if drop < self.config.text_dropout else self.text(number))}
             for number, drop in zip(chosen, dropped, strict=True)
         ]
-        return Batch(self._stacked(chosen), padded(texts))
+        return Batch(self._stacked(chosen), padded(told))
 
     def unconditional(self, conditions: Conditions) -> Conditions:
         """The same with the text of no caption, or a negative one."""
@@ -106,10 +114,10 @@ class BucketedData(ABC):
         return torch.stack(latents)
 
 
-def padded(texts: Sequence[Text]) -> Conditions:
-    """Texts brought to the length of the longest, with a mask where they differ."""
-    tokens = [each["text"].float() for each in texts]
+def padded(told: Sequence[Text]) -> Conditions:
+    """Texts brought to the length of the longest, with a mask where they differ, and first frames with them."""
+    tokens = [each["text"].float() for each in told]
     lengths = torch.tensor([len(each) for each in tokens])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    pooled = torch.stack([each["pooled"].float() for each in texts]) if "pooled" in texts[0] else None
-    return Conditions(pad_sequence(tokens, batch_first=True), None if mask.all() else mask, pooled)
+    others = {name: torch.stack([each[name].float() for each in told]) for name in told[0] if name != "text"}
+    return Conditions(pad_sequence(tokens, batch_first=True), None if mask.all() else mask, **others)

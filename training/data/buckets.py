@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 _ASPECTS = (1 / 2, 9 / 16, 3 / 4, 1.0, 4 / 3, 16 / 9, 2.0)  # width over height
 _APART = 1.1  # aspects nearer to each other than this factor share a bucket
@@ -106,6 +108,11 @@ def _of_area(frames: int, area: int, aspect: float, edge: int) -> Size:
     height = round(math.sqrt(area / aspect) / edge) * edge or edge
     width = min(round(height * aspect / edge), area // (height * edge)) * edge
     return Size(frames, height, width)
+
+
+def usual(found: Sequence[T]) -> T:
+    """The bucket of most clips, of which each has one; among several of them the first."""
+    return max(dict.fromkeys(found), key=found.count)
 
 
 def nearest(sizes: Sequence[Size], frames: int, aspect: float) -> Size | None:

@@ -1,14 +1,14 @@
 """A cache of latents and text embeddings: safetensors shards, and an index that says what is in them.
 
-``FOLDER/shards/00000.safetensors``: tensors ``ITEM/latents``, ``ITEM/text``, ``ITEM/pooled``. An item's name follows
-from its content alone. ``FOLDER/index.json``: the clips, their captions and where their items are; it is written once
-all is encoded, so a folder without one is not finished.
+``FOLDER/shards/00000.safetensors``: tensors ``ITEM/latents``, ``ITEM/text``, ``ITEM/pooled``, and of a first frame
+``ITEM/image``, ``ITEM/vision``. An item's name follows from its content alone. ``FOLDER/index.json``: the clips, their
+captions and where their items are; it is written once all is encoded, so a folder without one is not finished.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from .buckets import Size
 
 VERSION = "1"  # of the layout that this file describes
+FRAME = ("image", "vision")  # the kinds of tensors that a first frame is told by
 _OPEN = 32  # shards at a time
 
 
@@ -46,7 +47,8 @@ class CacheIndex:
     """``fingerprint``: of the encoders. ``texts``: item by caption, with those of no clip. ``shards``: of each item.
 
     ``negative``: the negative prompt that was embedded beside the empty caption. ``shape``: of the latents [C, T, H, W]
-    of clips of the size that was asked for.
+    of clips of the size that was asked for. ``frames``: of image to video, the item with the first frame of each
+    prompt, all of the size that most clips have.
     """
 
     backbone: str
@@ -56,6 +58,7 @@ class CacheIndex:
     texts: dict[str, str]
     shards: dict[str, str]
     shape: list[int] = field(default_factory=list)
+    frames: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Raises OSError with the remedy."""
@@ -102,8 +105,8 @@ def read_shard(path: Path, fingerprint: str) -> list[str]:
         ) from None
     if header.metadata.get("fingerprint") != fingerprint:
         raise ConfigError(
-            f"{path} was made with another autoencoder or other text encoders: choose another --output, or remove "
-            "that one."
+            f"{path} was made with another autoencoder or other encoders of texts and images: choose another "
+            "--output, or remove that one."
         )
     return list(dict.fromkeys(name.partition("/")[0] for name in header.tensors))
 
@@ -115,11 +118,12 @@ class CachedTensors:
         self.folder, self.shards = folder, shards
         self._open = lru_cache(_OPEN)(self._opened)
 
-    def read(self, item: str) -> dict[str, Tensor]:
-        """The tensors of an item by their kind. Raises OSError for a shard that is gone or damaged."""
+    def read(self, item: str, kinds: Sequence[str] = ("latents", "text", "pooled")) -> dict[str, Tensor]:
+        """The tensors of an item by their kind, of those that it has. Raises OSError for a shard that is gone or
+        damaged."""
         shard = self.shards[item]
         file = self._open(shard)
-        names = [f"{item}/{kind}" for kind in ("latents", "text", "pooled")]
+        names = [f"{item}/{kind}" for kind in kinds]
         try:
             return {name.rpartition("/")[2]: file.get_tensor(name) for name in names if name in self._names(shard)}
         except Exception as error:

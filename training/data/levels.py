@@ -19,13 +19,14 @@ def solver_levels(grid: NoiseGrid, runs: Iterable[Sequence[float]]) -> list[floa
 def levels(
     schedule: ExpertSchedule, runs: Sequence[Sequence[float]], others: Iterable[float] = ()
 ) -> tuple[list[float], list[float]]:
-    """(noise levels of the solver, those whose states are kept), falling from pure noise to 0.
+    """(noise levels of the solver, those whose states are kept), falling from where the runs begin to where they end.
 
-    Kept are those of the ``runs``, falling lists that end with 0, two more within each of their steps, kappa, and
-    ``others`` of the grid's.
+    Those are pure noise and 0, but for a pair of models. Kept are the levels of the ``runs``, falling lists, two more
+    within each of their steps, kappa, and ``others`` of the grid's.
     """
-    nodes = solver_levels(schedule.grid, runs)
-    kept = {nodes[0], *map(float32, (schedule.kappa_sigma, *others)), 0.0}
+    first, last = (float32(sigma) for sigma in (max(run[0] for run in runs), min(run[-1] for run in runs)))
+    nodes = [level for level in solver_levels(schedule.grid, runs) if last <= level <= first]
+    kept = {first, *map(float32, (schedule.kappa_sigma, *others)), last}
     for run in runs:
         places = [nodes.index(float32(sigma)) for sigma in run]
         for start, stop in zip(places, places[1:], strict=False):

@@ -4,10 +4,14 @@ A folder with ``index.json`` and a safetensors file for every batch of paths, wr
 a path follows from the seed and the path's number, so a cache that was interrupted goes on bit for bit, and several
 processes may fill it. Readers map the files into memory, which processes share. The states are float32, since 16 bits
 would put noise into what a network is taught: near sigma 1 a path hardly moves.
+
+Of a pair of models each has a cache of its own part of the paths, that of the low-noise model going on from the other:
+so one of them is loaded at a time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -78,8 +82,9 @@ class Recipe:
 class Plan:
     """What a cache is to hold.
 
-    ``nodes``: the noise levels at which the teacher is asked, falling, and 0; ``levels``: those whose states are kept.
-    ``stream`` and ``seed`` tell the noise of one cache from another's. Path ``n`` has prompt ``n`` modulo their number.
+    ``nodes``: the noise levels at which the teacher is asked, falling, and the one where the paths end; ``levels``:
+    those whose states are kept. ``stream`` and ``seed`` tell the noise of one cache from another's. Path ``n`` has
+    prompt ``n`` modulo their number. ``begins``: the name of the plan whose paths these go on from; empty for noise.
     """
 
     recipe: Recipe
@@ -90,6 +95,12 @@ class Plan:
     count: int
     batch: int
     prompts: list[str]
+    begins: str = ""
+
+    @property
+    def name(self) -> str:
+        """Tells plans apart, whatever the number of their paths."""
+        return hashlib.sha256(json.dumps({**asdict(self), "count": 0}).encode()).hexdigest()[:12]
 
     @property
     def batches(self) -> int:
@@ -158,9 +169,13 @@ class PathCache:
 
     def require_whole(self) -> None:
         """Raises ConfigError where paths are missing."""
-        if missing := self.missing():
+        self.require(range(self.plan.batches))
+
+    def require(self, batches: Sequence[int]) -> None:
+        """Raises ConfigError where some of these batches are missing."""
+        if missing := [number for number in batches if not self._path(number).exists()]:
             raise ConfigError(
-                f"{len(missing)} of {self.plan.batches} files of paths in {self.folder} are missing, such as "
+                f"{len(missing)} of {len(batches)} files of paths in {self.folder} are missing, such as "
                 f"{self._path(missing[0]).name}. Run training/paths.py to the end; it goes on where it stopped."
             )
 
@@ -212,37 +227,51 @@ def fill(
     process: Process,
     world: World,
     part: range | None = None,
+    before: PathCache | None = None,
 ) -> Iterator[int]:
     """Make the missing batches of paths, or those of them in ``part``; yields the number of each when it is written.
 
     All processes of the world ask the teacher together, since it may be split among them, and the first one writes.
-    Raises OSError before the first batch where the disk has no room for all.
+    ``before``: the paths that these go on from, where they do not begin with noise.
+    Raises OSError before the first batch where the disk has no room for all, and ConfigError where ``before`` lacks
+    some.
     """
     plan = cache.plan
     missing = [batch for batch in world.gathered(cache.missing())[0] if part is None or batch in part]
     require_space(cache.folder / _INDEX, len(missing) * plan.batch_bytes)
+    if before is not None:
+        before.require(missing)
     for batch in missing:
         numbers = range(batch * plan.batch, (batch + 1) * plan.batch)
         conditions = data.conditions(plan.captions(numbers)).to(world.device)
-        states = solved(plan, numbers, teacher(conditions), process, world.device)
+        start = None if before is None else before.states(numbers, [-1])[:, 0]
+        states = solved(plan, numbers, teacher(conditions), process, world.device, start)
         if world.first:
             cache.write(batch, states)
         yield batch
     world.gathered(None)  # nobody reads before the last is written
 
 
-def solved(plan: Plan, numbers: range, model: VelocityModel, process: Process, device: torch.device) -> Tensor:
-    """States [N, levels, C, T, H, W] of these paths, on the CPU."""
-    noise = torch.stack([_noise(plan, number) for number in numbers])
+def solved(
+    plan: Plan,
+    numbers: range,
+    model: VelocityModel,
+    process: Process,
+    device: torch.device,
+    start: Tensor | None = None,
+) -> Tensor:
+    """States [N, levels, C, T, H, W] of these paths, on the CPU; from ``start``, or else from noise."""
+    if start is None:
+        start = torch.stack([_noise(plan, number) for number in numbers])
     kept = {level: place for place, level in enumerate(plan.levels)}
-    states = noise.new_empty(len(numbers), len(kept), *noise.shape[1:])
+    states = start.new_empty(len(numbers), len(kept), *start.shape[1:])
 
     def keep(step: int, x: Tensor, clean: Tensor | None = None) -> None:
         if (place := kept.get(plan.nodes[step + 1])) is not None:
             states[:, place] = x.cpu()
 
-    keep(-1, noise)
-    euler(model, noise.to(device), plan.nodes, keep, process)
+    keep(-1, start)
+    euler(model, start.to(device), plan.nodes, keep, process)
     return states
 
 

@@ -8,7 +8,7 @@ zeros, and 256 tokens, of which the mask [256] says which there are.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..config import DataConfig, Positive, Section, build
 from ..errors import ConfigError
+from .base import left_out
 from .batch import Conditions
 from .bucketed import BucketedData, Text
 
@@ -79,8 +80,9 @@ class PublishedData(BucketedData):
         """The captions of the clips."""
         return list(dict.fromkeys(item["caption"] for item in self.items if item["caption"]))
 
-    def conditions(self, captions: list[str]) -> Conditions:
+    def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
         """Of captions, B in number. Raises ValueError for one that the set does not hold."""
+        captions = left_out(captions, dropped)
         numbers = {item["caption"]: number for number, item in enumerate(self.items)}
         if unknown := [caption for caption in captions if caption and caption not in numbers]:
             raise ValueError(f"{unknown[0]!r} is no caption of {self.folder}; use one of its videos2caption.json.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from dcm_core.shapes.render import render_clip
 from ..config import DataConfig, Section, build
 from ..errors import ConfigError, unknown
 from ..run.draws import Draws
+from .base import left_out
 from .batch import Batch, Conditions
 
 _JUDGED = 8  # clips
@@ -38,6 +39,7 @@ class ShapesData:
 
     Options = ShapesOptions
     made_for = None
+    told_of_image: frozenset[str] = frozenset()
 
     def __init__(self, config: DataConfig):
         self.choices = _choices(build(self.Options, config.options, "data.options").only)
@@ -62,9 +64,9 @@ class ShapesData:
             captions.append("" if dropped else attributes.caption())
         return Batch(autoencoder.encode(torch.stack(clips)), Conditions(encode_text(captions)))
 
-    def conditions(self, captions: list[str]) -> Conditions:
+    def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
         """Of captions, B in number. Raises ValueError for an unknown word."""
-        return Conditions(encode_text(captions))
+        return Conditions(encode_text(left_out(captions, dropped)))
 
     def unconditional(self, conditions: Conditions) -> Conditions:
         """The same with the text of the empty caption."""

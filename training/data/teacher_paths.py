@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -17,9 +17,14 @@ from .paths import PathCache
 class TeacherPaths:
     """Batches of paths. Captions are encoded, and latents decoded, by the data set that the paths were made for."""
 
-    def __init__(self, data: Data, cache: PathCache, text_dropout: float):
-        """Raises ConfigError where paths are missing, or were made for latents of another shape."""
-        cache.require_whole()
+    def __init__(self, data: Data, cache: PathCache, text_dropout: float, rest: PathCache | None = None):
+        """``rest``: the paths that go on from those in the cache, if those do not end as clips.
+
+        Raises ConfigError where paths are missing, or were made for latents of another shape.
+        """
+        self.ends = cache if rest is None else rest
+        for each in (cache, self.ends):
+            each.require_whole()
         if list(data.latent_shape) != cache.plan.recipe.shape:
             raise ConfigError(
                 f"The paths in {cache.folder} have latents of shape {cache.plan.recipe.shape}, and the data set's are "
@@ -27,6 +32,7 @@ class TeacherPaths:
             )
         self.inner, self.cache, self.text_dropout = data, cache, text_dropout
         self.latent_shape, self.batch_size, self.made_for = data.latent_shape, data.batch_size, data.made_for
+        self.told_of_image = data.told_of_image
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -39,14 +45,13 @@ class TeacherPaths:
     def batch(self, draws: Draws) -> Batch:
         """The clips at the ends of an iteration's paths."""
         numbers = self.numbers(draws)
-        captions = self.cache.plan.captions(numbers)
-        for place, generator in enumerate(draws.generators("dropout")):
-            if float(torch.rand((), generator=generator)) < self.text_dropout:
-                captions[place] = ""
-        return Batch(self.cache.states(numbers, [-1])[:, 0], self.conditions(captions))
+        drawn = [float(torch.rand((), generator=each)) for each in draws.generators("dropout")]
+        dropped = [place for place, value in enumerate(drawn) if value < self.text_dropout]
+        conditions = self.conditions(self.cache.plan.captions(numbers), dropped)
+        return Batch(self.ends.states(numbers, [-1])[:, 0], conditions)
 
-    def conditions(self, captions: list[str]) -> Conditions:
-        return self.inner.conditions(captions)
+    def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
+        return self.inner.conditions(captions, dropped)
 
     def unconditional(self, conditions: Conditions) -> Conditions:
         return self.inner.unconditional(conditions)

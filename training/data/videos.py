@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import Field
@@ -10,8 +11,8 @@ from torch import Tensor
 from ..config import DataConfig, Section, build
 from ..errors import ConfigError
 from .batch import Conditions
-from .bucketed import BucketedData, Text
-from .cache import CachedTensors, CacheIndex, read_index
+from .bucketed import BucketedData, Frame, Text
+from .cache import FRAME, CachedTensors, CacheIndex, read_index
 
 
 class VideosOptions(Section):
@@ -48,15 +49,20 @@ class VideosData(BucketedData):
         self.made_for, self.encoders = self.index.backbone, self.options.encoders
         self.empty = self._embedded("")
         self.away = self._embedded(self.index.negative) if self.options.negative_prompt else self.empty
+        self.told_of_image = frozenset(self._framed(next(iter(self.index.frames))) if self.index.frames else ())
         super().__init__(config, [clip.size for clip in self.index.clips])
 
     def latents(self, number: int) -> Tensor:
         """Normalised latents [C, T, H, W] of a clip."""
-        return self.tensors.read(self.index.clips[number].latents)["latents"].float()
+        return self.tensors.read(self.index.clips[number].latents, ["latents"])["latents"].float()
 
     def text(self, number: int) -> Text:
         """The embedded caption of a clip."""
         return self.tensors.read(self.index.clips[number].text)
+
+    def first_frame(self, number: int) -> Frame:
+        """What is told of the first frame of a clip."""
+        return self.tensors.read(self.index.clips[number].latents, FRAME)
 
     def usual_shape(self) -> tuple[int, int, int, int]:
         """The same, and of a cache of prompts alone what was asked for."""
@@ -71,12 +77,26 @@ class VideosData(BucketedData):
 
     @property
     def prompts(self) -> list[str]:
-        """The captions of the clips, and the prompts that were prepared beside them."""
+        """The captions of the clips, and the prompts that were prepared beside them; those with a first frame of the
+        usual size where there are first frames."""
+        if self.index.frames:
+            return list(self.index.frames)
         return [text for text in self.index.texts if text not in ("", self.index.negative)]
 
-    def conditions(self, captions: list[str]) -> Conditions:
-        """Of captions, B in number. Raises ValueError for one that the cache does not hold."""
-        return self.told([self._embedded(caption) for caption in captions])
+    def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
+        """Of captions, B in number; of no caption alone, the text. Raises ValueError for one that it does not hold."""
+        framed = self.told_of_image and captions != [""]
+        frames = [self._framed(caption) if framed else {} for caption in captions]
+        texts = [self.empty if place in dropped else self._embedded(each) for place, each in enumerate(captions)]
+        return self.told([{**text, **frame} for text, frame in zip(texts, frames, strict=True)])
+
+    def _framed(self, caption: str) -> Frame:
+        if caption not in self.index.frames:
+            raise ValueError(
+                f"{caption!r} has no first frame of the usual size in {self.folder}: write it into a table beside the "
+                "path of an image, and run training/prepare.py as before, with --prompts TABLE."
+            )
+        return self.tensors.read(self.index.frames[caption], FRAME)
 
     def _embedded(self, caption: str) -> Text:
         if caption not in self.index.texts:

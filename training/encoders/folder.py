@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from dcm_core.errors import ExpertFileError, shortened
 from dcm_core.files.format import tensor_size
@@ -32,21 +32,26 @@ class Layout:
     """The parts of a family's pipeline that encoders need, each a folder.
 
     ``models``: with weights, and what their config calls them: a class of diffusers or a model type of transformers.
-    ``described``: of which the config alone is read. ``example``: the name of such a pipeline on the hub.
+    ``processors``: of images. ``described``: of which the config alone is read. ``example``: the name of such a
+    pipeline on the hub.
     """
 
     models: Mapping[str, str]
     tokenizers: Sequence[str]
     example: str
+    processors: Sequence[str] = ()
     described: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def parts(self) -> list[str]:
-        return [*self.models, *self.tokenizers, *self.described]
+    def weightless(self) -> dict[str, str]:
+        """Of the parts without weights that are downloaded whole, the file that has to be there."""
+        return dict.fromkeys(self.tokenizers, "tokenizer_config.json") | dict.fromkeys(
+            self.processors, "preprocessor_config.json"
+        )
 
     def files(self) -> list[str]:
         """Patterns of what has to be downloaded."""
-        whole = [f"{part}/*{ending}" for part in (*self.models, *self.tokenizers) for ending in _READ]
+        whole = [f"{part}/*{ending}" for part in (*self.models, *self.weightless) for ending in _READ]
         return whole + [f"{part}/config.json" for part in self.described]
 
 
@@ -105,8 +110,16 @@ class PipelineFolder:
             lacking = "" if (path / "tokenizer.json").is_file() else " It may lack sentencepiece or protobuf."
             raise ConfigError(f"{path} cannot be read: {str(error).strip()}{lacking}") from error
 
+    def processor(self, part: str) -> Any:
+        """Of images, by Pillow whatever else is installed. Raises ConfigError where it cannot be read."""
+        path = self.path / part
+        try:
+            return AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        except (ImportError, OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read: {str(error).strip()}") from error
+
     def fingerprint(self, settings: str) -> str:
-        """Changes with the weights, configs and tokenizers, and with ``settings``, what else they are used with."""
+        """Changes with the weights, configs and what prepares for them, and with ``settings``, how they are used."""
         digest = hashlib.sha256(settings.encode())
         try:
             for part in self.layout.models:
@@ -114,7 +127,7 @@ class PipelineFolder:
                     digest.update(piece)
         except ExpertFileError as error:
             raise ConfigError(f"{error} {self._by_hand(None)}") from None
-        for part in self.layout.tokenizers:
+        for part in self.layout.weightless:
             for file in sorted(each for each in (self.path / part).iterdir() if each.suffix in _READ):
                 digest.update(_named(part, file.name))
                 digest.update(file.read_bytes())
@@ -148,14 +161,14 @@ class PipelineFolder:
         for part in self.layout.models:
             if not any((self.path / part).glob("*.safetensors")):
                 yield f"the .safetensors of {part}"
-        for part in self.layout.tokenizers:
-            if not (self.path / part / "tokenizer_config.json").is_file():
-                yield f"{part}/tokenizer_config.json"
+        for part, file in self.layout.weightless.items():
+            if not (self.path / part / file).is_file():
+                yield f"{part}/{file}"
 
     def _by_hand(self, weights: str | None) -> str:
         """What to do where nothing can be downloaded, or something is missing."""
         model = weights if weights and not Path(weights).is_dir() else self.layout.example
-        folders = [*self.layout.models, *self.layout.tokenizers]
+        folders = [*self.layout.models, *self.layout.weightless]
         configs = "".join(f", and {part}/config.json" for part in self.layout.described)
         return (
             f"By hand: download the folders {', '.join(folders)}{configs} of https://huggingface.co/{model}/tree/main "

@@ -30,6 +30,7 @@ class PipelineEncoder(ABC):
     layout: Layout
     tokens: int
     precision: str
+    takes_image = False
 
     def __init__(self, weights: str | None, device: torch.device):
         self.device = device
@@ -80,6 +81,10 @@ class PipelineEncoder(ABC):
             raw = model.encode(pixels.to(model.dtype)).latent_dist.mode().float()
         less, factor = self._normalisation(model)
         return (raw - less) * factor
+
+    def first_frame(self, frame: Tensor, frames: int) -> dict[str, Tensor]:
+        """See ``Encoder``."""
+        return {}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents [B, C, t, h, w] to frames [B, 3, T, H, W] in -1..1."""

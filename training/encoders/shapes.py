@@ -25,6 +25,7 @@ class ShapesEncoder:
         lead=0,
         only=True,
     )
+    takes_image = False
 
     def __init__(self, weights: str | None, device: torch.device):
         if weights is not None:
@@ -42,6 +43,10 @@ class ShapesEncoder:
     def texts(self, captions: list[str]) -> list[dict[str, Tensor]]:
         """All eight word places of each caption. Raises ValueError for an unknown word."""
         return [{"text": row} for row in encode_text(captions)]
+
+    def first_frame(self, frame: Tensor, frames: int) -> dict[str, Tensor]:
+        """Nothing: it is text to video."""
+        return {}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents [B, 16, T, H, W] to frames [B, 3, 4T, 2H, 2W] in -1..1."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..config import Config
+from ..config import PART_NAMES, Config
 from ..data.buckets import Size
 from ..errors import ConfigError
 from .stage import Need
@@ -25,9 +25,9 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
     checkpoint = (4 * need.trained + need.optimizer + need.averages) / GIB
     return "\n".join(
         [
-            f"stage {config.stage}: {stage.method}, {need.trained / 1e6:.1f} M trained parameters; {need.batch} clips "
-            f"an iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of {need.clip.size} "
-            f"({need.clip.tokens} tokens)",
+            f"stage {config.stage}: {stage.method}{_of_pair(config)}, {need.trained / 1e6:.1f} M trained parameters; "
+            f"{need.batch} clips an iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of "
+            f"{need.clip.size} ({need.clip.tokens} tokens)",
             f"  memory of one GPU, GiB: {need.memory / GIB:.1f} = {memory}",
             f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed); "
             f"{stage.iterations} iterations: {_span(seconds * stage.iterations)}",
@@ -52,6 +52,10 @@ def clip_size(text: str) -> Size:
         raise ConfigError(f"--size {text}: write width, height and frames as 832x480x81.")
     width, height, frames = map(int, found.groups())
     return Size(frames, height, width)
+
+
+def _of_pair(config: Config) -> str:
+    return f" over the {PART_NAMES[config.part]} of a pair" if config.part else ""
 
 
 def _fits(config: Config, options: Any, need: Need, card: float) -> Iterator[str]:

@@ -26,7 +26,7 @@ from .probe import Cost, Depth, cost, counted, without_data
 
 _BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call the numbers of their blocks
 _MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # bytes a trained weight; of muon's vectors twice as many
-
+_SEEN = 257  # patches of CLIP's picture, and one for all of it
 
 Latents = tuple[int, int, int, int]
 
@@ -144,7 +144,7 @@ def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
         player = Player(network.requires_grad_(True))
         return Roles(player, player, player, player)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": 0}
-    semantic: Any = options if options.over_semantic else None
+    semantic: Any = options if options.over_semantic and config.pair is None else None
     dtype = getattr(torch, config.compute.dtype)
     return cast_roles(outline, network, options.mode, adapter, options.averaged_target, semantic, dtype)
 
@@ -158,7 +158,7 @@ def _iteration(
             network.to_empty(device="cpu")
             prepare(network, config.compute, None, torch.device("cpu"))
         x = torch.empty(rows, *clip.latents)
-        conditions = _conditions(backbone, roles.student.network, rows)
+        conditions = _conditions(backbone, roles.student.network, rows, clip.latents)
         timestep = torch.empty(rows)
 
         def call(player: Player, into: Tensor, stride: int = 0) -> Tensor:
@@ -177,14 +177,16 @@ def _iteration(
     return Cost(memory, own.kept, flop)
 
 
-def _conditions(backbone: Backbone, network: Network, rows: int) -> Conditions:
-    config = network.transformer.config
+def _conditions(backbone: Backbone, network: Network, rows: int, latents: Latents) -> Conditions:
+    config, (channels, *grid) = network.transformer.config, latents
     width = config.get("text_dim") or config.get("text_embed_dim")
     pooled = config.get("pooled_projection_dim")
     return Conditions(
         torch.empty(rows, backbone.text_tokens, width),
         pooled=None if pooled is None else torch.empty(rows, pooled),
         guidance=torch.empty(rows) if config.get("guidance_embeds") else None,
+        image=torch.empty(rows, config.in_channels - channels, *grid) if "image" in backbone.told_of_image else None,
+        vision=torch.empty(rows, _SEEN, config.image_dim) if "vision" in backbone.told_of_image else None,
     )
 
 

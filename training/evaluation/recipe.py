@@ -1,15 +1,20 @@
-"""The teacher's paths of a run: what they are made with, where their states are kept, and the held-out ones."""
+"""The teacher's paths of a run: what they are made with, where their states are kept, and the held-out ones.
+
+Of a pair of models each has its part of the paths in a folder of its own: ``high_noise`` those from noise to kappa,
+``low_noise`` beside it those that go on from there. So either is made with one model in memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from ..config import Config
+from ..config import PART_NAMES, Config, Part
 from ..data.base import Data
 from ..data.levels import levels
 from ..data.paths import PathCache, Plan, Recipe, fill, read_prompts
@@ -25,18 +30,19 @@ def recipe(method: Distillation) -> Recipe:
     grid, options, data = method.schedule.grid, method.options, method.data
     told = data.unconditional(data.conditions([""]))
     tensors = {each.name: getattr(told, each.name) for each in fields(told)}
+    cut = f", cut at {method.schedule.kappa_text}" if method.config.pair else ""
     return Recipe(
         teacher=method.sources["teacher"]["weights"],
         guidance=options.guidance,
         embedded_guidance=options.embedded_guidance,
         unconditional=weights_digest({name: value for name, value in tensors.items() if isinstance(value, Tensor)}),
-        grid=f"{grid.prediction} of {grid.points} points at shift {grid.shift:g}",
+        grid=f"{grid.prediction} of {grid.points} points at shift {grid.shift:g}{cut}",
         shape=list(data.latent_shape),
     )
 
 
-def training_plan(method: Distillation, config: Config) -> Plan:
-    """The paths to train on. Raises ConfigError where there is no prompt."""
+def training_plan(method: Distillation, config: Config, begun: PathCache | None = None) -> Plan:
+    """The paths to train on, which go on from those ``begun``. Raises ConfigError where there is no prompt."""
     wanted = config.paths
     if wanted.prompts is None:
         prompts = list(method.data.prompts)
@@ -51,12 +57,36 @@ def training_plan(method: Distillation, config: Config) -> Plan:
         raise ConfigError(f"paths.prompts: {error}") from None
     count = -(-wanted.count // wanted.batch_size) * wanted.batch_size
     nodes, kept = levels(method.schedule, [method.sigmas(steps).tolist() for steps in config.runs()])
-    return Plan(recipe(method), nodes, kept, config.seed, "path", count, wanted.batch_size, prompts)
+    batch, begins = wanted.batch_size, _name(begun)
+    return Plan(recipe(method), nodes, kept, config.seed, "path", count, batch, prompts, begins)
 
 
 def training_paths(config: Config) -> Path:
-    """Where the paths to train on are."""
-    return Path(config.paths.folder) if config.paths.folder else Path(config.output, "paths")
+    """Where the paths to train on are; of a pair, those of the selected stage's model."""
+    folder = Path(config.paths.folder) if config.paths.folder else Path(config.output, "paths")
+    return _of_part(folder, config.part)
+
+
+def beginning(config: Config, folder: Path) -> PathCache | None:
+    """The paths that those in this folder go on from: the high-noise model's for the low-noise one's, else none.
+
+    Raises ConfigError where there are none yet.
+    """
+    return PathCache.read(folder.with_name("high_noise")) if config.part == "low_noise" else None
+
+
+def check_paths(method: Distillation, config: Config) -> None:
+    """Raises ConfigError where the paths to train on were made with something else than this run's teacher."""
+    cache = PathCache.read(training_paths(config))
+    cache.plan.recipe.check(recipe(method), cache.folder)
+    if config.part is None:
+        return
+    high, low = (PathCache.read(cache.folder.with_name(part)) for part in PART_NAMES)
+    if low.plan.begins != high.plan.name:
+        raise ConfigError(
+            f"The paths in {low.folder} do not go on from those in {high.folder}, which were made anew. Remove the "
+            "former folder and run training/paths.py again."
+        )
 
 
 def training_data(data: Data, config: Config) -> Data:
@@ -64,16 +94,21 @@ def training_data(data: Data, config: Config) -> Data:
     settings = config.stage_data()
     if settings.source is None:
         return data
-    return TeacherPaths(data, PathCache.read(training_paths(config)), settings.text_dropout)
+    cache = PathCache.read(training_paths(config))
+    # Of the high-noise model they end at kappa, and with the other as clips.
+    rest = PathCache.read(cache.folder.with_name("low_noise")) if config.part == "high_noise" else None
+    return TeacherPaths(data, cache, settings.text_dropout, rest)
 
 
 def held_out(method: Distillation, config: Config) -> PathCache | None:
-    """The held-out paths of a run, made where they are not there yet; None where there is no prompt to make them of.
+    """The held-out paths of a run, made where they are not there yet; None where there is no prompt to make them of, or
+    where the high-noise model of a pair has not begun them.
 
     Raises ConfigError where those that a configuration names were made with something else, or lack levels.
     """
     if config.watch.folder is not None:
-        cache = PathCache.read(config.find(config.watch.folder, "cache of held-out paths", "Set watch.folder."))
+        named = config.find(config.watch.folder, "cache of held-out paths", "Set watch.folder.")
+        cache = PathCache.read(_of_part(named, config.part))
         cache.plan.recipe.check(recipe(method), cache.folder)
         cache.require_whole()
         return cache
@@ -83,15 +118,39 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     run = method.sigmas(config.validation.steps).tolist()
     nodes, kept = levels(method.schedule, [run], [segment.end for segment in segments(method, run)])
     count, seed = config.watch.paths, config.validation.seed
+    if config.pair:  # validation clips of the low-noise model begin on them
+        count = max(count, len(config.validation.prompts))
     plan = Plan(recipe(method), nodes, kept, seed, "held-out path", count, min(count, method.data.batch_size), prompts)
-    name = hashlib.sha256(json.dumps(asdict(plan)).encode()).hexdigest()[:12]
-    folder, world = Path(config.output, "held_out", name), method.world
+    folder, world = _of_part(Path(config.output, "held_out", _folder_name(plan, config)), config.part), method.world
+    if config.part == "low_noise" and not folder.with_name("high_noise").exists():
+        return None
+    begun = beginning(config, folder)
+    plan = replace(plan, begins=_name(begun))
     if world.first:
         PathCache.begin(folder, plan)
     world.gathered(None)  # its index is there
     cache = PathCache.read(folder)
     if world.first and cache.missing():
         print(f"Solving {len(cache)} held-out paths of the teacher, {plan.calls} calls each, into {cache.folder}")
-    for _ in fill(cache, method.data, method.guided_teacher, method.process, world):
+    for _ in fill(cache, method.data, method.guided_teacher, method.process, world, before=begun):
         pass
     return cache
+
+
+def _of_part(folder: Path, part: Part | None) -> Path:
+    return folder / part if part else folder
+
+
+def _name(cache: PathCache | None) -> str:
+    return "" if cache is None else cache.plan.name
+
+
+def _folder_name(plan: Plan, config: Config) -> str:
+    """Of held-out paths. Both models of a pair give the same, of which each knows its own weights alone."""
+    told: Any = asdict(plan)
+    if config.pair:
+        shared = replace(plan.recipe, teacher="", guidance=0.0)
+        guidance = {name: stage.options.get("guidance") for name, stage in config.stages.items()}
+        told = asdict(replace(plan, recipe=shared, nodes=[], levels=[]))
+        told |= {"pair": config.pair.model_dump(), "steps": config.validation.steps, "guidance": guidance}
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]

@@ -28,7 +28,8 @@ class DetailOptions(AdversaryOptions, OverSemanticOptions, ConsistencyOptions):
 class Detail(Consistency):
     """Minimises ``L_consistency + adversarial * L_hinge + matching * L_features`` below kappa, down to sigma_min.
 
-    The student is the frozen semantic expert with an adapter, which begins without effect.
+    The student is the frozen semantic expert, or the low-noise model of a pair, with an adapter, which begins without
+    effect.
     """
 
     Options = DetailOptions

@@ -68,6 +68,11 @@ class DistillationOptions(MethodOptions):
 
     def contradictions(self, config: Config) -> Iterator[str]:
         yield from super().contradictions(config)
+        if config.pair and self.teacher:
+            yield (
+                f"stages.{config.stage}.options.teacher={self.teacher} beside pair, whose models are the teachers: "
+                "leave it out."
+            )
         if config.compute.fp8 and (self.mode == "full" or self.whole):
             yield (
                 f"compute.fp8=true: stages.{config.stage} exports weights that it would round. Set "
@@ -111,7 +116,7 @@ class Distillation(Method):
     def __init__(self, setup: Setup, options: DistillationOptions, roles: Roles, part: Part):
         self.roles, self.part, self.usage = roles, part, part.usage
         self.sources = {"teacher": {"weights": weights_digest(roles.teacher.state())}}
-        if options.over_semantic:
+        if options.over_semantic and setup.config.pair is None:
             self.sources["semantic"] = {"weights": weights_digest(roles.below.state())}
         super().__init__(setup, options, roles.student)
         self.teacher = roles.teacher
@@ -130,8 +135,31 @@ class Distillation(Method):
         return record(self.config, self.options, self.sources, schedule)
 
     def sigmas(self, steps: int) -> Tensor:
-        """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0."""
-        return self.schedule.sigmas(steps)
+        """The noise levels of a run of so many steps, as its result is meant to be used: [steps + 1], ends with 0.
+
+        Of a pair they are this stage's share: down to kappa, or from there on.
+        """
+        return self.share(self.schedule.sigmas(steps))
+
+    def every_level(self) -> Tensor:
+        """Those of the teacher itself: every point of the grid."""
+        return self.share(torch.cat([self.schedule.grid.sigmas.flip(0), torch.zeros(1)]))
+
+    def share(self, sigmas: Tensor) -> Tensor:
+        """Of the levels of a whole run those at which this stage's backbone acts, and where its part ends."""
+        if self.config.part is None:
+            return sigmas
+        steps, _ = self.schedule.split(sigmas)
+        return sigmas[: steps + 1] if self.config.part == "high_noise" else sigmas[steps:]
+
+    def to_look_at(self, x: Tensor, conditions: Conditions) -> Tensor:
+        """The latents where the levels of this stage end, without noise.
+
+        From kappa, where the high-noise model of a pair ends and the other is not there, by one jump of the teacher.
+        """
+        if self.config.part != "high_noise":
+            return x
+        return self.followed(self.guided_teacher(conditions), x, [self.schedule.kappa_sigma, 0.0])
 
     def student_alone(self, conditions: Conditions) -> VelocityModel:
         """What is trained, where it acts."""
@@ -169,14 +197,15 @@ def cast(setup: Setup, options: DistillationOptions, semantic: Expert | None = N
 
 def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
     """The teacher's network with its weights. Raises ConfigError where there are none."""
-    named = options.teacher or setup.config.backbone.weights
-    path = named or str(Path(setup.config.output, "teacher", "teacher.safetensors").absolute())
-    remedy = (
-        "Set backbone.weights to its file, folder or name on the hub, or run the teacher stage of this configuration "
-        "first."
-    )
+    config = setup.config
+    named = options.teacher or config.weights
+    path = named or str(Path(config.output, "teacher", "teacher.safetensors").absolute())
+    key, otherwise = "backbone.weights", ", or run the teacher stage of this configuration first"
+    if config.part:
+        key, otherwise = f"pair.{config.part}", ""
+    remedy = f"Set {key} to its file, folder or name on the hub{otherwise}."
     try:
-        found = setup.config.find(path, "teacher", remedy)
+        found = config.find(path, "teacher", remedy)
     except MissingWeights:
         if not hub.is_name(path):
             raise

@@ -1,5 +1,8 @@
 """What a distillation can make: the semantic expert, the detail expert over it, or one network for a whole run.
 
+Of a pair of models the semantic expert lies over the high-noise one and the detail expert over the low-noise one, with
+nothing below it: each knows its own noise levels alone.
+
 Each is made of a stage's settings together with the roles that it is trained by.
 """
 
@@ -38,11 +41,14 @@ class SemanticPart(Part):
         return method.schedule.training_range("semantic")
 
     def sample(self, method: Distillation, noise: Tensor, conditions: Conditions, steps: int) -> Tensor:
-        """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone."""
+        """This expert's share of the steps, then every point of the grid by the teacher: what it adds is seen alone.
+
+        Of a pair that teacher is not there: what follows is a look.
+        """
         schedule, sigmas = method.schedule, method.sigmas(steps)
         mine, others = schedule.split(sigmas)
         if not others:
-            return super().sample(method, noise, conditions, steps)
+            return method.to_look_at(super().sample(method, noise, conditions, steps), conditions)
         at_kappa = method.followed(
             method.student_alone(conditions), noise, [*sigmas[:mine].tolist(), schedule.kappa_sigma]
         )
@@ -66,7 +72,7 @@ class SemanticPart(Part):
 
 @dataclass(frozen=True)
 class DetailPart(Part):
-    """From kappa down, an adapter over the semantic expert with this fingerprint."""
+    """From kappa down, an adapter over what has this fingerprint: the semantic expert, or the model of a pair."""
 
     fingerprint: str
     usage = AS_EXPERT
@@ -75,6 +81,8 @@ class DetailPart(Part):
         return method.schedule.training_range("detail")
 
     def few_step(self, method: Distillation, conditions: Conditions) -> VelocityModel:
+        if method.config.pair is not None:
+            return super().few_step(method, conditions)
         semantic = method.model(method.roles.below, conditions)
         return with_experts(semantic, method.student_alone(conditions), method.schedule)
 
@@ -136,6 +144,9 @@ class OverSemanticOptions(DistillationOptions):
         yield from super().contradictions(config)
         if not self.over_semantic:
             return
+        if config.pair is not None:
+            yield from self._beside_a_pair(f"stages.{config.stage}.options")
+            return
         if self.semantic is None and "semantic" not in config.stages and not _own_semantic(config).exists():
             yield (
                 f"stages.{config.stage} has no semantic expert to build on: put a stage `semantic` before it, or name "
@@ -149,6 +160,15 @@ class OverSemanticOptions(DistillationOptions):
                 f"stages.{config.stage}.options.semantic."
             )
 
+    def _beside_a_pair(self, name: str) -> Iterator[str]:
+        if self.semantic is not None:
+            yield (
+                f"{name}.semantic={self.semantic} beside pair: the detail expert of a pair lies over the low-noise "
+                "model itself. Leave it out."
+            )
+        if self.mode != "adapter":
+            yield f"{name}.mode={self.mode}: the detail expert of a pair is an adapter of its model. Set mode: adapter."
+
 
 def semantic_part(setup: Setup, options: DistillationOptions) -> tuple[Roles, Part]:
     """The student starts as the teacher. Raises ConfigError."""
@@ -156,7 +176,12 @@ def semantic_part(setup: Setup, options: DistillationOptions) -> tuple[Roles, Pa
 
 
 def detail_part(setup: Setup, options: OverSemanticOptions) -> tuple[Roles, Part]:
-    """The student starts as the semantic expert, with an adapter that begins without effect. Raises ConfigError."""
+    """The student starts as the semantic expert, or the low-noise model of a pair, with an adapter that begins without
+    effect. Raises ConfigError."""
+    if setup.config.pair is not None:
+        roles, backbone = cast(setup, options), setup.backbone
+        below = backbone.comfy_state(roles.below.network)
+        return roles, DetailPart(backbone_fingerprint(backbone.family, below))
     semantic = _load_semantic(setup, options)
     return cast(setup, options, semantic), DetailPart(semantic.metadata.fingerprint)
 

@@ -116,7 +116,7 @@ class Trajectory(Distillation):
     def __init__(self, setup: Setup, options: TrajectoryOptions, roles: Roles, part: Part):
         super().__init__(setup, options, roles, part)
         self.trained_steps = options.steps
-        # The noise levels of a run, falling to 0, and those of its steps in which the student acts.
+        # The noise levels of a run, falling, and those of its steps in which the student acts.
         self.run = [float32(sigma) for sigma in self.sigmas(options.steps).tolist()]
         self.steps = [step for step, start in enumerate(self.run[:-1]) if self._index(start) in part.indices(self)]
         self.paths = self.data if isinstance(self.data, TeacherPaths) else None
@@ -139,7 +139,7 @@ class Trajectory(Distillation):
         return options.with_adversary(Calls(round(left + options.own * own)))
 
     def spans(self) -> list[range]:
-        index = [*map(self._index, self.run[:-1]), -1]
+        index = [*map(self._index, self.run[:-1]), self._index(self.run[-1]) if self.run[-1] else -1]
         return [range(index[step + 1] + 1, index[step] + 1) for step in reversed(self.steps)]
 
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
@@ -181,14 +181,14 @@ class Trajectory(Distillation):
     def _windows(self, batch: Batch, draws: Draws, step: Tensor, start: Tensor) -> Windows:
         run, conditions = torch.tensor(self.run), batch.conditions
         end, at_start = run[step + 1], start == run[step]
-        noise, x, landed = self._states(batch, draws, start, end)
+        first, x, landed = self._states(batch, draws, start, end)
         nodes = [node for node in self.nodes if end[0] <= node <= start[0]]
         if self.options.own:
             own = (at_start & (draws.uniform("own") < self.options.own)).to(self.device)
             # At least one sample is followed: processes that share networks make the same calls.
             rows = own.nonzero().flatten() if own.any() else own.new_zeros(1, dtype=torch.int64)
             told = conditions.rows(rows)
-            arrived = self._arrived(noise[rows], told, step.to(self.device)[rows])
+            arrived = self._arrived(first[rows], told, step.to(self.device)[rows])
             x = torch.where(column(own, x), x.index_copy(0, rows, arrived), x)
             if self.paths is not None and self._asks_teacher:
                 solved = self.followed(self.guided_teacher(told), x[rows], nodes)
@@ -198,20 +198,20 @@ class Trajectory(Distillation):
         return Windows(x, landed, start.to(self.device), end.to(self.device))
 
     def _states(self, batch: Batch, draws: Draws, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, states at ``start`` and, of paths, those at ``end`` [B]; of clips it is not known where they lead."""
+        """States where a run begins, at ``start``, and at ``end`` [B]; of clips the last are not known."""
         if self.paths is None:
             noise = draws.noise("noise", batch.latents)
             x = self.process.noised(batch.latents, noise, start.to(self.device))
-            return noise, x, x
+            return self.process.noised(batch.latents, noise, self.run[0]), x, x
         cache, numbers = self.paths.cache, self.paths.numbers(draws)
         places = [cache.positions([self.run[0], *levels]) for levels in torch.stack([start, end], 1).tolist()]
         rows = [cache.states([number], place) for number, place in zip(numbers, places, strict=True)]
-        noise, x, landed = torch.cat(rows).to(self.device).unbind(1)
-        return noise, x, landed
+        first, x, landed = torch.cat(rows).to(self.device).unbind(1)
+        return first, x, landed
 
-    def _arrived(self, noise: Tensor, conditions: Conditions, step: Tensor) -> Tensor:
-        """Where the student comes from noise in its own steps, before its ``step`` [B] of the run."""
-        model, x, arrived = self.few_step(conditions), noise, noise
+    def _arrived(self, x: Tensor, conditions: Conditions, step: Tensor) -> Tensor:
+        """Where the student comes from the run's start in its own steps, before its ``step`` [B] of the run."""
+        model, arrived = self.few_step(conditions), x
         for number, (start, following) in enumerate(pairwise(self.run[: self.steps[-1] + 1])):
             x = self.process.jump(x, model(x, x.new_full((len(x),), start)), start, following)
             arrived = torch.where(column(step == number + 1, x), x, arrived)

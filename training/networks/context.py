@@ -8,6 +8,7 @@ where its own tokens lie, which is all that the network that made them takes of 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from diffusers import ContextParallelConfig
@@ -20,28 +21,35 @@ from ..errors import ConfigError
 
 
 class Context:
-    """A transformer's tokens shared by the processes of ``mesh``, whose dimensions are ``ring`` and ``ulysses``."""
+    """A transformer's tokens shared by the processes of ``mesh``, whose dimensions are ``ring`` and ``ulysses``.
 
-    def __init__(self, transformer: Any, mesh: DeviceMesh):
+    ``plan``: what of its modules' inputs and outputs is shared and gathered, as diffusers writes it.
+    """
+
+    def __init__(self, transformer: Any, mesh: DeviceMesh, plan: Mapping[str, Any]):
         """Raises ConfigError where so many processes cannot share its attention."""
         self.mesh, heads = mesh["ulysses"], transformer.config.num_attention_heads
-        if heads % self.mesh.size():
+        if heads % self.size:
             raise ConfigError(
-                f"parallel.context={self.mesh.size()} does not divide the {heads} heads of this backbone's attention."
+                f"parallel.context={self.size} does not divide the {heads} heads of this backbone's attention."
             )
-        config = ContextParallelConfig(ulysses_degree=self.mesh.size(), mesh=mesh)
-        plan = {name: part for name, part in transformer._cp_plan.items() if name}  # timesteps are one a clip
+        config = ContextParallelConfig(ulysses_degree=self.size, mesh=mesh)
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # diffusers warns that its interface may change, PyTorch of what diffusers calls
         warnings.filterwarnings("ignore", ".*all_gather_tensor. is deprecated", FutureWarning)
-        transformer.enable_parallelism(config=config, cp_plan=plan)
+        transformer.enable_parallelism(config=config, cp_plan=dict(plan))
         logging.set_verbosity(verbosity)
+
+    @property
+    def size(self) -> int:
+        """How many processes share a clip."""
+        return self.mesh.size()
 
     def check(self, x: Tensor, tokens: int) -> None:
         """Raises ConfigError where the ``tokens`` of latents ``x`` cannot be shared equally."""
-        if tokens % self.mesh.size():
+        if tokens % self.size:
             raise ConfigError(
-                f"parallel.context={self.mesh.size()} does not divide the {tokens} tokens of a clip of latents "
+                f"parallel.context={self.size} does not divide the {tokens} tokens of a clip of latents "
                 f"{tuple(x.shape[1:])}: use clips of another size, or another number."
             )
 

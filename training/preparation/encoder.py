@@ -16,10 +16,12 @@ class Encoder(Protocol):
     called first, for all captions, and never again once ``latents`` was, so that the text encoders can be let go then.
 
     ``fingerprint``: changes with whatever changes what comes out: weights, kind and settings of the encoders.
+    ``takes_image``: are they those of image to video?
     """
 
     fingerprint: str
     size_rule: SizeRule
+    takes_image: bool
 
     def latents(self, frames: Tensor) -> Tensor:
         """Frames [B, 3, T, H, W], uint8 or floats in -1..1, to normalised latents [B, C, t, h, w].
@@ -32,6 +34,14 @@ class Encoder(Protocol):
         """For each caption ``text`` [L, D] without padding, and ``pooled`` [P] where the network takes it.
 
         Raises ValueError for a caption that it cannot encode.
+        """
+        ...
+
+    def first_frame(self, frame: Tensor, frames: int) -> dict[str, Tensor]:
+        """What networks of image to video are told of the first frame, uint8 [3, H, W], of a clip of so many frames:
+        ``image`` [C, t, h, w], channels beside the latents, and ``vision`` [N, D], an embedding, where they take one.
+
+        Text to video is told nothing.
         """
         ...
 

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..data.buckets import Size, usual
 from ..data.cache import CachedClip, CacheIndex
 from ..errors import ConfigError
 from .clips import Clip, make, named
 from .encoder import Encoder
 from .filters import Dropped, Unfit, check_pixels
+from .first_frames import FirstFrame, first_frames, labels
 from .manifest import Entry, read_collection
 from .scan import ClipRules, Scanned, plan, scan
 from .sheet import ContactSheet
@@ -25,13 +27,16 @@ from .summary import Summary
 from .work import ordered
 from .write import ShardWriter, ready_folder, require_room
 
+_FRAME = 2  # a first frame is told by no more than so many times the latents of a clip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What to prepare and how.
 
     ``data``: none for prompts alone. ``caption``: of files without one. ``prompts``: embedded beside the captions.
-    ``workers``: processes that decode.
+    ``pictures``: first frames of prompts, which are their captions, for image to video. ``workers``: processes that
+    decode.
     """
 
     data: Path | None
@@ -41,6 +46,7 @@ class Settings:
     caption: str = ""
     negative: str = ""
     prompts: tuple[str, ...] = ()
+    pictures: tuple[Entry, ...] = ()
     black: bool = True
     static: bool = True
     workers: int = 0
@@ -53,7 +59,7 @@ def prepare(settings: Settings, encoder: Encoder) -> Summary:
 
     A dry run decodes and filters, and encodes nothing. Raises ConfigError, and OSError with the remedy.
     """
-    if settings.data is None and not settings.prompts:
+    if settings.data is None and not settings.prompts and not settings.pictures:
         raise ConfigError("Nothing to prepare: name videos with --data, or --prompts to train on the teacher's paths.")
     if settings.data and settings.data.resolve() == settings.output.resolve():
         raise ConfigError("--output is the folder of the videos themselves: name another, which may be inside it.")
@@ -77,14 +83,16 @@ class _Preparation:
         scanned = self._scan(entries)
         clips, unfit = plan(scanned, settings.rules)
         self.dropped += unfit
+        pictures = list(self._scan(list(settings.pictures)))
         require_room(settings.output, self._room(clips))
         if not settings.dry_run:
             clips = self._embedded(clips)
         sheet = ContactSheet(clips)
         clips = list(self._encoded(clips, sheet))
+        firsts = self._first_frames(pictures, clips)
         if not settings.dry_run:
-            self._index(clips).save(settings.output)
-        captions = {*settings.prompts, *(clip.entry.caption for clip in clips)}
+            self._index(clips, firsts).save(settings.output)
+        captions = {*settings.prompts, *(each.entry.caption for each in (*clips, *(first.clip for first in firsts)))}
         summary = Summary(files, clips, self.dropped, len(captions))
         summary.save(settings.output)
         self._finish(sheet, clips)
@@ -100,8 +108,11 @@ class _Preparation:
 
     def _room(self, clips: list[Clip]) -> int:
         """Bytes of the latents that are not there yet, were they of 32 bits."""
-        shapes = [self.encoder.size_rule.latent_shape(clip.size) for clip in clips if not self._there(clip)]
-        return sum(4 * math.prod(shape) for shape in shapes)
+        latents = sum(self._bytes(clip.size) for clip in clips if not self._there(clip))
+        return (1 + _FRAME) * latents if self.encoder.takes_image else latents
+
+    def _bytes(self, size: Size) -> int:
+        return 4 * math.prod(self.encoder.size_rule.latent_shape(size))
 
     def _there(self, clip: Clip) -> bool:
         return clip.name(self.encoder.fingerprint) in self.writer.shards
@@ -123,7 +134,8 @@ class _Preparation:
 
     def _prompts(self) -> dict[str, str]:
         """What is embedded whatever the clips are, and the option that asks for it."""
-        prompts = dict.fromkeys(self.settings.prompts, "--prompts")
+        asked = [*self.settings.prompts, *(entry.caption for entry in self.settings.pictures)]
+        prompts = dict.fromkeys(asked, "--prompts")
         return prompts | {self.settings.negative: "--negative-prompt", "": "the empty caption"}
 
     def _embed(self, caption: str) -> str:
@@ -150,9 +162,38 @@ class _Preparation:
             if pixels is not None:
                 sheet.take(clip, pixels)
                 if not settings.dry_run:
-                    self.writer.add(clip.name(self.encoder.fingerprint), {"latents": self._latents(clip, pixels)})
+                    told = {"latents": self._latents(clip, pixels), **self._told_of(clip, pixels, clip.size.frames)}
+                    self.writer.add(clip.name(self.encoder.fingerprint), told)
             yield clip
         self.writer.flush()
+
+    def _first_frames(self, pictures: list[Scanned], clips: list[Clip]) -> list[FirstFrame]:
+        """Encode the pictures of prompts that are not there yet, at the size of most clips; those that are there."""
+        settings, fingerprint, size = self.settings, self.encoder.fingerprint, self._usual(clips)
+        firsts, unfit = first_frames(pictures, settings.rules, size)
+        self.dropped += unfit
+        lacking = {name: first for first in firsts if (name := first.name(fingerprint)) not in self.writer.shards}
+        require_room(settings.output, _FRAME * self._bytes(size) * len(lacking))
+        decode = partial(decoded, black=False, static=False)
+        found = ordered(decode, [first.clip for first in lacking.values()], settings.workers)
+        wrong = set()
+        for name, pixels in zip(
+            lacking, tqdm(found, "first frames", len(lacking), ncols=80, disable=None), strict=True
+        ):
+            if isinstance(pixels, Dropped):
+                self.dropped.append(pixels)
+                wrong.add(name)
+            elif not settings.dry_run:
+                self.writer.add(name, self._told_of(lacking[name].clip, pixels, size.frames))
+        self.writer.flush()
+        firsts = [first for first in firsts if first.name(fingerprint) not in wrong]
+        if settings.pictures and not (firsts or clips):
+            raise ConfigError(f"--prompts: none of its first frames can be used: {self.dropped[0].detail}.")
+        return firsts
+
+    def _usual(self, clips: list[Clip]) -> Size:
+        """The size of most clips, or what was asked for."""
+        return usual([clip.size for clip in clips]) if clips else self.settings.rules.sizes[0]
 
     def _finish(self, sheet: ContactSheet, clips: list[Clip]) -> None:
         """Clips of former runs are decoded once more to be shown."""
@@ -173,11 +214,14 @@ class _Preparation:
                 f"The autoencoder makes latents {list(latents.shape)} of clips {clip.size}, not {list(promised)} as "
                 f"{self.settings.backbone} has them: it belongs to another backbone."
             )
-        if not latents.isfinite().all():
-            raise FloatingPointError(f"The latents of {clip.entry.source} are not finite; nothing of them was kept.")
-        return latents
+        return _sound(latents, clip)
 
-    def _index(self, clips: list[Clip]) -> CacheIndex:
+    def _told_of(self, clip: Clip, pixels: np.ndarray, frames: int) -> dict[str, Tensor]:
+        """Of the first frame of a clip of so many."""
+        told = self.encoder.first_frame(torch.from_numpy(pixels[0]).permute(2, 0, 1), frames)
+        return {name: _sound(tensor, clip) for name, tensor in told.items()}
+
+    def _index(self, clips: list[Clip], firsts: list[FirstFrame]) -> CacheIndex:
         cached = [
             CachedClip(
                 latents=clip.name(self.encoder.fingerprint),
@@ -191,7 +235,9 @@ class _Preparation:
             for clip in clips
         ]
         texts = {caption: self.texts[caption] for caption in [*self._prompts(), *(each.caption for each in cached)]}
-        items = [*(each.latents for each in cached), *texts.values()]
+        frames = self._frames(clips, firsts)
+        texts |= {label: texts[caption] for label, (caption, _) in frames.items()}
+        items = [*(each.latents for each in cached), *texts.values(), *(item for _, item in frames.values())]
         return CacheIndex(
             backbone=self.settings.backbone,
             fingerprint=self.encoder.fingerprint,
@@ -200,7 +246,23 @@ class _Preparation:
             texts=texts,
             shards={item: self.writer.shards[item] for item in items},
             shape=list(self.encoder.size_rule.latent_shape(self.settings.rules.sizes[0])),
+            frames={label: item for label, (_, item) in frames.items()},
         )
+
+    def _frames(self, clips: list[Clip], firsts: list[FirstFrame]) -> dict[str, tuple[str, str]]:
+        """By what prompts with first frames are called, the caption and the item that has the frame."""
+        fingerprint, size = self.encoder.fingerprint, self._usual(clips)
+        found = [(first.clip.entry, first.name(fingerprint)) for first in firsts]
+        if self.encoder.takes_image:
+            found += [(clip.entry, clip.name(fingerprint)) for clip in clips if clip.size == size]
+        called = labels((entry.caption, entry.source) for entry, _ in found)
+        return {label: (entry.caption, item) for label, (entry, item) in zip(called, found, strict=True)}
+
+
+def _sound(tensor: Tensor, clip: Clip) -> Tensor:
+    if not tensor.isfinite().all():
+        raise FloatingPointError(f"The latents of {clip.entry.source} are not finite; nothing of them was kept.")
+    return tensor
 
 
 def decoded(clip: Clip, black: bool, static: bool) -> np.ndarray | Dropped:

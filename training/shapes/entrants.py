@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from dcm_core.expert.by_steps import by_steps
 from dcm_core.expert.file import load_expert
 from dcm_core.families.presets import FAMILIES
 from dcm_core.process import FLOW
@@ -29,7 +30,7 @@ from ..networks.network import Network
 from ..registry import build_backbone
 
 ROWS = Path(__file__).with_name("rows.yaml")
-SHIPPED = {"semantic": weights.semantic, "detail": weights.detail}
+KINDS = ("semantic", "detail")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def plain_sigmas(schedule: ExpertSchedule, steps: int) -> Tensor:
 
 
 def _entrant(row: Row, folder: Path) -> Entrant:
-    files = {kind: _file(getattr(row, kind), kind, row.name, folder) for kind in SHIPPED}
+    files = {kind: _file(getattr(row, kind), kind, row, folder) for kind in KINDS}
     if row.alone and not files[row.alone]:
         raise ConfigError(f"Row {row.name!r}: alone is {row.alone}, and no {row.alone} expert is named.")
     named = files["detail"] or files["semantic"]
@@ -97,12 +98,19 @@ def _entrant(row: Row, folder: Path) -> Entrant:
     return Entrant.of(row.name, model, sigmas, row.guidance, files=made_of, alone=row.alone)
 
 
-def _file(given: str | None, kind: str, row: str, folder: Path) -> Path | None:
+def _file(given: str | None, kind: str, row: Row, folder: Path) -> Path | None:
     if given is None:
         return None
-    path = SHIPPED[kind]() if given == "shipped" else folder / given
+    if given == "published":
+        return {"semantic": weights.semantic, "detail": weights.detail}[kind]()
+    if given == "shipped":
+        pair = by_steps(weights.experts()).get(row.steps, {})
+        if kind not in pair:
+            raise ConfigError(f"Row {row.name!r}: no {kind} expert for {row.steps} steps is shipped.")
+        return pair[kind]
+    path = folder / given
     if not path.is_file():
-        raise ConfigError(f"Row {row!r}: there is no {kind} expert at {path}.")
+        raise ConfigError(f"Row {row.name!r}: there is no {kind} expert at {path}.")
     return path
 
 
@@ -119,9 +127,12 @@ def _model(semantic: Path | None, detail: Path | None, alone: str | None, schedu
 def _network(semantic: Path | None, detail: Path | None) -> Network:
     """The teacher's network with the experts in its weights."""
     backbone = build_backbone(BackboneConfig(name="shapes"))
-    if semantic is None and detail is None:
+    if detail:
+        before, added = _network(semantic, None), detail
+    elif semantic:
+        before, added = _network(None, None), semantic
+    else:
         return backbone.load(weights.teacher()).eval()
-    before, added = (_network(semantic, None), detail) if detail else (_network(None, None), semantic)
     network = copy.deepcopy(before)
     backbone.apply(network, load_expert(added))
     return network

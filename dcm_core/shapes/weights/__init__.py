@@ -1,4 +1,7 @@
-"""The trained files that the repository ships: the teacher in ComfyUI layout, and its two experts."""
+"""The trained files that the repository ships: the teacher in ComfyUI layout, and its experts.
+
+The pairs for a certain number of steps learned from the teacher's paths, that without one by the published objective.
+"""
 
 from pathlib import Path
 
@@ -11,12 +14,12 @@ def teacher() -> Path:
 
 
 def semantic() -> Path:
-    """The semantic expert: a full difference to the teacher."""
+    """The semantic expert of the published objective: a full difference to the teacher."""
     return _shipped("semantic.safetensors")
 
 
 def detail() -> Path:
-    """The detail expert: low-rank pairs and replaced layers over teacher + semantic expert."""
+    """The detail expert over it: low-rank pairs and replaced layers."""
     return _shipped("detail.safetensors")
 
 

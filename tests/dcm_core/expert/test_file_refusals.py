@@ -189,6 +189,7 @@ def test_a_lost_field_is_named(tmp_path, field):
         ("dcm.rank", "4.5"), ("dcm.alpha", "inf"), ("dcm.complete", "perhaps"), ("dcm.kappa_index", "49"),
         ("dcm.kappa_sigma", "0.5"), ("dcm.shift", "[" * 5000), ("dcm.prediction", "epsilon"),
         ("dcm.sigmas.6", "[[1]]"), ("dcm.rank", "9" * 5000), ("dcm.trained_steps", "four"),
+        ("dcm.pair", "both"),
         ("dcm.trained_steps", "0"), ("dcm.trained_steps", "51"),
     ],
 )  # fmt: skip

@@ -158,7 +158,7 @@ def test_one_half_of_what_was_baked(this):
     semantic, detail, _ = dcm_node("DCMBake").execute(this.applied())
     assert "holds the semantic expert only" in info(this, semantic)
     assert info(this, semantic, low_noise_model=detail).startswith("high noise 2 steps 1.000 0.989")
-    with pytest.raises(ValueError, match="swapped: connect semantic to model"):
+    with pytest.raises(ValueError, match="swapped: connect the one with the semantic expert to model"):
         info(this, detail, low_noise_model=semantic)
 
 

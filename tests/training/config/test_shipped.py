@@ -40,12 +40,12 @@ def test_the_size_is_one_that_its_family_has(path):
 
 @named(CONFIGS)
 def test_all_stages_have_one_guidance_and_mode(path):
-    """The experts run together, and paths are made for both."""
+    """The experts run together, and paths are made for both; each model of a pair has a guidance of its own."""
     told = set()
     for stage, options in distillations(load_config(path)):
         check_guidance(Setup(stage, None, None, None), options)
-        told.add((options.guidance, options.embedded_guidance, options.mode))
-    assert len(told) == 1
+        told.add((stage.part or options.guidance, options.embedded_guidance, options.mode))
+    assert len(told) == (2 if stage.pair else 1)
 
 
 def distillations(config: Config):
@@ -64,8 +64,12 @@ def test_both_stages_train_a_tiny_network(path, tmp_path, monkeypatch):
     for stage in ("semantic", "detail"):
         config = load_config(path, [f"output={tmp_path}", "device=cpu", f"stage={stage}", "watch.every=0",
                                     "validation.every=0", f"stages.{stage}.iterations=1"])  # fmt: skip
-        backbone = config.backbone
-        backbone.weights, backbone.architecture = str(tmp_path / "backbone.safetensors"), tiny.architecture
+        backbone, weights = config.backbone, str(tmp_path / "backbone.safetensors")
+        backbone.architecture = tiny.architecture
+        if config.pair:
+            config.pair.high_noise = config.pair.low_noise = weights
+        else:
+            backbone.weights = weights
         run = trainer.build_trainer(config)
         run.run()
         assert all(math.isfinite(value) for value in run.method.step(1).values())

@@ -185,7 +185,9 @@ def test_a_cache_beside_the_videos_themselves_is_refused_and_one_inside_is_not(c
 
 def test_a_cache_of_other_encoders_is_not_mixed_with(collection, run):
     run(collection)
-    with pytest.raises(ConfigError, match="was made with another autoencoder or other text encoders: choose another"):
+    with pytest.raises(
+        ConfigError, match="was made with another autoencoder or other encoders of texts and images: choose another"
+    ):
         run(collection, FakeEncoder("another"))
 
 

@@ -14,7 +14,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from training.backbones.hunyuan_video import HunyuanVideoNetwork
 from training.config import Config, ConfigError, to_yaml
 from training.distill import run
 from training.run.world import check_processes
@@ -156,12 +155,6 @@ def test_two_processes_share_each_clip_and_train_what_one_trains(tiny, trained, 
     train(4, config_of(tiny, trained, runs / "shared", iterations=2, parallel={"context": 2}))
     for stage in STAGES:
         assert_same_checkpoint(runs / "one", runs / "shared", stage, 2)
-
-
-def test_a_network_whose_attention_cannot_be_shared_is_refused_by_name():
-    alone = HunyuanVideoNetwork(torch.nn.Linear(1, 1))
-    with pytest.raises(ConfigError, match="parallel.context: .* cannot be shared with Linear.* Leave it at 1"):
-        alone.share_context(None)
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ def test_experts_are_found_beside_the_file_and_act_where_they_are_asked_to(tmp_p
         tmp_path,
         "{name: teacher, steps: 1}",
         "{name: semantic, steps: 1, semantic: my.safetensors}",
-        "{name: both, steps: 2, semantic: shipped, detail: shipped}",
-        "{name: semantic alone, steps: 2, semantic: shipped, detail: shipped, alone: semantic}",
-        "{name: detail alone, steps: 2, semantic: shipped, detail: shipped, alone: detail}",
+        "{name: both, steps: 2, semantic: published, detail: published}",
+        "{name: semantic alone, steps: 2, semantic: published, detail: published, alone: semantic}",
+        "{name: detail alone, steps: 2, semantic: published, detail: published, alone: detail}",
     )
     noise = torch.randn(1, *LATENT_SHAPE, generator=torch.Generator().manual_seed(0))
     caption = [ALL_ATTRIBUTES[0].caption()]
@@ -47,7 +47,8 @@ def test_experts_are_found_beside_the_file_and_act_where_they_are_asked_to(tmp_p
     [
         (["{name: a, steps: 1}", "{name: a, steps: 2}"], "two rows have the same name"),
         (["{name: a, steps: 1, detail: none.safetensors}"], "Row 'a': there is no detail expert at"),
-        (["{name: a, steps: 1, semantic: shipped, alone: detail}"], "Row 'a': alone is detail, and no detail expert"),
+        (["{name: a, steps: 1, semantic: published, alone: detail}"], "Row 'a': alone is detail, and no detail expert"),
+        (["{name: a, steps: 7, semantic: shipped}"], "Row 'a': no semantic expert for 7 steps is shipped"),
         (["{name: a, steps: 0}"], "rows.steps=0 must be"),
         (["{name: a, steps: 1, guidence: 2.0}"], "Did you mean 'guidance'"),
     ],

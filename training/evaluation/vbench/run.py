@@ -49,8 +49,8 @@ class Job:
         _write(everything, "\n".join(missing) + "\n")
         named = "".join(f"\n  {name}" for name in missing[:_NAMED])
         return [
-            f"{len(missing)} videos are missing in {self.videos}, such as{named}\n  All are named in {everything}; "
-            "--manifest lists what to sample."
+            f"Videos that are missing in {self.videos}: {len(missing)}, such as{named}\n"
+            f"  All are named in {everything}; --manifest lists what to sample."
         ]
 
     def run(self) -> dict[str, float]:

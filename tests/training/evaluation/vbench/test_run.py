@@ -105,7 +105,7 @@ def test_all_that_is_missing_is_named_before_anything_runs(tmp_path, videos, sta
     with pytest.raises(SystemExit) as told:
         command(stand_in(gpu="", detectron2=False), videos, tmp_path)
     text = str(told.value)
-    assert "1 videos are missing" in text and "a dog-3.mp4" in text and "finds no GPU" in text
+    assert "missing in" in text and ": 1, such as" in text and "a dog-3.mp4" in text and "finds no GPU" in text
     assert "detectron2 is missing" in text and "1.0 GB free" in text
     assert not (tmp_path / "log").exists()
 
