@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .apply_experts import DCMApplyExperts
+from .attention import DCMAttention
 from .bake import DCMBake
 from .guider import DCMGuider
 from .ksampler import DCMKSampler
@@ -29,4 +30,5 @@ class DCMExtension(ComfyExtension):
             DCMGuider,
             DCMMotion,
             DCMShapes,
+            DCMAttention,
         ]

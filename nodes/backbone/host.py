@@ -13,6 +13,8 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
 * the course of a run (``run/expert_guider.py``, ``run/pair_guider.py``): the guider's ``sample`` calls that of its
   sampler, which calls the guider's ``outer_predict_noise``, and that its ``predict_noise``, once for each noise level
   it asks at; before, each MODEL that is going to be asked has its ``pre_run`` called (``run/stock_runs.py``);
+* the one attention override among the transformer options, called with the host's function and its arguments, and the
+  host's way of asking PyTorch for attention (``backbone/attention_choice.py``);
 * what the stock nodes ask of a CLIP and a VAE, answered by duck types (``backbone/shapes_world.py``);
 * CogVideoX's network from inside, from 0.20 on (``backbone/cogvideox.py``), and how layers are run
   (``backbone/host_layers.py``).

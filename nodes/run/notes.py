@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
+from ..backbone.attention_choice import lost_attention
 from ..backbone.host import shift_of
 from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of
@@ -27,6 +28,7 @@ def warnings_for(
     may well be one expert's alone.
     """
     applied, warnings = applied_to(run.model), of_steps(run, sigmas, given, is_stock)
+    warnings += lost_attention(run.model)
     if applied and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
     others = run.low_noise_model and applied_to(run.low_noise_model)

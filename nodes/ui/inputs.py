@@ -65,6 +65,11 @@ def weight_dtype(names: list[str]) -> io.Combo.Input:
     return io.Combo.Input("weight_dtype", options=names, default="default", tooltip=tooltip)
 
 
+def attention(names: list[str]) -> io.Combo.Input:
+    tooltip = "fastest tries them. A way that does not take the size of a video ends the run."
+    return io.Combo.Input("attention", options=names, default=names[0], tooltip=tooltip)
+
+
 # --- noise levels and their switch --------------------------------------------------------------------------------
 
 

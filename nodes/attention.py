@@ -1,0 +1,48 @@
+"""DCMAttention: MODEL to MODEL with the fastest exact attention that this machine has."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from .backbone.attention import HOST, WAYS
+from .backbone.attention_choice import has_gpu, override_of, with_attention
+from .ui import inputs
+from .ui.say import say
+
+FASTEST = "fastest"
+
+
+class DCMAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DCMAttention",
+            display_name="DCM Attention",
+            category="DCM",
+            description="Times the exact ways of attention that this machine has, once for each size of video, and "
+            "takes the fastest. What is computed stays the same, within rounding.",
+            inputs=[
+                inputs.model("Any MODEL; before or after DCM Apply Experts and torch.compile."),
+                inputs.attention([FASTEST, HOST, *WAYS]),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The MODEL with this attention."),
+                io.String.Output(display_name="info", tooltip="What was done. The log says which way was chosen."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model, attention: str = FASTEST) -> io.NodeOutput:
+        if not has_gpu(model):
+            text = "there is no NVIDIA GPU here to choose for: the MODEL stays as it is"
+        elif attention == HOST:
+            text = "the MODEL stays as it is"
+        else:
+            text = "chosen when a size of video is first sampled, and kept for this GPU"
+            if attention != FASTEST:
+                text = attention
+            elif override_of(model):
+                text += "; what another node has put there is tried as ComfyUI's own"
+            model = with_attention(model, None if attention == FASTEST else attention)
+        return io.NodeOutput(model, say(cls, f"attention: {text}", in_log=False))

@@ -1,0 +1,226 @@
+"""What stands in a MODEL's place for attention: it finds the fastest way when a shape is first met, and keeps to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.ops
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...dcm_core.files.atomic import atomic_write
+from .attention import HOST, WAYS, Attention, Choice, fastest
+from .host import host_version
+
+OVERRIDE = "optimized_attention_override"  # its place among the transformer options: for one alone
+_ATTACHMENT = "dcm_attention"
+PLAIN = "attention_pytorch"  # the host's function that is PyTorch's attention
+SMALL = 1024 * 128  # elements of the queries below which newer hosts do not ask for cuDNN: it is slower there
+MOST = 2**15  # clips in one call: hosts cut larger batches into parts
+
+log = logging.getLogger("DCM")
+
+
+class Shape(NamedTuple):
+    """What a choice depends on, beside the machine: of one head, and the function that is the host's own way."""
+
+    queries: int
+    keys: int
+    width: int
+    dtype: str
+    device: str
+    beside: str
+
+
+class ChosenAttention:
+    """An attention override: called with the host's function and what that is called with.
+
+    ``earlier``: an override that was there before, which becomes the host's own way. ``fixed``: a way to take without
+    asking which is the fastest.
+    """
+
+    def __init__(self, earlier: Callable[..., Tensor] | None = None, fixed: str | None = None):
+        self.earlier, self.fixed = earlier, fixed
+
+    def __call__(
+        self,
+        function: Callable[..., Tensor],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        heads: int,
+        mask: Tensor | None = None,
+        attn_precision: torch.dtype | None = None,
+        skip_reshape: bool = False,
+        skip_output_reshape: bool = False,
+        **options: Any,
+    ) -> Tensor:
+        def own(*called: Any, **shaped: Any) -> Tensor:
+            called = called if self.earlier is None else (function, *called)
+            call = self.earlier or function
+            return call(*called, mask=mask, attn_precision=attn_precision, **shaped, **options)
+
+        def by_heads(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+            return own(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True)
+
+        special = mask is not None or attn_precision == torch.float32 or options.get("enable_gqa", False)
+        if not special and q.nelement() >= SMALL and len(q) <= MOST:
+            scale = options.get("scale")
+            tensors = q, k, v
+            q_heads, k_heads, v_heads = tensors if skip_reshape else (with_heads(each, heads) for each in tensors)
+            way = self.fixed or self.way(by_heads, q_heads, k_heads, v_heads, scale, function.__name__)
+            if way != HOST:
+                out = WAYS[way](q_heads, k_heads, v_heads, scale)
+                return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
+        return own(q, k, v, heads, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape)
+
+    def way(self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str) -> str:
+        """The way for tensors [B, heads, tokens, width]; ``beside``: the host's function."""
+        if self.earlier is not None:
+            beside = type(self.earlier).__name__ + "." + getattr(self.earlier, "__qualname__", "")
+        sizes = int(q.shape[2]), int(k.shape[2]), int(q.shape[3])
+        shape = (*sizes, str(q.dtype), str(q.device), beside)
+        if torch.compiler.is_compiling():
+            return way_in_graph(*shape)
+        return choice_for(Shape(*shape), host, q, k, v, scale).name
+
+
+@torch.compiler.assume_constant_result
+def way_in_graph(queries: int, keys: int, width: int, dtype: str, device: str, beside: str) -> str:
+    """The same while a graph is traced, where there are no numbers yet: tried with random ones."""
+    shape = Shape(queries, keys, width, dtype, device, beside)
+    if beside != PLAIN:
+        known = known_choice(shape)
+        return known.name if known else HOST
+    like = {"dtype": getattr(torch, dtype.removeprefix("torch.")), "device": device}
+    q, k, v = (torch.randn(1, 1, tokens, width, **like) for tokens in (queries, keys, keys))
+    return choice_for(shape, pytorch_as_the_host_has_it, q, k, v, None).name
+
+
+def pytorch_as_the_host_has_it(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+    return comfy.ops.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def with_heads(tensor: Tensor, heads: int) -> Tensor:
+    """[B, tokens, heads * width] to [B, heads, tokens, width]."""
+    return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+# --- what was chosen ----------------------------------------------------------------------------------------------
+
+_chosen: dict[Shape, Choice] = {}  # in this process, so that a file that cannot be written costs no second look
+
+
+def choice_for(shape: Shape, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Choice:
+    """The choice for a shape, made now by one head of one clip if it never was; said once a process.
+
+    It is kept for this card, driver and PyTorch: a seed's video would change with the way that attention is rounded.
+    """
+    if shape in _chosen:
+        return _chosen[shape]
+    choice = known_choice(shape)
+    if choice is None:
+        choice = fastest(host, q[:1, :1], k[:1, :1], v[:1, :1], scale)
+        if choice.name != HOST and not takes(choice.name, q, k, v, scale):
+            choice = Choice(HOST)
+        keep(shape, choice)
+    _chosen[shape] = choice
+    log.info("DCM: attention at %d tokens: %s", shape.queries, described(choice))
+    return choice
+
+
+def takes(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> bool:
+    """Does this way run on all heads of all clips too?"""
+    try:
+        WAYS[name](q, k, v, scale)
+    except RuntimeError:
+        return False
+    return True
+
+
+def described(choice: Choice) -> str:
+    """A choice in words."""
+    if choice.name == HOST:
+        return f"{HOST}; nothing here is faster and as exact"
+    return f"{choice.name}, {choice.times:.2f} times as fast as {HOST}"
+
+
+def known_choice(shape: Shape) -> Choice | None:
+    """What was chosen for this shape on this machine before; None where nothing was."""
+    if shape in _chosen:
+        return _chosen[shape]
+    known = read_choices().get(machine(shape.device), {}).get(key_of(shape))
+    return Choice(*known) if known and known[0] in (HOST, *WAYS) else None
+
+
+def keep(shape: Shape, choice: Choice) -> None:
+    """Write a choice down for the next process; where that cannot be, it is made anew there."""
+    choices = read_choices()
+    choices.setdefault(machine(shape.device), {})[key_of(shape)] = list(choice)
+    try:
+        with atomic_write(choices_file()) as file:
+            file.write(json.dumps(choices, indent=1).encode())
+    except OSError as error:
+        log.warning("DCM: which attention is the fastest here could not be kept: %s", error)
+
+
+def read_choices() -> dict[str, dict[str, list]]:
+    try:
+        return json.loads(choices_file().read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def choices_file() -> Path:
+    return Path(folder_paths.get_user_directory(), "dcm_attention.json")
+
+
+def key_of(shape: Shape) -> str:
+    return f"{shape.queries} x {shape.keys} tokens of {shape.width} in {shape.dtype}, beside {shape.beside}"
+
+
+def machine(device: str) -> str:
+    """The card with its driver, PyTorch and the host, whose order of back ends is its own way."""
+    versions = f"PyTorch {torch.__version__}, ComfyUI {host_version()}"
+    if not device.startswith("cuda"):
+        return f"{device}, {versions}"
+    library: Any = torch._C
+    return f"{torch.cuda.get_device_name(device)}, CUDA driver {library._cuda_getDriverVersion()}, {versions}"
+
+
+# --- in a MODEL ---------------------------------------------------------------------------------------------------
+
+
+def has_gpu(model: ModelPatcher) -> bool:
+    """Is the MODEL run on a GPU that there is a choice for?"""
+    return model.load_device.type == "cuda" and torch.version.hip is None
+
+
+def override_of(model: ModelPatcher) -> Any:
+    """The attention override that a MODEL has; None without."""
+    return model.model_options.get("transformer_options", {}).get(OVERRIDE)
+
+
+def with_attention(model: ModelPatcher, fixed: str | None = None) -> ModelPatcher:
+    """A clone of the MODEL that takes the fastest way for attention, or the ``fixed`` one."""
+    earlier = override_of(model)
+    if isinstance(earlier, ChosenAttention):  # this node twice: the last one counts
+        earlier = earlier.earlier
+    model = model.clone()
+    options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
+    options[OVERRIDE] = ChosenAttention(earlier, fixed)
+    model.set_attachments(_ATTACHMENT, True)
+    return model
+
+
+def lost_attention(model: ModelPatcher) -> list[str]:
+    """A warning where another node has put its attention in the place of the chosen one: there is one place."""
+    if not model.get_attachment(_ATTACHMENT) or isinstance(override_of(model), ChosenAttention):
+        return []
+    return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
