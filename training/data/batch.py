@@ -45,11 +45,11 @@ class Conditions:
     def joined(self, other: Conditions) -> Conditions:
         """The samples of both, which have the same fields; the shorter texts are padded, and masked there."""
         both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
-        one, two = both["text"]
-        if one.shape[1] != two.shape[1] or not (self.mask is None and other.mask is None):
-            length = max(one.shape[1], two.shape[1])
-            both["text"] = tuple(pad(text, (0, 0, 0, length - text.shape[1])) for text in (one, two))
-            both["mask"] = tuple(pad(each.there(), (0, length - each.text.shape[1])) for each in (self, other))
+        one, two = (each.text.shape[1] for each in (self, other))
+        if one != two or not (self.mask is None and other.mask is None):
+            more, less = max(one, two) - one, max(one, two) - two
+            both["text"] = pad(self.text, (0, 0, 0, more)), pad(other.text, (0, 0, 0, less))
+            both["mask"] = pad(self.there(), (0, more)), pad(other.there(), (0, less))
         return Conditions(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
 
     def there(self) -> Tensor:
