@@ -20,7 +20,7 @@ from ..data.base import Data
 from ..data.levels import levels
 from ..data.paths import PathCache, Plan, Recipe, fill, read_prompts
 from ..data.teacher_paths import TeacherPaths
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingWeights
 from ..methods.distillation import Distillation
 from ..run.record import weights_digest
 from .jump_error import segments
@@ -81,6 +81,7 @@ def check_paths(method: Distillation, config: Config) -> None:
     """Raises ConfigError where the paths to train on were made with something else than this run's teacher."""
     cache = PathCache.read(training_paths(config))
     cache.plan.recipe.check(recipe(method, cache.plan.prompts), cache.folder)
+    _check_prompts(cache, config)
     if config.part is None:
         return
     high, low = (PathCache.read(cache.folder.with_name(part)) for part in PART_NAMES)
@@ -88,6 +89,20 @@ def check_paths(method: Distillation, config: Config) -> None:
         raise ConfigError(
             f"The paths in {low.folder} do not go on from those in {high.folder}, which were made anew. Remove the "
             "former folder and run training/paths.py again."
+        )
+
+
+def _check_prompts(cache: PathCache, config: Config) -> None:
+    """Raises ConfigError where the paths were made of other prompts than those that a configuration names. The file may
+    be gone: the paths know theirs."""
+    try:
+        named = config.find(config.paths.prompts, "file of prompts", "") if config.paths.prompts else None
+    except MissingWeights:
+        return
+    if named is not None and read_prompts(named) != cache.plan.prompts:
+        raise ConfigError(
+            f"paths.prompts={config.paths.prompts}: the paths in {cache.folder} were made of other prompts than are in "
+            "this file now. Put those back, or make paths of these with training/paths.py into another paths.folder."
         )
 
 
@@ -122,7 +137,9 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     count, seed = config.watch.paths, config.validation.seed
     if config.pair:  # validation clips of the low-noise model begin on them
         count = max(count, len(config.validation.prompts))
-    plan = Plan(recipe(method, prompts), nodes, kept, seed, "held-out path", count, min(count, method.data.batch_size), prompts)
+    plan = Plan(
+        recipe(method, prompts), nodes, kept, seed, "held-out path", count, min(count, method.data.batch_size), prompts
+    )
     folder, world = _of_part(Path(config.output, "held_out", _folder_name(plan, config)), config.part), method.world
     if config.part == "low_noise" and not folder.with_name("high_noise").exists():
         return None
