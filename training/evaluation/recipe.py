@@ -133,7 +133,9 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     cache = PathCache.read(folder)
     if world.first and cache.missing():
         paths = "path" if len(cache) == 1 else "paths"
-        tqdm.write(f"Solving {len(cache)} held-out {paths} of the teacher, {plan.calls} calls each, into {cache.folder}")
+        tqdm.write(
+            f"Solving {len(cache)} held-out {paths} of the teacher, {plan.calls} calls each, into {cache.folder}"
+        )
     at_once = config.compute.micro_batch
     for _ in fill(cache, method.data, method.guided_teacher, method.process, world, before=begun, at_once=at_once):
         pass
