@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from ..config import PART_NAMES, Config, Part
 from ..data.base import Data
@@ -150,7 +151,10 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     world.gathered(None)  # its index is there
     cache = PathCache.read(folder)
     if world.first and cache.missing():
-        print(f"Solving {len(cache)} held-out paths of the teacher, {plan.calls} calls each, into {cache.folder}")
+        paths = "path" if len(cache) == 1 else "paths"
+        tqdm.write(
+            f"Solving {len(cache)} held-out {paths} of the teacher, {plan.calls} calls each, into {cache.folder}"
+        )
     at_once = config.compute.micro_batch
     for _ in fill(cache, method.data, method.guided_teacher, method.process, world, before=begun, at_once=at_once):
         pass

@@ -1,6 +1,8 @@
 """The jump error: 0 where it has to be, 1 where nothing moves, and in the curves from before the first iteration on."""
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 
 import pytest
@@ -126,6 +128,14 @@ def test_watching_changes_nothing_and_a_resumed_run_goes_on_with_its_curve(train
     assert logged(second) == logged(whole) and len(logged(whole)) == 3
     for name, p in plain.method.trainable.items():
         assert torch.equal(p, second.method.trainable[name]) and torch.equal(p, whole.method.trainable[name])
+
+
+def test_the_bar_makes_way_for_what_is_said_of_held_out_paths(trainer, tmp_path):
+    settings = {"watch": {**WATCH, "paths": 1}, "validation": {"steps": 2}, "iterations": 1, **GRID}
+    terminal = io.StringIO()
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        trainer("semantic", folder=tmp_path, **settings).run()
+    assert "\rSolving 1 held-out path of the teacher, " in terminal.getvalue()
 
 
 def test_held_out_paths_are_made_once_and_refused_where_they_do_not_fit(trainer, tmp_path, capsys):
