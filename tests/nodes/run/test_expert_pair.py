@@ -88,6 +88,18 @@ def test_the_other_models_expert_is_told_by_its_fingerprint():
     assert "other weights of the same shape" in high[1]
 
 
+def test_two_that_were_trained_for_other_numbers_of_steps_are_said():
+    parts = [
+        Expert(replace(each.metadata, trained_steps=n), each.layers, {})
+        for each, n in zip(experts(), (2, 4), strict=True)
+    ]
+    high, _ = dcm_node("DCMApplyExperts").execute(world("wan").model(), semantic_expert=parts[0])
+    low, _ = dcm_node("DCMApplyExperts").execute(second().model(), parts[1])
+    texts, latent = (world("wan").text(0), world("wan").text(1)), {"samples": torch.zeros(SHAPE)}
+    told = dcm_node("DCMKSampler").execute(high, 0, 0, 1.0, *texts, latent, low_noise_model=low)[1]
+    assert "the experts of the two MODELs were trained for 2 steps and 4 steps; the high-noise one's" in told
+
+
 def test_one_of_them_alone_is_said_and_two_of_different_trainings_too(caplog):
     high, low, _ = applied()
     assert "holds the detail expert only" in sampled(low, None)[1]
