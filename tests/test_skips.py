@@ -33,14 +33,19 @@ def told(lines: list[str]) -> list[str]:
 
 def test_what_is_skipped_without_a_comfyui_a_browser_and_a_gpu(tmp_path):
     said = told(run(tmp_path, "tests/host", "tests/browser", "tests/dcm_core/expert/test_sidecar_hosts.py"))
-    assert len(said) == 3 and all(line.split()[0].isdigit() for line in said), said
-    (hosts,), (browser,), (gpu,) = (
-        [line for line in said if f": {words}" in line and ("browser" in line) is (place == "browser")]
-        for place, words in (("host", "no ComfyUI"), ("browser", "no ComfyUI"), ("gpu", "no GPU"))
+    assert len(said) == 4 and all(line.split()[0].isdigit() for line in said), said
+    (hosts,), (browser,), (page,), (gpu,) = (
+        [line for line in said if f": {words}" in line and ("browser" in line) is ("browser" in place)]
+        for place, words in (
+            ("host", "no ComfyUI"),
+            ("browser", "no ComfyUI"),
+            ("browser alone", "no browser"),
+            ("gpu", "no GPU"),
+        )
     )
     assert int(hosts.split()[0]) > 100 and "set COMFYUI_PATH" in hosts and "make hosts" in hosts
     assert "no browser: missing Chromium" in browser and "Node.js" in browser
-    assert "CUDA" in gpu
+    assert "missing Chromium" in page and "CUDA" in gpu
 
 
 def test_a_comfyui_without_its_environment_is_named(tmp_path):

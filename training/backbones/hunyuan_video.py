@@ -94,9 +94,9 @@ def _cut(conditions: Conditions, parts: int) -> tuple[Tensor, Tensor]:
     They keep or get as much padding as makes L a multiple of ``parts``.
     """
     text, mask = conditions.text, conditions.mask
+    longest = text.shape[1] if mask is None else int(mask.sum(dim=1).max())
     if mask is None:
         mask = text.new_ones(text.shape[:2], dtype=torch.bool)
-    longest = int(mask.sum(dim=1).max())
     length = -(-longest // parts) * parts
     lacking = max(0, length - text.shape[1])
     return pad(text, (0, 0, 0, lacking))[:, :length], pad(mask, (0, lacking))[:, :length]

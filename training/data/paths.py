@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -288,15 +287,3 @@ def solved(
 def _noise(plan: Plan, number: int) -> Tensor:
     draws = Draws.of(plan.seed, number, 1)
     return draws.noise(plan.stream, torch.empty(1, *plan.recipe.shape))[0]
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The lines of a text file that are not empty. Raises ConfigError where there are none."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"paths.prompts: {os.fspath(path)} cannot be read as text in UTF-8: {error}") from None
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ConfigError(f"paths.prompts: {os.fspath(path)} has no prompt; write one per line.")
-    return prompts

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ..config import PART_NAMES, Config, Part
 from ..data.base import Data
 from ..data.levels import levels
-from ..data.paths import PathCache, Plan, Recipe, fill, read_prompts
+from ..data.paths import PathCache, Plan, Recipe, fill
+from ..data.prompts import read_prompts
 from ..data.teacher_paths import TeacherPaths
 from ..errors import ConfigError, MissingWeights
 from ..methods.distillation import Distillation

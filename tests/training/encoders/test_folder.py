@@ -83,7 +83,8 @@ def test_of_a_transformer_the_config_alone_is_downloaded(tmp_path):
 
 @pytest.mark.parametrize("kind", [HunyuanVideoEncoder, CogVideoXEncoder])
 def test_another_backbones_folder_is_refused(wan, kind):
-    for part in kind.layout.parts:  # all there, so that only their kind is wrong
+    layout = kind.layout
+    for part in (*layout.models, *layout.weightless, *layout.described):  # all there, so that only their kind is wrong
         if not (wan / part).exists():
             shutil.copytree(wan / ("tokenizer" if part in kind.layout.tokenizers else "vae"), wan / part)
     vae = kind.layout.models["vae"]
