@@ -41,20 +41,23 @@ class DCMMotion(io.ComfyNode):
     def execute(cls, video, reference=None) -> io.NodeOutput:
         given = {"video": video} | ({} if reference is None else {"reference": reference})
         clips = {name: _clip(name, images) for name, images in given.items()}
+        sizes = [_size(clip) for clip in clips.values()]
+        if sizes[0] != sizes[-1]:
+            raise ValueError(
+                f"video is {sizes[0]} and reference {sizes[1]}: bring both to one size, with Upscale Image."
+            )
         measured = {name: _speeds(clip) for name, clip in clips.items()}
         means = {name: sum(each) / len(each) for name, each in measured.items()}
         plot = plot_motion(measured).unsqueeze(0)
         told = describe(means["video"], means.get("reference"))
-        if reference is None:
+        if means.get("reference", 0.0) < STILL:  # none, or one without changes that others could be a share of
+            if reference is not None:
+                told += f" {describe(means['video'])}"
             return io.NodeOutput(say(cls, told), plot, 1.0, means["video"], 0.0)
         video, other = clips.values()
-        if video.shape[-2:] != other.shape[-2:]:
-            raise ValueError(
-                f"video is {_size(video)} and reference {_size(other)}: bring both to one size, with Upscale Image."
-            )
         frames = min(video.shape[2], other.shape[2])
         error = float(temporal_error(video[:, :, :frames], other[:, :, :frames]))
-        ratio = means["video"] / means["reference"] if means["reference"] >= STILL else 1.0
+        ratio = means["video"] / means["reference"]
         told += (
             f" {means['video']:.2f} pixels a frame of {means['reference']:.2f}; pixels change "
             f"{difference_ratio(video, other):.0%} as much; temporal error {error:.2f}."
@@ -63,9 +66,15 @@ class DCMMotion(io.ComfyNode):
 
 
 def _clip(name: str, images):
-    """IMAGE [T, H, W, C] as a clip [1, 3, T, H, W] in -1..1. Raises ValueError for a single picture."""
+    """IMAGE [T, H, W, C] as a clip [1, 3, T, H, W] in -1..1. Raises ValueError for what has no motion to measure."""
     if len(images) < 2:
         raise ValueError(f"{name} is a single picture: connect the frames of a video.")
+    broken = [number for number, frame in enumerate(images, 1) if not frame.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{name} has NaN or Inf in {len(broken)} of its {len(images)} frames, frame {broken[0]} the first: no "
+            "motion can be measured. Find the node that made them, VAE Decode in too low a precision for example."
+        )
     return images[..., :3].movedim(-1, 0).unsqueeze(0) * 2 - 1
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: the fixtures that need a ComfyUI, what is told of skipped tests, which tests stay together."""
+"""The fixtures that need a ComfyUI, shared by the host and the browser tests; and what was skipped, at the end."""
 
 from harness.fixtures import (  # noqa: F401
     checkpoints,
@@ -9,6 +9,5 @@ from harness.fixtures import (  # noqa: F401
     server,
 )
 from harness.skips import pytest_terminal_summary  # noqa: F401
-from harness.workers import pytest_collection_modifyitems  # noqa: F401
 
 collect_ignore = ["nodes"]  # the host's own Python runs them: see host/test_nodes.py

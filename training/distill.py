@@ -28,6 +28,8 @@ from training.errors import ConfigError, MissingWeights, Stopped  # noqa: E402
 from training.installed import cannot_import  # noqa: E402
 
 if TYPE_CHECKING:
+    import torch
+
     from training.config import Config
 
 RANK = int(os.environ.get("RANK", 0))  # of this process, by torchrun
@@ -87,8 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
         give_up(error)
     except OutOfMemoryError as error:
         give_up(
-            f"the GPU has too little memory: {error} Close what else uses it, or take a smaller data.batch_size; "
-            "checkpoints are left as they are."
+            f"the GPU has too little memory: {error} Close what else uses it, or take compute.micro_batch=1 and "
+            "compute.checkpointing=full, which a run that was begun goes on with; training/README.md has more under "
+            "'Less memory'. Checkpoints are left as they are."
         )
     except RuntimeError as error:
         if not another_is_gone(error):
@@ -117,8 +120,17 @@ def run(config: Config, trial: bool = False, restart: bool = False) -> None:
     if trial:
         say(trainer.describe())
         say(" ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items()))
+        say_peak(trainer.method.device)
     else:
         trainer.run(restart)
+
+
+def say_peak(device: torch.device) -> None:
+    """What a GPU held at most: whoever tries a configuration wants to know how much room is left on it."""
+    if device.type == "cuda":
+        from torch.cuda import max_memory_allocated
+
+        say(f"held on the GPU at most: {max_memory_allocated(device) / 2**30:.1f} GiB")
 
 
 def say(text: str) -> None:

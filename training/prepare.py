@@ -66,7 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
             shard_bytes=options.shard_mb << 20,
             dry_run=options.dry_run,
         )
-        print(prepare(settings, encoder).text())
+        summary = prepare(settings, encoder)
+        print(summary.text())
+        if options.data and not summary.clips:
+            raise ConfigError(
+                f"No clip can be made of what is in {options.data}, for the reasons above. --frames makes shorter "
+                "clips, --resolution smaller ones, and without --data it is a cache of --prompts alone."
+            )
         done = "Nothing was encoded" if options.dry_run else "The cache is there"
         shown = f"contact_sheet.png in {options.output} shows what the clips look like."
         print(f"{done}; {shown}" if options.data else f"{done}.")

@@ -109,8 +109,9 @@ class Trainer:
         stop, self.stopped = self.world.any(request.made()), self.world.any(self.stopped)
         if self.world.any(self._due()) or stop:
             self.save()
+        if stop:
+            request.obeyed()  # after the last iteration too, or a longer run would end where it begins
         if stop and self.iteration < self.stage.iterations:
-            request.obeyed()
             raise Stopped(
                 f"Stopped as asked after iteration {self.iteration} of {self.stage.iterations} and saved in "
                 f"{self.checkpoints.all()[0]}: the same command goes on from there."

@@ -9,7 +9,7 @@ from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
 from ..backbone.attention_choice import lost_attention
 from ..backbone.host import shift_of
 from ..backbone.model import family_of
-from ..experts.apply import applied_to, schedule_of
+from ..experts.apply import applied_to, schedule_of, trained_steps_of
 from ..experts.check import lost_patches
 from ..ui.say import log
 from .plan import PLAIN, Run
@@ -37,6 +37,7 @@ def warnings_for(
             f"the experts of the two MODELs were trained for different schedules (kappa {applied.schedule.kappa_text} "
             f"and {others.schedule.kappa_text}); that of the high-noise one is used. Take two files of one training."
         )
+    warnings += of_unlike_pair(run)
     cfg = max(run.cfg, run.detail_cfg)
     if applied and applied.guidance > 1 and cfg > 1:
         warnings.append(
@@ -49,6 +50,20 @@ def warnings_for(
             "across the switch, where the experts differ. euler is what they were trained for."
         )
     return warnings
+
+
+def of_unlike_pair(run: Run) -> list[str]:
+    """A warning where the experts of two MODELs were trained for other numbers of steps; those over one are compared
+    where they are put on it."""
+    models = [model for model in (run.model, run.low_noise_model) if model is not None]
+    trained = [steps for model in models if (steps := trained_steps_of(model)) is not None]
+    if len(set(trained)) < 2:
+        return []
+    high, low = (steps_text(steps) for steps in trained)
+    return [
+        f"the experts of the two MODELs were trained for {high} and {low}; the high-noise one's number is used. Take "
+        "two files for one number of steps."
+    ]
 
 
 def of_steps(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +164,9 @@ class Noise:
 
     def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
         return replace(self.tiny.conditions(len(captions)), guidance=None)
+
+    def frames_of(self, captions: Sequence[str]) -> str:
+        return ""
 
     def unconditional(self, conditions: Conditions) -> Conditions:
         return replace(conditions, text=self.tiny.conditions(len(conditions), seed=3).text)

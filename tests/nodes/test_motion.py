@@ -36,9 +36,10 @@ def test_the_same_video_is_alike():
 
 def test_a_still_reference_is_no_measure():
     still = frames()[:1].repeat(16, 1, 1, 1)
-    info, _, ratio, _, _ = measured(frames(), still)
-    assert info.startswith("The reference stands still: no motion to compare.")
-    assert ratio == 1.0
+    info, _, ratio, speed, error = measured(frames(), still)
+    assert info == f"The reference stands still: no motion to compare. The video moves {speed:.2f} pixels a frame."
+    assert (ratio, error) == (1.0, 0.0), "no share of nothing"
+    assert measured(still, still)[0].endswith("no motion to compare. The video stands still.")
     assert measured(still, frames())[0].startswith("0% of the reference's motion: still.")
 
 
@@ -56,5 +57,11 @@ def test_videos_of_other_lengths_are_compared_and_those_with_alpha_are_taken():
 def test_what_cannot_be_measured_is_named():
     with pytest.raises(ValueError, match="reference is a single picture"):
         measured(frames(), frames()[:1])
+    for wrong in (float("nan"), float("inf")):
+        broken = frames().index_fill(0, torch.tensor([4, 9]), wrong)
+        with pytest.raises(ValueError, match="video has NaN or Inf in 2 of its 16 frames, frame 5 the first"):
+            measured(broken, frames())
+        with pytest.raises(ValueError, match="reference has NaN or Inf"):
+            measured(frames(), broken)
     with pytest.raises(ValueError, match="video is 24 x 24 and reference 12 x 24: bring both to one size"):
         measured(frames(), frames()[:, :, :12])

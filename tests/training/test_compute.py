@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from training.data.batch import Conditions
+from training.data.bucketed import padded
 from training.run.draws import Draws
 
 
@@ -41,6 +42,15 @@ def test_draws_are_split_by_rows_of_the_whole_batch():
     assert rank.split(None) == [rank]
     parts = torch.cat([part.indices("index", range(50)) for part in rank.split(2)])
     assert torch.equal(parts, rank.indices("index", range(50)))
+
+
+def test_texts_of_other_lengths_are_joined_with_their_masks():
+    """Captions of a cache are as long as they are, and that of no caption is shorter."""
+    captions, none = padded([{"text": torch.ones(n, 2)} for n in (3, 5)]), padded([{"text": torch.ones(1, 2)}] * 2)
+    both = captions.joined(none)
+    assert both.text.sum((1, 2)).tolist() == [6, 10, 2, 2] and both.mask.sum(1).tolist() == [3, 5, 1, 1]
+    assert captions.joined(captions).mask.sum(1).tolist() == [3, 5, 3, 5]
+    assert none.joined(none).mask is None
 
 
 @pytest.mark.parametrize("mode", ["full", "adapter"])

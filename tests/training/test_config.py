@@ -6,7 +6,7 @@ import yaml
 
 from training import hub
 from training.config import Config, ConfigError, OptimizerConfig, build, load_config, to_yaml
-from training.distill import main
+from training.distill import main, say_peak
 from training.run.optim import build_optimizers
 from training.trainer import build_trainer
 
@@ -181,7 +181,8 @@ def test_a_gpu_without_room_is_no_checkpoint_that_does_not_fit(file, tmp_path, m
     monkeypatch.setattr(place, full)
     message = failure(*run, "stages.teacher.iterations=2")
     assert message.startswith("error: the GPU has too little memory: CUDA out of memory. Tried to allocate 2.00 GiB. ")
-    assert "data.batch_size" in message and "does not fit" not in message
+    assert "compute.micro_batch=1" in message and "does not fit" not in message
+    assert "data.batch_size" not in message, "a run that was begun refuses another one"
     assert {path: path.read_bytes() for path in checkpoints.rglob("*") if path.is_file()} == before
 
 
@@ -191,6 +192,13 @@ def test_a_trial_trains_one_iteration_and_writes_nothing(file, tmp_path, capsys)
     output = capsys.readouterr().out
     assert "stage teacher: teacher" in output and "flow" in output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_trial_on_a_gpu_says_what_it_held_there(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda _: 3 << 29)
+    say_peak(torch.device("cpu"))
+    say_peak(torch.device("cuda"))
+    assert capsys.readouterr().out == "held on the GPU at most: 1.5 GiB\n"
 
 
 def test_flags_and_settings_come_in_any_order(file, capsys):

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
-from harness.clips import write_video
+from harness.clips import moving, write_video
 from harness.fake_encoder import FakeEncoder, FakeImageEncoder
 from harness.gallery import real_clips, write_gallery
 from harness.kills import MOMENTS, kill_9
@@ -115,6 +115,19 @@ def test_the_shapes_world_end_to_end(shapes_videos, tmp_path, capsys):
         assert read_clip(autoencoder.decode(latents[None])[0]).attributes.caption() == clip.caption
         assert torch.equal(tensors.read(clip.text)["text"], encode_text([clip.caption])[0])
     assert index.fingerprint == ShapesEncoder(None, torch.device("cpu")).fingerprint
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_videos_of_which_none_gives_a_clip(tmp_path, capsys, monkeypatch, dry):
+    """Neither a cache to train on nor a sheet of it is promised."""
+    monkeypatch.setattr(training.registry, "build_encoder", lambda *_: FakeEncoder())
+    write_video(tmp_path / "short.mp4", moving(4), 8)
+    (tmp_path / "short.txt").write_text("a block")
+    usual = ["--backbone", "fake", "--output", tmp_path / "cache", "--frames", "9", "--fps", "8", "--workers", "0"]
+    with pytest.raises(SystemExit, match=r"No clip can be made of what is in .*above\. --frames makes shorter"):
+        prepared("--data", tmp_path, *usual, "--resolution", "48x32", *dry)
+    told = capsys.readouterr().out
+    assert "it has 4 of 9 frames" in told and "contact_sheet" not in told
 
 
 def test_what_a_backbone_takes_is_what_is_made_of_clips():

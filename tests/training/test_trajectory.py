@@ -177,6 +177,28 @@ def test_the_adversary_looks_at_the_last_segment_alone(made):
         assert same == (int(step[0]) != 3) and bool(told["discriminator"] > 0) == (int(step[0]) == 3)
 
 
+@pytest.mark.parametrize("data", [FROM_PATHS["data"], {"batch_size": 4}])
+def test_an_adversary_of_some_samples_is_the_same_in_micro_batches(made, data):
+    """However many of the last segment are in each of them."""
+    options = {"adversarial": 0.5, "matching": 1.0}
+    whole, parts = (made("single", options, data=data, compute={"micro_batch": each}).method for each in (None, 1))
+    acted = 0
+    for iteration in range(4):
+        draws = whole.draws(iteration)
+        losses = [method.gradients(method.data.batch(draws), draws) for method in (whole, parts)]
+        for learner, own in losses[0].items():
+            assert losses[1][learner] == pytest.approx(own, rel=1e-5)
+        acted += losses[0]["student"]["matching"] > 0
+        for name, learner in whole.learners.items():
+            for key, p in learner.parameters.items():
+                gradient, found = p.grad, parts.learners[name].parameters[key].grad
+                torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()) + 1e-9)
+        for method in (whole, parts):
+            for learner in method.learners.values():
+                learner.forget_gradients()
+    assert acted
+
+
 def test_the_jump_error_falls(made, paths):
     run = made(
         "semantic", {"starts": 1.0}, iterations=40, optimizer={"lr": 3e-3}, watch={"every": 40, "folder": str(paths)}

@@ -36,6 +36,7 @@ class JumpError(Callback):
         self.held_out: HeldOut | None = None
         self.beside: dict[str, float] = {}  # what does not change while the student learns
         self.best, self.best_iteration, self.waited = float("inf"), 0, 0
+        self.measured_on: str | None = None  # tells held-out paths and runs from others, whose errors say nothing here
 
     def start(self, run: TrainingRun) -> None:
         config, method = run.config, run.method
@@ -53,6 +54,7 @@ class JumpError(Callback):
             logger.info("No jump error: in %d steps this stage's student has none.", config.validation.steps)
             return
         self.held_out = found
+        self._forget_others(f"{cache.plan.name}, {len(cache)} paths in {config.validation.steps} steps")
         if run.first:
             tqdm.write(_EXPLANATION)
         if not run.iteration:
@@ -84,13 +86,30 @@ class JumpError(Callback):
 
     def state(self) -> dict[str, Any]:
         best = self.best if self.best_iteration else None
-        return {"beside": self.beside, "best": best, "best_iteration": self.best_iteration, "waited": self.waited}
+        return {
+            "beside": self.beside,
+            "best": best,
+            "best_iteration": self.best_iteration,
+            "waited": self.waited,
+            "measured_on": self.measured_on,
+        }
 
     def load(self, state: dict[str, Any]) -> None:
         self.beside = state.get("beside", {})
         best = state.get("best")
         self.best = float("inf") if best is None else best
         self.best_iteration, self.waited = state.get("best_iteration", 0), state.get("waited", 0)
+        self.measured_on = state.get("measured_on")
+
+    def _forget_others(self, measured_on: str) -> None:
+        """What was measured before on other paths, or in a run of other steps, is no best to compare with."""
+        if self.measured_on not in (None, measured_on):
+            logger.warning(
+                "The jump error was measured on %s, and is on %s from here on: the best weights are those from here on."
+                " The untrained student cannot be measured anew.", self.measured_on, measured_on,
+            )  # fmt: skip
+            self.beside, self.best, self.best_iteration, self.waited = {}, float("inf"), 0, 0
+        self.measured_on = measured_on
 
     def _baselines(self, found: HeldOut, run: TrainingRun) -> dict[str, float]:
         method = found.method

@@ -35,6 +35,10 @@ class Data(Protocol):
         """
         ...
 
+    def frames_of(self, captions: Sequence[str]) -> str:
+        """Tells the first frames that captions are told with from others of the same captions; empty without any."""
+        ...
+
     def unconditional(self, conditions: Conditions) -> Conditions:
         """The other side of classifier-free guidance: the same with the text of no caption, or a negative one."""
         ...

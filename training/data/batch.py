@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,18 @@ class Conditions:
         return self._each(lambda tensor: tensor[index])
 
     def joined(self, other: Conditions) -> Conditions:
-        """The samples of both, which have the same fields."""
+        """The samples of both, which have the same fields; the shorter texts are padded, and masked there."""
         both = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
+        one, two = (each.text.shape[1] for each in (self, other))
+        if one != two or not (self.mask is None and other.mask is None):
+            more, less = max(one, two) - one, max(one, two) - two
+            both["text"] = pad(self.text, (0, 0, 0, more)), pad(other.text, (0, 0, 0, less))
+            both["mask"] = pad(self.there(), (0, more)), pad(other.there(), (0, less))
         return Conditions(**{name: torch.cat(pair) for name, pair in both.items() if pair[0] is not None})
+
+    def there(self) -> Tensor:
+        """[B, L], bool: which of the text are tokens and no padding."""
+        return self.text.new_ones(self.text.shape[:2], dtype=torch.bool) if self.mask is None else self.mask
 
     def told(self, guidance: float | None) -> Conditions:
         """The same with this embedded guidance for every sample."""

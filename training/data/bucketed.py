@@ -82,6 +82,10 @@ class BucketedData(ABC):
         ]
         return Batch(self._stacked(chosen), padded(told))
 
+    def frames_of(self, captions: Sequence[str]) -> str:
+        """Tells the first frames that captions are told with from others; empty without any."""
+        return ""
+
     def unconditional(self, conditions: Conditions) -> Conditions:
         """The same with the text of no caption, or a negative one."""
         other = padded([self.away] * len(conditions)).to(conditions.text.device)

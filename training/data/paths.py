@@ -45,6 +45,7 @@ _WORDS = {
     "grid": "the grid {kept}, and this run's is {now}",
     "solver": "the solver {kept}, and this trainer's is {now}",
     "shape": "latents of shape {kept}, and this run's are {now}",
+    "frames": "other first frames of its prompts",
 }
 
 
@@ -53,7 +54,8 @@ class Recipe:
     """What leads from noise and a prompt to a path.
 
     ``teacher``: digest of its weights; ``unconditional``: of what the other side of its guidance is told. ``grid``: the
-    schedule's, in words. ``shape`` of the latents [C, T, H, W].
+    schedule's, in words. ``shape`` of the latents [C, T, H, W]. ``frames``: digest of the prompts' first frames, empty
+    for text to video.
     """
 
     teacher: str
@@ -63,6 +65,7 @@ class Recipe:
     grid: str
     shape: list[int]
     solver: str = "euler"
+    frames: str = ""
 
     def check(self, now: Recipe, folder: Path) -> None:
         """Raises ConfigError naming all in which a run differs from what the paths of ``folder`` were made with."""
@@ -100,7 +103,10 @@ class Plan:
     @property
     def name(self) -> str:
         """Tells plans apart, whatever the number of their paths."""
-        return hashlib.sha256(json.dumps({**asdict(self), "count": 0}).encode()).hexdigest()[:12]
+        told = {**asdict(self), "count": 0}
+        if not self.recipe.frames:  # as it was before there were any
+            del told["recipe"]["frames"]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
     @property
     def batches(self) -> int:

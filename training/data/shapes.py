@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -67,6 +67,10 @@ class ShapesData:
     def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
         """Of captions, B in number. Raises ValueError for an unknown word."""
         return Conditions(encode_text(left_out(captions, dropped)))
+
+    def frames_of(self, captions: Sequence[str]) -> str:
+        """There are none."""
+        return ""
 
     def unconditional(self, conditions: Conditions) -> Conditions:
         """The same with the text of the empty caption."""

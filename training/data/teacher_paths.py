@@ -53,6 +53,9 @@ class TeacherPaths:
     def conditions(self, captions: list[str], dropped: Collection[int] = ()) -> Conditions:
         return self.inner.conditions(captions, dropped)
 
+    def frames_of(self, captions: Sequence[str]) -> str:
+        return self.inner.frames_of(captions)
+
     def unconditional(self, conditions: Conditions) -> Conditions:
         return self.inner.unconditional(conditions)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -89,6 +90,13 @@ class VideosData(BucketedData):
         frames = [self._framed(caption) if framed else {} for caption in captions]
         texts = [self.empty if place in dropped else self._embedded(each) for place, each in enumerate(captions)]
         return self.told([{**text, **frame} for text, frame in zip(texts, frames, strict=True)])
+
+    def frames_of(self, captions: Sequence[str]) -> str:
+        """Their items are named by content: a caption whose picture was replaced has another."""
+        if not self.index.frames:
+            return ""
+        items = "\0".join(self.index.frames.get(caption, "") for caption in captions)
+        return hashlib.sha256(items.encode()).hexdigest()[:16]
 
     def _framed(self, caption: str) -> Frame:
         if caption not in self.index.frames:

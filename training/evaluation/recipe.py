@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from tqdm import tqdm
 
 from ..config import PART_NAMES, Config, Part
 from ..data.base import Data
 from ..data.levels import levels
 from ..data.paths import PathCache, Plan, Recipe, fill, read_prompts
 from ..data.teacher_paths import TeacherPaths
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingWeights
 from ..methods.distillation import Distillation
 from ..run.record import weights_digest
 from .jump_error import segments
 
 
-def recipe(method: Distillation) -> Recipe:
-    """What the paths of a method's teacher are made with."""
+def recipe(method: Distillation, prompts: Sequence[str]) -> Recipe:
+    """What the paths of a method's teacher from these prompts are made with."""
     grid, options, data = method.schedule.grid, method.options, method.data
     told = data.unconditional(data.conditions([""]))
     tensors = {each.name: getattr(told, each.name) for each in fields(told)}
@@ -38,6 +40,7 @@ def recipe(method: Distillation) -> Recipe:
         unconditional=weights_digest({name: value for name, value in tensors.items() if isinstance(value, Tensor)}),
         grid=f"{grid.prediction} of {grid.points} points at shift {grid.shift:g}{cut}",
         shape=list(data.latent_shape),
+        frames=data.frames_of(prompts),
     )
 
 
@@ -58,7 +61,7 @@ def training_plan(method: Distillation, config: Config, begun: PathCache | None 
     count = -(-wanted.count // wanted.batch_size) * wanted.batch_size
     nodes, kept = levels(method.schedule, [method.sigmas(steps).tolist() for steps in config.runs()])
     batch, begins = wanted.batch_size, _name(begun)
-    return Plan(recipe(method), nodes, kept, config.seed, "path", count, batch, prompts, begins)
+    return Plan(recipe(method, prompts), nodes, kept, config.seed, "path", count, batch, prompts, begins)
 
 
 def training_paths(config: Config) -> Path:
@@ -78,7 +81,8 @@ def beginning(config: Config, folder: Path) -> PathCache | None:
 def check_paths(method: Distillation, config: Config) -> None:
     """Raises ConfigError where the paths to train on were made with something else than this run's teacher."""
     cache = PathCache.read(training_paths(config))
-    cache.plan.recipe.check(recipe(method), cache.folder)
+    cache.plan.recipe.check(recipe(method, cache.plan.prompts), cache.folder)
+    _check_prompts(cache, config)
     if config.part is None:
         return
     high, low = (PathCache.read(cache.folder.with_name(part)) for part in PART_NAMES)
@@ -86,6 +90,20 @@ def check_paths(method: Distillation, config: Config) -> None:
         raise ConfigError(
             f"The paths in {low.folder} do not go on from those in {high.folder}, which were made anew. Remove the "
             "former folder and run training/paths.py again."
+        )
+
+
+def _check_prompts(cache: PathCache, config: Config) -> None:
+    """Raises ConfigError where the paths were made of other prompts than those that a configuration names. The file may
+    be gone: the paths know theirs."""
+    try:
+        named = config.find(config.paths.prompts, "file of prompts", "") if config.paths.prompts else None
+    except MissingWeights:
+        return
+    if named is not None and read_prompts(named) != cache.plan.prompts:
+        raise ConfigError(
+            f"paths.prompts={config.paths.prompts}: the paths in {cache.folder} were made of other prompts than are in "
+            "this file now. Put those back, or make paths of these with training/paths.py into another paths.folder."
         )
 
 
@@ -109,7 +127,7 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     if config.watch.folder is not None:
         named = config.find(config.watch.folder, "cache of held-out paths", "Set watch.folder.")
         cache = PathCache.read(_of_part(named, config.part))
-        cache.plan.recipe.check(recipe(method), cache.folder)
+        cache.plan.recipe.check(recipe(method, cache.plan.prompts), cache.folder)
         cache.require_whole()
         return cache
     prompts = config.validation.prompts or list(method.data.prompts)[: config.watch.paths]
@@ -120,7 +138,9 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     count, seed = config.watch.paths, config.validation.seed
     if config.pair:  # validation clips of the low-noise model begin on them
         count = max(count, len(config.validation.prompts))
-    plan = Plan(recipe(method), nodes, kept, seed, "held-out path", count, min(count, method.data.batch_size), prompts)
+    plan = Plan(
+        recipe(method, prompts), nodes, kept, seed, "held-out path", count, min(count, method.data.batch_size), prompts
+    )
     folder, world = _of_part(Path(config.output, "held_out", _folder_name(plan, config)), config.part), method.world
     if config.part == "low_noise" and not folder.with_name("high_noise").exists():
         return None
@@ -131,7 +151,10 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
     world.gathered(None)  # its index is there
     cache = PathCache.read(folder)
     if world.first and cache.missing():
-        print(f"Solving {len(cache)} held-out paths of the teacher, {plan.calls} calls each, into {cache.folder}")
+        paths = "path" if len(cache) == 1 else "paths"
+        tqdm.write(
+            f"Solving {len(cache)} held-out {paths} of the teacher, {plan.calls} calls each, into {cache.folder}"
+        )
     at_once = config.compute.micro_batch
     for _ in fill(cache, method.data, method.guided_teacher, method.process, world, before=begun, at_once=at_once):
         pass

@@ -18,6 +18,7 @@ from .measures import Measured, per_clip, summary
 from .report import Row
 
 _MOST_FRAMES = 240  # a clip is held in memory whole
+_ALIKE = 1.1  # a factor between frames a second that are the same: animations round their times
 
 
 def compare_folders(folders: Sequence[Path], reference: Path, shown: int) -> tuple[list[Row], list[str]]:
@@ -61,10 +62,15 @@ def _measured(paths: Sequence[Path], wanted: Sequence[Path], shown: int) -> tupl
     parts, clips, rate = [], [], 8.0
     for number, (path, beside) in enumerate(zip(paths, wanted, strict=True)):
         clip, rate = read_clip(path)
-        other = clip if path == beside else read_clip(beside)[0]
+        other, usual = (clip, rate) if path == beside else read_clip(beside)
         if clip.shape[-2:] != other.shape[-2:]:
             sizes = [f"{each.shape[-1]} x {each.shape[-2]}" for each in (clip, other)]
             raise ConfigError(f"{path} is {sizes[0]} and {beside} {sizes[1]}: videos of one name must be of one size.")
+        if not 1 / _ALIKE < rate / usual < _ALIKE:
+            raise ConfigError(
+                f"{path} has {rate:.3g} frames a second and {beside} {usual:.3g}, and motion is measured from frame to "
+                "frame: give videos of one name the same number."
+            )
         parts.append(Measured.of(clip[None], other[None]))
         if number < shown:
             clips.append(clip)
@@ -82,8 +88,18 @@ def _matched(folder: Path, wanted: dict[str, Path]) -> list[Path]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The videos and animations of a folder by their names without ending."""
+    """The videos and animations of a folder by their names without ending.
+
+    Raises ConfigError where two have the same.
+    """
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder}.")
     kinds = VIDEOS | (PICTURES & {".gif", ".webp", ".apng"})
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in kinds}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in kinds:
+            continue
+        if before := found.get(path.stem):
+            raise ConfigError(f"{before} and {path.name} have the same name but for its ending: remove one of them.")
+        found[path.stem] = path
+    return found

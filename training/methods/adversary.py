@@ -91,13 +91,15 @@ class Adversary:
         draws: Draws,
         span: range,
         rows: Tensor | None = None,
+        share: float = 1.0,
     ) -> Iterator[tuple[str, LossMap]]:
         """The student's other ``losses`` with those against the discriminator, and then the discriminator's own.
 
         ``fake`` and ``target`` [B, C, T, H, W]: where the student landed and should have, at the noise levels ``end``
         [B]. Both are noised up to a level below the grid indices ``span`` before they are looked at. With ``rows``,
         bool [B], the losses are those of some samples alone; the networks see all of them in any case, forward and
-        backward, since processes that share networks have to make the same calls.
+        backward, since processes that share networks have to make the same calls. ``share``: how many of the whole
+        batch these samples are, so that the losses are means over them however the batch is split.
         """
         method, options = self.method, self.options
         level = method.schedule.grid.previous(draws.indices("level", span)).to(batch.latents)
@@ -113,20 +115,21 @@ class Adversary:
             wanted = real = raised(target)
             if from_data:
                 real = self._features(method.process.noised(batch.latents, noise, level), level, batch.conditions)
-        share = 1.0
+        weight = 1.0
         if rows is not None and rows.any():
             seen, wanted, real = (each.rows(rows) for each in (seen, wanted, real))
+            weight = float(rows.float().mean()) / share
         elif rows is not None:
-            share = 0.0
+            weight = 0.0
         with _frozen(self.discriminator):
             hinge = hinge_generator(self.discriminator(seen.tokens, seen.grid))
-        losses["adversarial"] = share * options.adversarial * hinge
-        losses["matching"] = share * options.matching * feature_matching(seen.velocities, wanted.velocities)
+        losses["adversarial"] = weight * options.adversarial * hinge
+        losses["matching"] = weight * options.matching * feature_matching(seen.velocities, wanted.velocities)
         yield "student", losses
 
         fake_logits = self.discriminator([layer.detach() for layer in seen.tokens], seen.grid)
         real_logits = self.discriminator(real.tokens, real.grid)
-        yield "discriminator", {"discriminator": share * hinge_discriminator(fake_logits, real_logits)}
+        yield "discriminator", {"discriminator": weight * hinge_discriminator(fake_logits, real_logits)}
 
     def _features(self, x: Tensor, sigma: Tensor, conditions: Conditions) -> Features:
         method = self.method

@@ -16,6 +16,7 @@ States can also be the student's own (``own``): what it really meets in a run, a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -151,7 +152,9 @@ class Trajectory(Distillation):
             yield "student", losses
             return
         landed, last = self.process.jump(x, velocity, start, end), (step == self.steps[-1]).to(self.device)
-        yield from self.adversary.turns(losses, landed, wanted, end, batch, draws, self.spans()[0], last)
+        every, _ = self._drawn(replace(draws, rows=range(draws.count)))
+        share = float((every == self.steps[-1]).float().mean())
+        yield from self.adversary.turns(losses, landed, wanted, end, batch, draws, self.spans()[0], last, share)
 
     @property
     def _asks_teacher(self) -> bool:

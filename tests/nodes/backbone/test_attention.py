@@ -87,6 +87,8 @@ def test_what_is_computed_is_what_the_host_computes(ways, skip_reshape, skip_out
         shaped["scale"] = scale
     override = ChosenAttention()
     expected = attention_pytorch(*tensors, 2, **shaped)
+    if scale and torch.equal(expected, attention_pytorch(*tensors, 2, **{**shaped, "scale": None})):
+        pytest.skip("this ComfyUI takes no scale")
     result = attention_pytorch(*tensors, 2, **shaped, transformer_options={OVERRIDE: override})
     torch.testing.assert_close(result, expected)
     assert calls == [(1, 1, 7, 8), (2, 2, 7, 8), (2, 2, 7, 8)], "one head of one clip was tried, then all, then used"

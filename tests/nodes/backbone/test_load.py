@@ -55,7 +55,7 @@ def test_a_diffusers_folder_and_a_bundle_hold_the_same_backbone(kind, caplog):
     model, none = published(kind).load("diffusers")
     assert none is None and "no detail expert in it" in caplog.text
     assert same_weights(model, released)
-    with pytest.raises(ValueError, match="no detail expert: connect one from DCM Load Expert"):
+    with pytest.raises(ValueError, match="no detail expert here: connect one from DCM Load Expert"):
         dcm_node("DCMApplyExperts").execute(model, none)
 
 

@@ -16,7 +16,7 @@ from dcm_pack.dcm_core.schedule.experts import ExpertSchedule
 from dcm_pack.dcm_core.schedule.pairs import PAIR_NAMES
 from harness import tiny
 from harness.pairs import second
-from harness.worlds import SHAPE, World, assert_same, dcm_node, relative, world
+from harness.worlds import SHAPE, World, assert_same, dcm_node, world
 
 PAIR = FAMILIES["wan"].pair
 SCHEDULE = ExpertSchedule(PAIR.grid, PAIR.grid.cut("boundary", PAIR.text))
@@ -70,15 +70,6 @@ def test_each_expert_acts_over_its_own_model_and_nothing_is_warned_of():
     assert_same(found, truth(SCHEDULE, sigmas, experts()[1]), truth(SCHEDULE, sigmas), TOLERANCE)
 
 
-def test_the_detail_expert_acts_in_all_steps_of_its_model_wherever_the_boundary_is_put():
-    high, low, _ = applied()
-    sigmas = SCHEDULE.sigmas(4)
-    moved = SCHEDULE.with_kappa(float(sigmas[1]))
-    latent, _ = sampled(high, low, sigmas=sigmas, boundary=0.97)
-    found = high.model.process_latent_in(latent["samples"])
-    assert relative(found, truth(moved, sigmas, experts()[1])) <= TOLERANCE
-
-
 def test_two_over_one_model_and_two_that_are_swapped_are_refused():
     semantic, detail = experts()
     with pytest.raises(ValueError, match="trained over the two MODELs of a pair"):
@@ -95,6 +86,18 @@ def test_the_other_models_expert_is_told_by_its_fingerprint():
     assert "other weights of the same shape" in dcm_node("DCMApplyExperts").execute(world("wan").model(), detail)[1]
     high = dcm_node("DCMApplyExperts").execute(second().model(), semantic_expert=semantic)
     assert "other weights of the same shape" in high[1]
+
+
+def test_two_that_were_trained_for_other_numbers_of_steps_are_said():
+    parts = [
+        Expert(replace(each.metadata, trained_steps=n), each.layers, {})
+        for each, n in zip(experts(), (2, 4), strict=True)
+    ]
+    high, _ = dcm_node("DCMApplyExperts").execute(world("wan").model(), semantic_expert=parts[0])
+    low, _ = dcm_node("DCMApplyExperts").execute(second().model(), parts[1])
+    texts, latent = (world("wan").text(0), world("wan").text(1)), {"samples": torch.zeros(SHAPE)}
+    told = dcm_node("DCMKSampler").execute(high, 0, 0, 1.0, *texts, latent, low_noise_model=low)[1]
+    assert "the experts of the two MODELs were trained for 2 steps and 4 steps; the high-noise one's" in told
 
 
 def test_one_of_them_alone_is_said_and_two_of_different_trainings_too(caplog):

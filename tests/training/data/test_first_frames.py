@@ -128,6 +128,21 @@ def test_prompts_and_pictures_alone_serve_the_teachers_paths(tmp_path):
     assert torch.equal(batch.conditions.pooled, prompts.unconditional(batch.conditions).pooled)
 
 
+def test_paths_that_began_with_other_first_frames_are_refused(tmp_path):
+    """The same prompts beside other pictures, which took the place of the former."""
+    shown = pictures(tmp_path / "pictures")
+    prepared(tmp_path / "cache", pictures=shown)
+    before = data(tmp_path / "cache", source="teacher")
+    made = Recipe("", 1.0, None, "", "", [], frames=before.frames_of(before.prompts))
+    Image.new("RGB", (48, 32), (0, 255, 0)).save(tmp_path / "pictures" / "dim.png")
+    prepared(tmp_path / "cache", pictures=shown)
+    after = data(tmp_path / "cache", source="teacher")
+    assert after.prompts == before.prompts and after.frames_of(["a wall"]) == before.frames_of(["a wall"])
+    made.check(made, tmp_path)
+    with pytest.raises(ConfigError, match="were made with other first frames of its prompts. Set the former"):
+        made.check(replace(made, frames=after.frames_of(after.prompts)), tmp_path)
+
+
 def test_no_first_frame_is_made_twice(cache, tmp_path):
     folder = cache.parent
     again, settings = FakeImageEncoder(), {"data": folder / "videos"}

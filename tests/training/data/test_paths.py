@@ -105,6 +105,19 @@ def test_paths_of_another_backbone_guidance_or_grid_are_refused(cached, trainer,
         trainer("semantic", options, data={"source": "teacher"}, paths=paths, **settings)
 
 
+def test_paths_of_other_prompts_than_are_named_are_refused(cached, trainer, tmp_path):
+    """A file of prompts may be gone, but not have become another one."""
+    cache, _ = cached
+    file, folder = tmp_path / "prompts.txt", {"folder": str(cache.folder), "prompts": str(tmp_path / "prompts.txt")}
+    settings = {"data": {"source": "teacher", "batch_size": 2}, "paths": {**PATHS, **folder}}
+    for text in ("\n".join(cache.plan.prompts), None):
+        file.write_text(text) if text else file.unlink()
+        trainer("semantic", **settings)
+    file.write_text(cache.plan.prompts[0])
+    with pytest.raises(ConfigError, match="were made of other prompts than are in this file now. Put those back"):
+        trainer("semantic", **settings)
+
+
 @pytest.mark.parametrize("stage", ["teacher", *STAGES])
 def test_every_method_trains_on_paths(cached, trainer, stage):
     settings = {"paths": {**PATHS, "folder": str(cached[0].folder)}, "data": {"source": "teacher"}}

@@ -1,6 +1,8 @@
 """The jump error: 0 where it has to be, 1 where nothing moves, and in the curves from before the first iteration on."""
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 
 import pytest
@@ -128,6 +130,14 @@ def test_watching_changes_nothing_and_a_resumed_run_goes_on_with_its_curve(train
         assert torch.equal(p, second.method.trainable[name]) and torch.equal(p, whole.method.trainable[name])
 
 
+def test_the_bar_makes_way_for_what_is_said_of_held_out_paths(trainer, tmp_path):
+    settings = {"watch": {**WATCH, "paths": 1}, "validation": {"steps": 2}, "iterations": 1, **GRID}
+    terminal = io.StringIO()
+    with redirect_stdout(terminal), redirect_stderr(terminal):
+        trainer("semantic", folder=tmp_path, **settings).run()
+    assert "\rSolving 1 held-out path of the teacher, " in terminal.getvalue()
+
+
 def test_held_out_paths_are_made_once_and_refused_where_they_do_not_fit(trainer, tmp_path, capsys):
     settings = {"watch": WATCH, "validation": {"steps": 2}, "iterations": 1, **GRID}
     trainer("semantic", folder=tmp_path, **settings).run()
@@ -161,3 +171,24 @@ def test_the_best_weights_are_exported_beside_the_last_and_training_stops_by_pat
     again = trainer("semantic", **settings)
     again.run()
     assert again.iteration == 4, "run again, it stops where it stood"
+
+
+def test_what_was_measured_on_other_paths_is_no_best_to_compare_with(trainer, caplog):
+    from training.callbacks.jump_error import JumpError
+
+    def watch_of(run):
+        return next(each for each in run.callbacks if isinstance(each, JumpError))
+
+    settings = {"watch": {**WATCH, "every": 1}, "checkpoint_every": 1, **GRID}
+    first = trainer("semantic", iterations=1, validation={"steps": 4}, **settings)
+    first.run()
+    watch_of(first).best = 0.0
+    first.save()
+    same = trainer("semantic", iterations=2, validation={"steps": 4}, **settings)
+    same.run()
+    assert watch_of(same).best == 0 and watch_of(same).best_iteration == 1 and "measured on" not in caplog.text
+    other = trainer("semantic", iterations=3, validation={"steps": 2}, **settings)
+    other.run()
+    assert watch_of(other).best > 0 and watch_of(other).best_iteration == 3
+    assert "3 paths in 4 steps, and is on" in caplog.text
+    assert "jump_error/mean_untrained" not in logged(other)[-1]

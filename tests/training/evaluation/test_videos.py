@@ -71,6 +71,15 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
         write_video(other / f"{name}.mp4", to_pixels(torch.zeros(3, 16, 64, 64)))
     with pytest.raises(ConfigError, match="is 64 x 64 and .* 48 x 48: videos of one name"):
         compare_folders([other], folders / "teacher", 1)
+    for name in NAMES:
+        write_video(other / f"{name}.mp4", to_pixels(torch.zeros(3, 16, 48, 48)), 16)
+    with pytest.raises(
+        ConfigError, match="has 16 frames a second and .* 8, and motion is measured from frame to frame"
+    ):
+        compare_folders([other], folders / "teacher", 1)
+    (other / "one-0.gif").touch()
+    with pytest.raises(ConfigError, match="one-0.gif and one-0.mp4 have the same name but for its ending"):
+        compare_folders([other], folders / "teacher", 1)
     with pytest.raises(ConfigError, match="same name"):
         compare_folders([folders / "teacher"], folders / "teacher", 1)
     (other / "broken.mp4").write_bytes(b"no video")

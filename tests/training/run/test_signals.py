@@ -45,6 +45,16 @@ def test_a_run_that_is_asked_to_stop_saves_and_can_go_on(trainer, capsys, former
     assert second.iteration == 4 and "continued from iteration 2" in capsys.readouterr().out
 
 
+def test_a_stop_that_comes_in_the_last_iteration_ends_no_longer_run(trainer):
+    run = trainer("teacher", iterations=2)
+    asked(run, "file")
+    run.run()
+    assert not (run.folder / "stop").exists()
+    longer = trainer("teacher", iterations=4)
+    longer.run()
+    assert longer.iteration == 4
+
+
 def test_the_command_ends_well_and_tries_no_later_stage(tiny, trainer, tmp_path, monkeypatch, capsys):
     built = []
 
