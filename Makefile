@@ -6,7 +6,7 @@ PYTHON   ?= python3
 TORCH    ?= torch==2.13.0
 PIP_ARGS ?=
 VENV     ?= .venv
-BENCH    ?= adapter path convert load sampler train
+BENCH    ?= adapter path convert load sampler train prepare
 TESTS    ?=
 RUN       = $(VENV)/bin/python
 STAMP     = $(VENV)/.installed
