@@ -178,7 +178,7 @@ def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> d
         name: {
             "method": "trajectory",
             "iterations": 12,
-            "optimizer": {"lr": 0.0004},
+            "optimizer": {"lr": 0.0004 if mode == "adapter" else 0.0001},
             "options": {**options, "expert": name, "own": 0.5},
         }
         for name in ("semantic", "detail")
