@@ -111,6 +111,10 @@ class NoiseGrid:
         self._check_index(index, index)
         return self.sigma(index - 1) if index else self.sigma_min
 
+    def nearest(self, sigma: float) -> int:
+        """Index of the level nearest to a noise level."""
+        return int((self.sigmas - sigma).abs().argmin())
+
     def cut(self, name: str, time: float) -> int:
         """Index of the level nearest to a timestep / 1000, which in flow matching is the sigma, to cut a run there.
 

@@ -22,6 +22,8 @@ OVERRIDE = "optimized_attention_override"  # its place among the transformer opt
 _ATTACHMENT = "dcm_attention"
 PLAIN = "attention_pytorch"  # the host's function that is PyTorch's attention
 SMALL = 1024 * 128  # elements of the queries below which newer hosts do not ask for cuDNN: it is slower there
+# What hosts tell an attention that every way here does, or that changes no number of it.
+UNDERSTOOD = {"scale", "transformer_options", "low_precision_attention", "_inside_attn_wrapper"}
 MOST = 2**15  # clips in one call: hosts cut larger batches into parts
 
 log = logging.getLogger("DCM")
@@ -69,7 +71,9 @@ class ChosenAttention:
         def by_heads(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
             return own(q, k, v, q.shape[1], skip_reshape=True, skip_output_reshape=True)
 
-        special = mask is not None or attn_precision == torch.float32 or options.get("enable_gqa", False)
+        others = (value for name, value in options.items() if name not in UNDERSTOOD)  # is_causal, enable_gqa, ...
+        asked = any(value is not None and value is not False for value in others)
+        special = mask is not None or attn_precision == torch.float32 or asked
         if not special and q.nelement() >= SMALL and len(q) <= MOST:
             scale = options.get("scale")
             tensors = q, k, v

@@ -57,7 +57,7 @@ def segments(method: Distillation, run: Sequence[float]) -> list[Segment]:
     """The steps of a run in which the method's student acts, falling."""
     grid, found = method.schedule.grid, []
     for start, following in zip(run, run[1:], strict=False):
-        index = int((grid.sigmas - start).abs().argmin())
+        index = grid.nearest(start)
         for span in method.spans():
             if index in span:  # the lowest span ends at the last noise level; a run goes on to 0
                 found.append(Segment(start, following, float32(grid.sigma(span.start - 1)) if span.start else 0.0))

@@ -119,11 +119,12 @@ class Trajectory(Distillation):
         self.trained_steps = options.steps
         # The noise levels of a run, falling, and those of its steps in which the student acts.
         self.run = [float32(sigma) for sigma in self.sigmas(options.steps).tolist()]
-        self.steps = [step for step, start in enumerate(self.run[:-1]) if self._index(start) in part.indices(self)]
+        grid, own = self.schedule.grid, part.indices(self)
+        self.steps = [step for step, start in enumerate(self.run[:-1]) if grid.nearest(start) in own]
         self.paths = self.data if isinstance(self.data, TeacherPaths) else None
         if self.paths is not None:
             self.paths.cache.positions(self.run)  # raises where states are missing
-        self.nodes = solver_levels(self.schedule.grid, [self.run])
+        self.nodes = solver_levels(grid, [self.run])
         self.levels = self.nodes if self.paths is None else self.paths.cache.plan.levels
         self.adversary = Adversary(self, options) if options.opposed else None
 
@@ -140,7 +141,7 @@ class Trajectory(Distillation):
         return options.with_adversary(Calls(round(left + options.own * own)))
 
     def spans(self) -> list[range]:
-        index = [*map(self._index, self.run[:-1]), self._index(self.run[-1]) if self.run[-1] else -1]
+        index = [self.schedule.grid.nearest(level) if level else -1 for level in self.run]
         return [range(index[step + 1] + 1, index[step] + 1) for step in reversed(self.steps)]
 
     def turns(self, batch: Batch, draws: Draws) -> Iterator[tuple[str, LossMap]]:
@@ -219,9 +220,6 @@ class Trajectory(Distillation):
             x = self.process.jump(x, model(x, x.new_full((len(x),), start)), start, following)
             arrived = torch.where(column(step == number + 1, x), x, arrived)
         return arrived
-
-    def _index(self, sigma: float) -> int:
-        return int((self.schedule.grid.sigmas - sigma).abs().argmin())
 
 
 METHOD = Trajectory

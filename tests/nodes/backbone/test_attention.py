@@ -104,7 +104,9 @@ def test_a_way_that_takes_one_head_and_not_all_is_not_chosen(ways):
 
 
 @pytest.mark.parametrize(
-    "options", [{"mask": torch.zeros(7, 7)}, {"attn_precision": torch.float32}], ids=["mask", "upcast"]
+    "options",
+    [{"mask": torch.zeros(7, 7)}, {"attn_precision": torch.float32}, {"something_new": True}],
+    ids=["mask", "upcast", "what no way here knows"],
 )
 def test_what_only_the_host_knows_to_do_stays_the_hosts(ways, options):
     ways(other=(absent, 0.01))
