@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -140,20 +141,22 @@ class _Log(_Linear):
         return (tick for tick in found if 0 <= self.share(tick) <= 1)
 
 
-class _Sheet:
-    """One picture in the making; places are in pixels of the finished one."""
+class Pen:
+    """Draws in the units of the finished picture, which is drawn larger."""
 
-    def __init__(self, title: str):
-        self.image = Image.new("RGB", (_WIDTH * _SCALE, _HEIGHT * _SCALE), PAPER)
+    small, medium, large = (ImageFont.load_default(size * _SCALE) for size in (12, 14, 17))
+
+    def __init__(self, width: float, height: float):
+        self.image = Image.new("RGB", (round(width * _SCALE), round(height * _SCALE)), PAPER)
         self.draw = ImageDraw.Draw(self.image)
-        self.font = ImageFont.load_default(12 * _SCALE)
-        self.draw.text((24 * _SCALE, 18 * _SCALE), title, INK, ImageFont.load_default(17 * _SCALE))
 
-    def y(self, share: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * share
+    def text(self, x: float, y: float, words: str, colour: Colour, anchor: str = "mm", font: Any = small) -> None:
+        self.draw.text((x * _SCALE, y * _SCALE), words, colour, font, anchor)
 
-    def text(self, x: float, y: float, words: str, colour: Colour, anchor: str = "mm") -> None:
-        self.draw.text((x * _SCALE, y * _SCALE), words, colour, self.font, anchor)
+    @classmethod
+    def length(cls, words: str) -> float:
+        """How long words are in the small font."""
+        return cls.small.getlength(words) / _SCALE
 
     def line(self, points: Sequence[tuple[float, float]], colour: Colour, width: int = 1) -> None:
         self.draw.line([(x * _SCALE, y * _SCALE) for x, y in points], colour, width * _SCALE)
@@ -164,12 +167,23 @@ class _Sheet:
     def box(self, edges: tuple[float, float, float, float], colour: Colour) -> None:
         self.draw.rectangle([_SCALE * each for each in edges], colour)
 
+    def picture(self) -> Image.Image:
+        return self.image.resize((self.image.width // _SCALE, self.image.height // _SCALE), Image.Resampling.LANCZOS)
+
+
+class _Sheet(Pen):
+    """One chart in the making."""
+
+    def __init__(self, title: str):
+        super().__init__(_WIDTH, _HEIGHT)
+        self.text(24, 18, title, INK, "la", self.large)
+
+    def y(self, share: float) -> float:
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _BOTTOM - _TOP) * share
+
     def legend(self, names: Sequence[str]) -> None:
         x = float(_LEFT)
         for number, name in enumerate(names):
             self.dot(x, 60, COLOURS[number % len(COLOURS)], 4.5)
             self.text(x + 10, 60, name, INK, "lm")
-            x += 34 + self.font.getlength(name) / _SCALE
-
-    def picture(self) -> Image.Image:
-        return self.image.resize((_WIDTH, _HEIGHT), Image.Resampling.LANCZOS)
+            x += 34 + self.length(name)
