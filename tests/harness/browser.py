@@ -28,6 +28,11 @@ def drop_workflows(address: str, files: list[Path], run: list[str], screenshots:
     return _driven("page.mjs", address=address, files=files, run=run, screenshots=str(screenshots))
 
 
+def look_at_nodes(address: str, file: Path, modern: bool) -> dict:
+    """Opens and runs a workflow, on the canvas of DOM elements if `modern`; see nodes.mjs for what was seen."""
+    return _driven("nodes.mjs", address=address, file=str(file), modern=modern)
+
+
 def vote(file: Path, folder: Path) -> dict:
     """Votes on an A/B page and downloads the votes; what was seen on the way. Pictures go to `folder`."""
     return _driven("ab.mjs", file=str(file), folder=str(folder))
