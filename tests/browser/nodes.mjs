@@ -7,36 +7,8 @@
 // `prompt` that was sent, the `end` of the run, the words of the nodes' lines that were `broken` over two lines, and
 // for each kind of node its `widgets` that are shown and the number of its `pictures`.
 
-import { readFileSync } from "node:fs";
 import { withBrowser } from "./chromium.mjs";
-
-const PAGE_MS = 120_000;
-
-async function openPage(context, address, modern) {
-  const page = await context.newPage();
-  page.setDefaultTimeout(PAGE_MS);
-  const settings = { "Comfy.TutorialCompleted": true, "Comfy.VueNodes.Enabled": modern };
-  for (const [name, value] of Object.entries(settings))
-    await page.request.post(`http://${address}/settings/${name}`, { data: JSON.stringify(value) });
-  await page.goto(`http://${address}/`);
-  await page.waitForFunction(() => window.app?.graph && window.app.canvas);
-  await page.waitForTimeout(1000);
-  return page;
-}
-
-async function run(page) {
-  const ending = page.evaluate(
-    () =>
-      new Promise((resolve) => {
-        for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
-          window.app.api.addEventListener(kind, () => resolve(kind));
-      }),
-  );
-  await page.evaluate(() => window.app.queuePrompt(0, 1));
-  const end = await ending;
-  await page.waitForTimeout(2000); // pictures and texts arrive after the event
-  return end;
-}
+import { load, openPage, run } from "./host_page.mjs";
 
 // The lines of a node stand in elements of which the page lets any letter begin a new line.
 const broken = (page) =>
@@ -75,8 +47,7 @@ async function main() {
   const job = JSON.parse(process.argv[2]);
   const seen = await withBrowser(job.browser, { viewport: { width: 2560, height: 1280 } }, async (context) => {
     const page = await openPage(context, job.address, job.modern);
-    await page.evaluate((graph) => window.app.loadGraphData(graph), JSON.parse(readFileSync(job.file, "utf8")));
-    await page.waitForTimeout(1000);
+    await load(page, job.file);
     const { output } = await page.evaluate(() => window.app.graphToPrompt());
     const end = await run(page);
     return { prompt: output, end, broken: await broken(page), nodes: await nodes(page, job.modern) };
