@@ -27,8 +27,8 @@ class JumpError(Callback):
     Under ``jump_error/`` and the noise level where a jump starts: that of the student's jump to the next level of the
     run; ``_to_end``, to the end that it is trained for; ``_own``, in a run of its own from noise. Beside them
     ``_untrained``, the student before its first iteration, ``_teacher``, one guided step of the teacher, and
-    ``_floor``, the teacher on a grid four times finer. Under ``detail/`` the energy of fine detail in the clean video that
-    each jump aims at, over the path's: below 1 it is blurred.
+    ``_floor``, the teacher on a grid four times finer. Under ``detail/`` the energy of fine detail in the clean video
+    that each jump aims at, over the path's: below 1 it is blurred.
     """
 
     everywhere = True

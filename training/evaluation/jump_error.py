@@ -8,7 +8,8 @@ where it lands to where the path is there, over the distance that the path goes 
 So 0 is the teacher's path, 1 is as far away as without a jump, and levels can be compared. All are means over paths.
 
 A regression can answer with the mean of what is possible, which is blurred. So beside the error stands the energy of
-fine detail in the clean video that a jump aims at, over that of the jump which lands on the path: below 1 it is blurred.
+fine detail in the clean video that a jump aims at, over that of the jump which lands on the path: below 1 it is
+blurred.
 """
 
 from __future__ import annotations
