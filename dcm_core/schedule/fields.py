@@ -18,10 +18,9 @@ def read_field(header: Mapping[str, str], key: str, kind: Any) -> Any:
 
 
 def read_lists(header: Mapping[str, str], beginning: str) -> dict[int, tuple[float, ...]]:
-    """The lists of sigmas by number of steps, of the fields whose names are ``beginning`` and that number."""
-    return {
-        _steps(key, beginning): tuple(read_field(header, key, _floats)) for key in header if key.startswith(beginning)
-    }
+    """The lists of sigmas by number of steps, the shorter first, of fields named ``beginning`` and that number."""
+    steps = {_steps(key, beginning): key for key in header if key.startswith(beginning)}
+    return {number: tuple(read_field(header, key, _floats)) for number, key in sorted(steps.items())}
 
 
 def write_lists(lists: Mapping[int, list[float] | tuple[float, ...]], beginning: str) -> dict[str, str]:

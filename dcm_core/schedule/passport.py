@@ -97,7 +97,7 @@ def levels(passport: Passport, steps: int = 0) -> Tensor:
     if steps not in passport.sigmas:
         raise ValueError(
             f"{passport.title or 'this speed LoRA'} has noise levels for {_either(passport.sigmas)} steps, not for "
-            f"{steps}: change steps."
+            f"{steps}: change steps, or give noise levels of your own."
         )
     return torch.tensor([*passport.sigmas[steps], 0.0], dtype=torch.float32)
 
@@ -145,4 +145,4 @@ def write_passport(passport: Passport) -> dict[str, str]:
 
 
 def _either(numbers: Mapping[int, Any]) -> str:
-    return " or ".join(map(str, numbers))
+    return " or ".join(map(str, sorted(numbers)))

@@ -48,7 +48,7 @@ def test_levels_of_a_run():
     assert levels(passport, 2).tolist() == [1.0, 0.5, 0.0]
     assert levels(passport).dtype == torch.float32
     assert len(levels(Passport({4: FOUR, 2: (1.0, 0.5)}, usual_steps=2))) == 3
-    with pytest.raises(ValueError, match="tidal turbo has noise levels for 4 or 2 steps, not for 6: change steps"):
+    with pytest.raises(ValueError, match="tidal turbo has noise levels for 2 or 4 steps, not for 6: change steps"):
         levels(passport, 6)
 
 
