@@ -54,7 +54,7 @@ class DCMSigmas(io.ComfyNode):
                 raise ValueError(f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1.")
             require_family_of(preset, family_of(model))
             schedule, names = pair_schedule_of(model), PAIR_NAMES
-            sigmas = speed_sigmas(preset, steps or next(iter(SPEED_PRESETS[preset].sigmas)))
+            sigmas = speed_sigmas(preset, steps)
         elif preset == "experts":
             sigmas = run.sigmas(None, steps, semantic_steps or None, denoise)
             if speed and speed.passport.expert:  # of a pair, of which this is one MODEL

@@ -78,6 +78,14 @@ class Passport:
             raise ValueError(f'the passport\'s expert is {self.expert!r}: it is "high" or "low", or left out.')
         self._check_boundary()
 
+    @property
+    def settings(self) -> str:
+        """All but the noise levels, in words: ``sampler lcm or euler, shift 5, cfg 1``; nothing where all is open."""
+        numbers = {name: getattr(self, name) for name in ("shift", "cfg", "strength", "boundary")}
+        said = [f"sampler {' or '.join(self.samplers)}"] if self.samplers else []
+        said += [f"{name} {number:g}" for name, number in numbers.items() if number is not None]
+        return ", ".join([*said, f"for the {self.expert}-noise model of a pair"] if self.expert else said)
+
     def _check_boundary(self) -> None:
         for steps, values in self.sigmas.items() if self.boundary is not None else ():
             if steps > 1 and (values[0] < self.boundary or values[-1] >= self.boundary):

@@ -154,20 +154,25 @@ def find_preset(name: str) -> SpeedPreset | None:
             f"{name} may be {' or '.join(found)} by its name: write the noise levels into it (python -m "
             "dcm_core.convert stamp), or give it a name that says one of them."
         )
-    return replace(SPEED_PRESETS[found[0]], title=found[0]) if found else None
+    return known_preset(found[0]) if found else None
+
+
+def known_preset(name: str) -> SpeedPreset:
+    """The row of this name, with its title. Raises ValueError for an unknown one."""
+    if name not in SPEED_PRESETS:
+        raise ValueError(f"preset {name!r} is unknown: known are {', '.join(SPEED_PRESETS)}.")
+    return replace(SPEED_PRESETS[name], title=name)
 
 
 def speed_sigmas(name: str, steps: int) -> Tensor:
-    """Noise levels of a preset: float32 [steps + 1], falling, ends with 0.
+    """Noise levels of a preset: float32 [steps + 1], falling, ends with 0; 0 ``steps`` are the usual number.
 
     Raises ValueError for an unknown name, and for a number of steps that was not published.
     """
-    if name not in SPEED_PRESETS:
-        raise ValueError(f"preset {name!r} is unknown: known are {', '.join(SPEED_PRESETS)}.")
-    lists = SPEED_PRESETS[name].sigmas
-    if steps not in lists:
+    lists = known_preset(name).sigmas
+    if steps and steps not in lists:
         raise ValueError(
-            f"{name} was published for {' or '.join(map(str, lists))} steps, not for {steps}: change steps, or "
+            f"{name} was published for {' or '.join(map(str, sorted(lists)))} steps, not for {steps}: change steps, or "
             "choose another preset."
         )
     return levels(SPEED_PRESETS[name], steps)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dcm_core.schedule.passport import KEYS, Passport, levels, read_passport, write_passport
 
 FOUR = (1.0, 0.9375, 0.8333, 0.625)
-numbers = st.floats(0.01, 1.0)
+numbers = st.floats(0.0078125, 1.0, width=32)
 lists = st.lists(numbers, min_size=1, max_size=6, unique=True).map(lambda values: tuple(sorted(values, reverse=True)))
 
 
