@@ -87,9 +87,11 @@ class Passport:
         return ", ".join([*said, f"for the {self.expert}-noise model of a pair"] if self.expert else said)
 
     def _check_boundary(self) -> None:
-        for steps, values in self.sigmas.items() if self.boundary is not None else ():
-            if steps > 1 and (values[0] < self.boundary or values[-1] >= self.boundary):
-                idle = "high" if values[0] < self.boundary else "low"
+        if self.boundary is None:
+            return
+        for steps, values in self.sigmas.items():
+            idle = "high" if values[0] < self.boundary else "low" if values[-1] >= self.boundary else ""
+            if idle and steps > 1:
                 raise ValueError(
                     f"the passport contradicts itself: its boundary is {self.boundary:g}, which leaves the "
                     f"{idle}-noise model none of its {steps} steps."

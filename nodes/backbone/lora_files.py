@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ class RunningNode:
     links [id, output]. Nodes that are bypassed are not in it.
     """
 
-    prompt: Mapping[str, Any]
-    node_id: str
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    node_id: str = ""
 
     @classmethod
     def of(cls, node: type) -> RunningNode:
-        """Of the class that the host runs; one that nobody runs in a graph has no files upstream."""
+        """Of the class that the host runs; without its hidden inputs, one that has nothing upstream."""
         hidden: Any = getattr(node, "hidden", None)
-        return cls((hidden and hidden.prompt) or {}, str(hidden.unique_id) if hidden else "")
+        return cls(hidden.prompt or {}, str(hidden.unique_id)) if hidden else cls()
 
     def lora_files(self, input_name: str) -> list[Path]:
         """The LoRA files that loaders upstream of this input have put on its MODEL, the last one first."""

@@ -60,7 +60,7 @@ class Run:
         ``node``: the one that runs, upstream of which the speed LoRAs are looked for.
         Raises ValueError for MODELs that cannot share a run, and for a boundary that has no meaning here.
         """
-        speed = speed_of(model, low_noise_model, node or RunningNode({}, ""))
+        speed = speed_of(model, low_noise_model, node or RunningNode())
         if low_noise_model is not None:
             check_pair(model, low_noise_model)
             schedule = pair_schedule_of(model, low_noise_model)

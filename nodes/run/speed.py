@@ -8,8 +8,9 @@ from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
 
-from ...dcm_core.errors import shortened
+from ...dcm_core.errors import ExpertFileError, shortened
 from ...dcm_core.expert.speed_lora_file import speed_lora_of
+from ...dcm_core.families.family import Family
 from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.schedule.speed_loras import SpeedLora, recognise
 from ..backbone.host import patched_weights
@@ -58,34 +59,41 @@ def speed_of(model: ModelPatcher, low_noise_model: ModelPatcher | None, node: Ru
 
 
 def _of_one(model: ModelPatcher, files: list[Path]) -> Speed:
-    known, doubts = [], []
-    for find in (lambda: recognise(lora_metadata_of(model)), *(_reader(file) for file in files)):
-        try:
-            known.append(find())
-        except (ValueError, OSError) as error:
-            doubts.append(f"{error} Its noise levels are not taken.")
-    fitting = [lora for lora in known if lora is not None]
+    loras, doubts = _recognised(model, files)
     family = family_of(model)
-    for lora in fitting:
-        meant = lora.passport.family
-        if meant not in ("", family.name):
-            title = FAMILIES[meant].title if meant in FAMILIES else meant
-            doubts.append(f"{lora.title} {lora.why} is for {title}, and this MODEL is {family.name}: take it off.")
-    fitting = [lora for lora in fitting if lora.passport.family in ("", family.name)]
+    fitting = [lora for lora in loras if lora.passport.family in ("", family.name)]
+    doubts += [_foreign(lora, family) for lora in loras if lora not in fitting]
     others = [lora for lora in fitting if lora.passport.sigmas != fitting[0].passport.sigmas]
     if others:
         doubts.append(
             f"{fitting[0].title} and {others[0].title} are two speed LoRAs on one MODEL, for different noise levels: "
             "take one off, or connect DCM Sigmas with the preset of one."
         )
-    if fitting or doubts:
-        return Speed(None if others else fitting[0] if fitting else None, doubts=tuple(doubts))
-    names = shortened([file.name for file in files], 2)
-    return Speed(unknown=names or ("the LoRA on this MODEL" if patched_weights(model) else ""))
+    elif fitting:
+        return Speed(fitting[0], doubts=tuple(doubts))
+    names = shortened([file.name for file in files], 2) or ("the LoRA on this MODEL" if patched_weights(model) else "")
+    return Speed(doubts=tuple(doubts), unknown="" if doubts else names)
 
 
-def _reader(file: Path):
-    return lambda: speed_lora_of(file)
+def _recognised(model: ModelPatcher, files: list[Path]) -> tuple[list[SpeedLora], list[str]]:
+    """The speed LoRAs that the graph tells of and the one that the MODEL's metadata does, and why some are not used."""
+    found, doubts = [], []
+    for file in files:
+        try:
+            found.append(speed_lora_of(file))
+        except (ExpertFileError, OSError) as error:
+            doubts.append(f"{error} Its noise levels are not used.")
+    if not any(found) and not doubts:  # else it is most likely one of these
+        try:
+            found.append(recognise(lora_metadata_of(model)))
+        except ValueError as error:
+            doubts.append(f"of the LoRA on this MODEL, {error} Its noise levels are not used.")
+    return [lora for lora in found if lora is not None], doubts
+
+
+def _foreign(lora: SpeedLora, family: Family) -> str:
+    meant = FAMILIES[lora.passport.family].title if lora.passport.family in FAMILIES else lora.passport.family
+    return f"{lora.title} ({lora.why}) is for {meant}, and this MODEL is {family.name}: take it off."
 
 
 def _of_both(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """Speed LoRAs as people have them: recognised by their metadata, else by the names that they are published under."""
 
+from pathlib import Path
+
 import pytest
 
 from dcm_core.schedule.passport import Passport, write_passport
@@ -89,3 +91,18 @@ def test_a_name_that_fits_two_rows():
 )
 def test_the_model_of_a_pair_that_a_file_is_for(name, side):
     assert side_of(name) == side
+
+
+def test_the_page_tells_every_row_and_every_key():
+    page = (Path(__file__).parents[3] / "docs" / "speed_loras.md").read_text("utf-8")
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name, row in SPEED_PRESETS.items():
+        cells = [cell.strip() for cell in lines[name].split("|")[1:-1]]
+        told = (", ".join(map(str, row.sigmas)), ", ".join(row.samplers), text(row.cfg), text(row.shift))
+        assert tuple(cells[2:6]) == told and f"({row.source})" in cells[6], name
+    full = Passport({4: (1.0, 0.9, 0.8, 0.5)}, "a", "b", 4, 5.0, ("euler",), 1.0, 1.0, 0.85, "high", "c")
+    assert {key.replace(".4", ".<N>") for key in write_passport(full)} <= lines.keys()
+
+
+def text(number):
+    return "" if number is None else f"{number:g}"

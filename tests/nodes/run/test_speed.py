@@ -1,10 +1,14 @@
 """Speed LoRAs behind stock loaders: known ones run at the defaults on their own levels, wrong runs are warned of."""
 
+import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import folder_paths
 import pytest
 import torch
+from dcm_pack.dcm_core.errors import ExpertFileError
+from dcm_pack.dcm_core.expert.file import save_expert
 from dcm_pack.dcm_core.schedule.passport import KEYS, Passport, levels, write_passport
 from dcm_pack.dcm_core.schedule.speed_presets import SPEED_PRESETS
 from harness.worlds import dcm_node, empty_latent, world
@@ -118,12 +122,10 @@ def test_a_pair(this, loras):
         "high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625 (wan2.2 lightning by its file's name)"
     )
     assert torch.equal(samples, run(this, high, {}, **pair)[0])  # as Wan 2.2's pairs run anyway
-    assert len(levels(SPEED_PRESETS["wan2.2 lightning"], 8)) == 9
     with pytest.raises(ValueError, match="for 4 or 8 steps, not for 6"):
         run(this, high, graph(HIGH, low=[LOW]), steps=6, **pair)
     swapped = run(this, high, graph(LOW, low=[HIGH]), **pair)[1]
     assert swapped.count("Warning") == 1 and "swap the two LoRAs" in swapped
-    unlike = run(this, high, graph(HIGH, low=[RCM]), **pair)[1]
     loaded(this.model(), loras, RCM)
     unlike = run(this, high, graph(HIGH, low=[RCM]), **pair)[1]
     assert "wan2.2 lightning and wan2.1 rcm, are for different noise levels" in unlike
@@ -229,13 +231,27 @@ def test_loras_that_cannot_be_meant(this, loras):
     assert "no experts: 4 steps" in two
     loaded(this.model(), loras, "hyvideo_FastVideo_LoRA-fp8.safetensors")
     other = run(this, model, graph("hyvideo_FastVideo_LoRA-fp8.safetensors"))[1]
-    assert "fasthunyuan by its file's name is for HunyuanVideo, and this MODEL is wan: take it off" in other
+    assert "fasthunyuan (by its file's name) is for HunyuanVideo, and this MODEL is wan: take it off" in other
     loaded(this.model(), loras, "Wan2.1_FusionX_lightx2v.safetensors")
     either = run(this, model, graph("Wan2.1_FusionX_lightx2v.safetensors"))[1]
     assert "may be wan2.1 lightx2v or wan2.1 fusionx by its name" in either
     loaded(this.model(), loras, "broken.safetensors", {f"{KEYS}sigmas.4": "[1.0, 0.5]"})
     broken = run(this, this.model(), graph("broken.safetensors"))[1]
-    assert "contradicts itself: its list for 4 steps has 2 values" in broken and "are not taken" in broken
+    assert "contradicts itself: its list for 4 steps has 2 values" in broken and "are not used" in broken
+    assert broken.count("contradicts itself") == 1
+
+
+def test_load_expert_knows_a_speed_lora(this, loras, caplog):
+    loaded(this.model(), loras, LIGHTX2V)
+    load = dcm_node("DCMLoadExpert")
+    with pytest.raises(ExpertFileError, match=r"wan2\.1 lightx2v, a speed LoRA\. Load it with a LoRA loader"):
+        load.execute(LIGHTX2V)
+    own = Passport({4: tuple(this.schedule.sigmas(4)[:-1].tolist())}, samplers=("euler",), cfg=1.0)
+    stamped = replace(this.detail, metadata=replace(this.detail.metadata, extra=write_passport(own)))
+    save_expert(loras / "detail.safetensors", stamped)
+    caplog.set_level(logging.INFO, logger="DCM")
+    load.execute("detail.safetensors")
+    assert "by its passport sampler euler, cfg 1" in caplog.text
 
 
 def test_a_preset_of_ones_own_goes_before_the_file(this, loras):
