@@ -69,9 +69,11 @@ class DCMSigmas(io.ComfyNode):
         if isinstance(names, str) and not (speed and preset == "experts"):
             # For a graph with a sampler for each part, to cut the list there.
             line += f" (experts would switch after step {schedule.split(sigmas)[0]})"
+        warnings = remarks_on(model)
         if preset == "experts" and not run.has_experts:
-            line += run.speed.remark
-        info = say(cls, line, [*remarks_on(model), *run.speed.doubts], in_log=False)
+            line += run.speed.remark(names)
+            warnings += [*run.speed.mistakes, *run.speed.doubts]
+        info = say(cls, line, warnings, in_log=False)
         return io.NodeOutput(sigmas, info, plot_schedule(schedule, sigmas, names=names).unsqueeze(0))
 
 

@@ -58,16 +58,10 @@ class RunningNode:
 
 
 def _active_loras(inputs: Mapping[str, Any]) -> Iterator[str]:
-    """The names in a loader's inputs: ``lora_name`` and the like, or a table for each LoRA, as other packs have it."""
-    strengths = [
-        value
-        for name, value in inputs.items()
-        if "strength" in name and "clip" not in name and isinstance(value, (int, float))
-    ]
-    for name, value in inputs.items():
-        if not name.startswith("lora"):
-            continue
-        if isinstance(value, str) and (any(strengths) or not strengths):
-            yield value
-        elif isinstance(value, Mapping) and value.get("on", True) and value.get("strength", 1):
-            yield str(value.get("lora"))
+    """The names in a loader's inputs: ``lora_name``, or a table for each LoRA, as in rgthree's loader of several."""
+    of_model = [value for name, value in inputs.items() if "strength" in name and "clip" not in name]
+    if isinstance(inputs.get("lora_name"), str) and any(of_model or [1]):
+        yield inputs["lora_name"]
+    for value in inputs.values():
+        if isinstance(value, Mapping) and "lora" in value and value.get("on", True) and value.get("strength", 1):
+            yield str(value["lora"])

@@ -123,7 +123,8 @@ class Run:
 
     def describe(self, sigmas: Tensor) -> str:
         """Who takes which steps, in one line."""
-        return self.schedule.describe(sigmas, self.names) + ("" if self.has_experts else self.speed.remark)
+        line = self.schedule.describe(sigmas, self.names)
+        return line if self.has_experts else line + self.speed.remark(self.names)
 
     def switch_text(self) -> str:
         """Where the switch is, in one line."""

@@ -12,6 +12,7 @@ from ...dcm_core.errors import ExpertFileError, shortened
 from ...dcm_core.expert.speed_lora_file import speed_lora_of
 from ...dcm_core.families.family import Family
 from ...dcm_core.families.presets import FAMILIES
+from ...dcm_core.schedule.experts import PartNames
 from ...dcm_core.schedule.speed_loras import SpeedLora, recognise
 from ..backbone.host import patched_weights
 from ..backbone.lora_files import RunningNode, lora_metadata_of
@@ -22,12 +23,14 @@ from ..backbone.model import family_of
 class Speed:
     """``high`` and ``low``: the speed LoRA of each MODEL, where one is known; a run of one MODEL has the first alone.
 
-    ``doubts``: what is wrong with them, a sentence each. ``unknown``: what people call LoRAs that nothing is known of.
+    ``doubts``: why the noise levels of one are not used, or whose are, a sentence each; ``mistakes``: what is wrong
+    whatever noise levels are used. ``unknown``: what people call LoRAs that nothing is known of.
     """
 
     high: SpeedLora | None = None
     low: SpeedLora | None = None
     doubts: tuple[str, ...] = ()
+    mistakes: tuple[str, ...] = ()
     unknown: str = ""
 
     @property
@@ -35,11 +38,11 @@ class Speed:
         """The one whose noise levels the run takes."""
         return self.high or self.low
 
-    @property
-    def remark(self) -> str:
-        """What an info line says of them beside the noise levels, or nothing."""
+    def remark(self, names: PartNames | str) -> str:
+        """What an info line goes on with after ``names`` and their noise levels, or nothing."""
         if self.lora:
-            return f" ({self.lora.title} {self.lora.why})"
+            title = "" if names == self.lora.title else f"{self.lora.title} "
+            return f" ({title}{self.lora.why})"
         if not self.unknown:
             return ""
         return (
@@ -54,15 +57,20 @@ def speed_of(model: ModelPatcher, low_noise_model: ModelPatcher | None, node: Ru
     if low_noise_model is None:
         return high
     low = _of_one(low_noise_model, node.lora_files("low_noise_model"))
-    unknown = high.unknown or low.unknown
-    return Speed(high.high, low.high, (*high.doubts, *low.doubts, *_of_both(high.high, low.high)), unknown)
+    return Speed(
+        high.high,
+        low.high,
+        (*high.doubts, *low.doubts, *_unlike(high.high, low.high)),
+        (*high.mistakes, *low.mistakes, *_swapped(high.high, low.high)),
+        high.unknown or low.unknown,
+    )
 
 
 def _of_one(model: ModelPatcher, files: list[Path]) -> Speed:
     loras, doubts = _recognised(model, files)
     family = family_of(model)
     fitting = [lora for lora in loras if lora.passport.family in ("", family.name)]
-    doubts += [_foreign(lora, family) for lora in loras if lora not in fitting]
+    mistakes = tuple(_foreign(lora, family) for lora in loras if lora not in fitting)
     others = [lora for lora in fitting if lora.passport.sigmas != fitting[0].passport.sigmas]
     if others:
         doubts.append(
@@ -70,9 +78,9 @@ def _of_one(model: ModelPatcher, files: list[Path]) -> Speed:
             "take one off, or connect DCM Sigmas with the preset of one."
         )
     elif fitting:
-        return Speed(fitting[0], doubts=tuple(doubts))
+        return Speed(fitting[0], doubts=tuple(doubts), mistakes=mistakes)
     names = shortened([file.name for file in files], 2) or ("the LoRA on this MODEL" if patched_weights(model) else "")
-    return Speed(doubts=tuple(doubts), unknown="" if doubts else names)
+    return Speed(doubts=tuple(doubts), mistakes=mistakes, unknown="" if loras or doubts else names)
 
 
 def _recognised(model: ModelPatcher, files: list[Path]) -> tuple[list[SpeedLora], list[str]]:
@@ -96,14 +104,14 @@ def _foreign(lora: SpeedLora, family: Family) -> str:
     return f"{lora.title} ({lora.why}) is for {meant}, and this MODEL is {family.name}: take it off."
 
 
-def _of_both(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:
+def _swapped(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:
     for lora, wrong, place in ((high, "low", "model"), (low, "high", "low_noise_model")):
         if lora and lora.passport.expert == wrong:
-            yield (
-                f"the {lora.title} LoRA for the {wrong}-noise model is on the MODEL at {place}: swap the two LoRAs, or "
-                "the two MODELs."
-            )
+            yield f"at {place} is the {lora.title} LoRA for the {wrong}-noise model: swap the two LoRAs, or the MODELs."
             return
+
+
+def _unlike(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:
     if high and low and high.passport.sigmas != low.passport.sigmas:
         yield (
             f"the LoRAs of the two MODELs, {high.title} and {low.title}, are for different noise levels; those of the "

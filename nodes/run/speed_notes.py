@@ -17,7 +17,7 @@ _SAME = {"ddim": "euler"}  # in the host
 
 def of_speed_loras(run: Run, sigmas: Tensor, given: bool, sampler_name: str | None, is_stock: bool) -> list[str]:
     """The warnings about the speed LoRAs of a run down ``sigmas`` [N + 1]; the rest as in ``warnings_for``."""
-    warnings, lora = list(run.speed.doubts), run.speed.lora
+    warnings, lora = [*run.speed.mistakes, *(() if given else run.speed.doubts)], run.speed.lora
     if lora is None:
         return warnings
     if run.has_experts:

@@ -92,22 +92,21 @@ def test_a_known_lora_runs_on_its_own_levels(family, name, title, loras):
     sigmas, shown, _ = running("DCMSigmas", graph(name)).execute(model, 0).args
     assert sigmas.tolist() == levels(row).tolist()
     samples, info = run(this, model, graph(name), sampler_name=sampler)
-    assert info.endswith(f"({title} by its file's name)") and "Warning" not in info
+    assert info.startswith(f"{title}: {len(sigmas) - 1} step") and info.endswith(" (by its file's name)")
     explicit, _ = run(this, model, {}, sampler_name=sampler, sigmas=levels(row))
     assert torch.equal(samples, explicit)
-    assert title in shown and "by its file's name" in shown and "Warning" not in shown
+    assert title in shown and "by its file's name" in shown and "Warning" not in shown + info
 
 
 def test_a_stamped_file_tells_without_a_graph_where_the_host_keeps_metadata(this, loras):
     own = Passport({3: (1.0, 0.7, 0.4), 2: (1.0, 0.5)}, cfg=1.0, title="tidal turbo")
     model = loaded(this.model(), loras, "cat.safetensors", write_passport(own))
     assert (
-        "tidal turbo: 3 steps 1.000 0.700 0.400 (tidal turbo by its own metadata)"
-        in run(this, model, graph("cat.safetensors"))[1]
+        "tidal turbo: 3 steps 1.000 0.700 0.400 (by its own metadata)" in run(this, model, graph("cat.safetensors"))[1]
     )
     info = run(this, model, {})[1]
     if model.get_attachment("lora_metadata"):
-        assert "tidal turbo by its own metadata" in info
+        assert info == "tidal turbo: 3 steps 1.000 0.700 0.400 (by its own metadata)"
     else:  # 0.3.64
         assert "no noise levels are known of the LoRA on this MODEL" in info
     with pytest.raises(ValueError, match="tidal turbo has noise levels for 2 or 3 steps, not for 4"):
@@ -207,14 +206,14 @@ def test_a_model_with_experts_keeps_their_levels(this, loras):
         ({"lora_name": ["4", 0]}, False),  # another node makes the name
         ({"lora_1": {"on": True, "lora": LIGHTX2V, "strength": 0.5}}, True),
         ({"lora_1": {"on": False, "lora": LIGHTX2V, "strength": 0.5}}, False),
-        ({"lora_01": LIGHTX2V, "strength_01": 1.0, "lora_02": "None", "strength_02": 0.0}, True),
+        ({"lora_1": {"lora": "gone.safetensors"}, "lora_2": {"lora": LIGHTX2V}}, True),
         ({"lora_name": "gone.safetensors", "strength_model": 1.0}, False),
     ],
     ids=str,
 )
 def test_what_counts_as_a_loader(this, loras, loader, is_found):
     model = loaded(this.model(), loras, LIGHTX2V)
-    assert ("wan2.1 lightx2v by its file's name" in run(this, model, graph(loader))[1]) == is_found
+    assert run(this, model, graph(loader))[1].startswith("wan2.1 lightx2v: 4 steps") == is_found
 
 
 def test_a_graph_that_leads_back_to_itself(this, loras):
@@ -229,6 +228,8 @@ def test_loras_that_cannot_be_meant(this, loras):
     two = run(this, model, graph(LIGHTX2V, RCM))[1]
     assert "wan2.1 rcm and wan2.1 lightx2v are two speed LoRAs on one MODEL" in two
     assert "no experts: 4 steps" in two
+    chosen, _, _ = running("DCMSigmas", graph(LIGHTX2V, RCM)).execute(model, 0, preset="wan2.1 rcm").args
+    assert "two speed LoRAs" not in run(this, model, graph(LIGHTX2V, RCM), sigmas=chosen)[1]
     loaded(this.model(), loras, "hyvideo_FastVideo_LoRA-fp8.safetensors")
     other = run(this, model, graph("hyvideo_FastVideo_LoRA-fp8.safetensors"))[1]
     assert "fasthunyuan (by its file's name) is for HunyuanVideo, and this MODEL is wan: take it off" in other
@@ -252,6 +253,15 @@ def test_load_expert_knows_a_speed_lora(this, loras, caplog):
     caplog.set_level(logging.INFO, logger="DCM")
     load.execute("detail.safetensors")
     assert "by its passport sampler euler, cfg 1" in caplog.text
+
+
+def test_the_guider_warns_of_what_it_can_see(this, loras, caplog):
+    model, texts = loaded(this.model(), loras, LIGHTX2V), (this.text(0), this.text(1))
+    guider, info = running("DCMGuider", graph(LIGHTX2V)).execute(model, *texts, cfg=4.0).args
+    assert info == "no switch; wan2.1 lightx2v: 4 steps 1.000 0.938 0.833 0.625 (by its file's name)"
+    guider.begin(torch.tensor([1.0, 0.8, 0.4, 0.0]))
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "noise levels 1.000 0.938 0.833 0.625 and a cfg of 1: connect DCM Sigmas with 4 steps" in warning
 
 
 def test_a_preset_of_ones_own_goes_before_the_file(this, loras):
