@@ -26,7 +26,7 @@ def lora_report(source: TensorSource) -> dict[str, Any]:
     try:
         speed = speed_lora_of(source.paths[0])
     except ExpertFileError as error:
-        return said | {"wrong": str(error).removeprefix(f"{source.paths[0]}: ")}
+        return said | {"doubt": str(error).removeprefix(f"{source.paths[0]}: ")}
     if speed is None:
         return said | {"passport": None}
     return said | {"kind": "speed LoRA", **passport_report(speed.passport, speed.why)}

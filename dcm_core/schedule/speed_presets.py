@@ -98,7 +98,7 @@ SPEED_PRESETS: dict[str, SpeedPreset] = {
         shift=2.0,
         cfg=1.0,
         strength=1.0,
-        names=(r"fusi?oni?x",),
+        names=(r"fusioni?x",),
     ),
     # Final timesteps, each followed by fresh noise (DmdDenoisingStage), of the LoRAs for Wan 2.1 14B and Wan 2.2 5B.
     "fastwan": SpeedPreset(
@@ -128,7 +128,7 @@ SPEED_PRESETS: dict[str, SpeedPreset] = {
         "https://huggingface.co/FastVideo/FastHunyuan",
         family="hunyuan_video",
         shift=17.0,
-        names=(r"hy(uan)?_?video.*fastvideo", r"fast[-_ ]?hunyuan"),
+        names=(r"(hunyuan|hy)_?video.*fastvideo", r"fast[-_ ]?hunyuan"),
     ),
     "hunyuan accvid": SpeedPreset(
         {5: shifted(5, 7.0)},

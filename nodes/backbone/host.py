@@ -48,8 +48,6 @@ from ...dcm_core.errors import shortened
 PREFIX = "diffusion_model."
 # What HunyuanVideo is told where the CONDITIONING says nothing.
 EMBEDDED_GUIDANCE = 6.0
-# Where the LoRA loaders leave a file's metadata on a MODEL: in 0.33, not yet in 0.3.64.
-LORA_METADATA = "lora_metadata"
 
 Value = TypeVar("Value")
 

@@ -1,4 +1,7 @@
-"""Which LoRA files are on a MODEL, as far as the host tells: by what its loaders leave there, and by the graph."""
+"""Which LoRA files are on a MODEL, as far as the host tells: by what its loaders leave there, and by the graph.
+
+Neither is promised by ComfyUI: the name of what the loaders leave, and of their inputs. To be reread as ``host.py``.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,10 @@ from typing import Any
 import folder_paths
 from comfy.model_patcher import ModelPatcher
 
-from .host import LORA_METADATA
-
 
 def lora_metadata_of(model: ModelPatcher) -> Mapping[str, str]:
     """The metadata of the LoRA that was loaded last of those that have any; nothing in 0.3.64."""
-    return model.get_attachment(LORA_METADATA) or {}
+    return model.get_attachment("lora_metadata") or {}
 
 
 @dataclass(frozen=True)

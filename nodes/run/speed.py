@@ -79,7 +79,9 @@ def _of_one(model: ModelPatcher, files: list[Path]) -> Speed:
         )
     elif fitting:
         return Speed(fitting[0], doubts=tuple(doubts), mistakes=mistakes)
-    names = shortened([file.name for file in files], 2) or ("the LoRA on this MODEL" if patched_weights(model) else "")
+    names = shortened([file.name for file in files], 2) or (
+        "what is patched onto this MODEL" if patched_weights(model) else ""
+    )
     return Speed(doubts=tuple(doubts), mistakes=mistakes, unknown="" if loras or doubts else names)
 
 

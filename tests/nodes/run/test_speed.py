@@ -95,6 +95,9 @@ def test_a_known_lora_runs_on_its_own_levels(family, name, title, loras):
     assert info.startswith(f"{title}: {len(sigmas) - 1} step") and info.endswith(" (by its file's name)")
     explicit, _ = run(this, model, {}, sampler_name=sampler, sigmas=levels(row))
     assert torch.equal(samples, explicit)
+    stamped = loaded(this.model(), loras, "stamped.safetensors", write_passport(replace(row, title=title)))
+    again, info = run(this, stamped, graph("stamped.safetensors"), sampler_name=sampler)
+    assert torch.equal(samples, again) and info.endswith(" (by its own metadata)")
     assert title in shown and "by its file's name" in shown and "Warning" not in shown + info
 
 
@@ -108,7 +111,7 @@ def test_a_stamped_file_tells_without_a_graph_where_the_host_keeps_metadata(this
     if model.get_attachment("lora_metadata"):
         assert info == "tidal turbo: 3 steps 1.000 0.700 0.400 (by its own metadata)"
     else:  # 0.3.64
-        assert "no noise levels are known of the LoRA on this MODEL" in info
+        assert "no noise levels are known of what is patched onto this MODEL" in info
     with pytest.raises(ValueError, match="tidal turbo has noise levels for 2 or 3 steps, not for 4"):
         run(this, model, graph("cat.safetensors"), steps=4)
 
