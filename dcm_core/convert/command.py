@@ -75,12 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run, help: str, target: bool = True) -> argparse.ArgumentParser:
+    def command(
+        name: str, run, help: str, target: bool = True, source: str = "file, shard, index or folder to read"
+    ) -> argparse.ArgumentParser:
         one = commands.add_parser(
             name, help=help, description=help, epilog=_EXAMPLES, formatter_class=parser.formatter_class
         )
         one.set_defaults(run=run, parser=one)
-        one.add_argument("source", metavar="FILE", help="file, shard, index or folder to read")
+        one.add_argument("source", metavar="FILE", help=source)
         if target:
             one.add_argument("target", metavar="OUT", help="the .safetensors or .sft file to write")
             one.add_argument("--force", action="store_true", help="replace OUT if it exists")
@@ -104,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     back.add_argument("--expert", help="a detail expert's file: write a released bundle of backbone and expert")
     back.add_argument("--dtype", **dtype)
     told = "write into a speed LoRA's file which noise levels it is for"
-    add_passport_options(command("stamp", _stamp, told, target=False))
+    add_passport_options(command("stamp", _stamp, told, target=False, source="the LoRA, a .safetensors file"))
     return parser
 
 
@@ -192,7 +194,7 @@ def _to_diffusers(options: argparse.Namespace) -> None:
 def _stamp(options: argparse.Namespace) -> None:
     passport = passport_from(options)
     stamp(options.source, passport)
-    _say("{}: the noise levels of {} steps are written", options.source, " and of ".join(map(str, passport.sigmas)))
+    _say("{}: noise levels for {} steps are written", options.source, ", ".join(map(str, passport.sigmas)))
 
 
 def _opened(path: str) -> BackboneFile:

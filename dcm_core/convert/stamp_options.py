@@ -10,12 +10,13 @@ from ..families.presets import FAMILIES
 from ..schedule.passport import SIDES, Passport
 from ..schedule.speed_presets import known_preset
 
-_SAID = ("shift", "cfg", "strength", "boundary", "expert", "family", "title", "source")
+_SAID = ("shift", "cfg", "strength", "boundary", "expert", "family", "title")
 
 
 def add_passport_options(parser: argparse.ArgumentParser) -> None:
     lists = "noise levels of one number of steps, falling, without the final 0; once for each number, the usual first"
     samplers = "by ComfyUI's names, the one it was made for first"
+    families = [name for name, family in FAMILIES.items() if family.schedule.grid.prediction == "flow"]
     parser.add_argument("--sigmas", nargs="+", action="append", metavar="SIGMA", help=lists)
     parser.add_argument("--preset", metavar="NAME", help="all that is known of a speed LoRA, by its name in DCM Sigmas")
     parser.add_argument("--shift", type=float, help="the one that the noise levels were made by")
@@ -24,9 +25,9 @@ def add_passport_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strength", type=float, help="of the LoRA")
     parser.add_argument("--boundary", type=float, help="noise level from which on the high-noise model of a pair acts")
     parser.add_argument("--expert", choices=SIDES, help="the model of a pair that it is for")
-    parser.add_argument("--family", choices=list(FAMILIES), help="of the backbone")
+    parser.add_argument("--family", choices=families, help="of the backbone")
     parser.add_argument("--title", help="what people call it")
-    parser.add_argument("--source", help="an address that says so")
+    parser.add_argument("--source", dest="address", help="an address that says so")
 
 
 def passport_from(options: argparse.Namespace) -> Passport:
@@ -36,9 +37,14 @@ def passport_from(options: argparse.Namespace) -> Passport:
     said = {name: value for name in _SAID if (value := getattr(options, name)) is not None}
     if options.sampler:
         said["samplers"] = tuple(options.sampler)
+    if options.address:
+        said["source"] = options.address
     if options.preset:
         return replace(known_preset(options.preset), **said)
-    return Passport(dict(map(_listed, options.sigmas)), **said)
+    lists = [_listed(words) for words in options.sigmas]
+    if len(dict(lists)) < len(lists):
+        raise ValueError("--sigmas gives two lists for one number of steps: leave one out.")
+    return Passport(dict(lists), **said)
 
 
 def _listed(words: Sequence[str]) -> tuple[int, tuple[float, ...]]:

@@ -46,8 +46,8 @@ class Speed:
         if not self.unknown:
             return ""
         return (
-            f"; no noise levels are known of {self.unknown}: if that is a speed LoRA, write them into it "
-            "(docs/speed_loras.md) or choose a preset of DCM Sigmas"
+            f"; no noise levels are known of {self.unknown}: into a speed LoRA, write them by python -m "
+            "dcm_core.convert stamp (docs/speed_loras.md), or choose a preset of DCM Sigmas"
         )
 
 

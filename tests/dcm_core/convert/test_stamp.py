@@ -48,8 +48,9 @@ def metadata(file):
 def test_stamp_inspect_and_load_go_round(file, capsys):
     before = load_file(file)
     options = "--shift 5 --sampler lcm euler --cfg 1 --strength 0.8 --boundary 0.9 --expert high --family wan".split()
-    status, out, err = run(capsys, "stamp", str(file), "--sigmas", *LEVELS, *options, "--title", "tidal turbo")
-    assert status == 0 and out == "" and "noise levels of 4 steps are written" in err
+    texts = ("--title", "tidal turbo", "--source", "https://example.org")
+    status, out, err = run(capsys, "stamp", str(file), "--sigmas", *LEVELS, *options, *texts)
+    assert status == 0 and out == "" and "noise levels for 4 steps are written" in err
     after = load_file(file)
     assert before.keys() == after.keys()
     assert all(tensor_bytes(before[name]) == tensor_bytes(after[name]) for name in before)
@@ -58,7 +59,9 @@ def test_stamp_inspect_and_load_go_round(file, capsys):
     assert found.passport.sigmas == {4: tuple(map(float, LEVELS))}
     assert (found.title, found.passport.shift, found.passport.expert) == ("tidal turbo", 5.0, "high")
     status, text, _ = run(capsys, "inspect", str(file))
-    assert status == 0 and "speed LoRA" in text and "tidal turbo, by its own metadata" in text
+    assert (
+        status == 0 and "speed LoRA" in text and "tidal turbo, by its own metadata, as https://example.org says" in text
+    )
     assert "  4 steps: 1.0000 0.9375 0.8333 0.6250" in text
     settings = "sampler lcm or euler, shift 5, cfg 1, strength 0.8, boundary 0.9, for the high-noise model of a pair"
     assert settings in text
@@ -73,7 +76,7 @@ def test_a_second_stamp_replaces_the_first(file, capsys):
     assert run(capsys, "stamp", str(file), *lists)[0] == 0
     passport = speed_lora_of(file).passport
     assert passport.sigmas == {2: (1.0, 0.5), 4: (1.0, 0.75, 0.5, 0.25)}
-    assert passport.usual_steps == 4 and passport.cfg is None
+    assert passport.usual_steps == 4 and passport.cfg is None and passport.source == ""
 
 
 def test_a_preset_into_a_file_of_another_name(file, capsys):
@@ -101,6 +104,7 @@ def test_inspect_of_a_lora_that_nothing_is_known_of(file, capsys):
         (("--sigmas", "1000", "500"), "divide timesteps by 1000"),
         (("--sigmas", "1", "half"), "could not convert"),
         (("--sigmas", "0"), "which makes no step"),
+        (("--sigmas", "1", "0.5", "--sigmas", "1", "0.6"), "two lists for one number of steps"),
         (("--sigmas", *LEVELS, "--boundary", "0.5"), "the passport contradicts itself"),
         (("--sigmas", *LEVELS, "--shift", "-5"), "shift is -5"),
         (("--preset", "wan2.3"), "preset 'wan2.3' is unknown: known are wan2.2 lightning"),

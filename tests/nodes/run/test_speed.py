@@ -182,7 +182,7 @@ def test_a_run_that_suits_the_lora_gets_none(this, loras, options):
 def test_an_unknown_lora_changes_nothing_and_says_how_to_stamp_it(this, loras):
     model = loaded(this.model(), loras, "cat.safetensors", {"ss_base_model": "wan"})
     samples, info = run(this, model, graph("cat.safetensors"))
-    assert "no noise levels are known of cat.safetensors: if that is a speed LoRA" in info and "speed_loras.md" in info
+    assert "no noise levels are known of cat.safetensors: into a speed LoRA, write them by python -m" in info
     assert torch.equal(samples, run(this, model, {}, sigmas=this.schedule.sigmas(4))[0])
     shown = running("DCMSigmas", graph("cat.safetensors")).execute(model, 0)[1]
     assert "no noise levels are known of cat.safetensors" in shown
@@ -243,6 +243,9 @@ def test_loras_that_cannot_be_meant(this, loras):
     broken = run(this, this.model(), graph("broken.safetensors"))[1]
     assert "contradicts itself: its list for 4 steps has 2 values" in broken and "are not used" in broken
     assert broken.count("contradicts itself") == 1
+    model = loaded(this.model(), loras, "broken.safetensors", {f"{KEYS}sigmas.4": "[1.0, 0.5]"})
+    if model.get_attachment("lora_metadata"):  # not in 0.3.64
+        assert "of the LoRA on this MODEL, the passport contradicts itself" in run(this, model, {})[1]
 
 
 def test_load_expert_knows_a_speed_lora(this, loras, caplog):
