@@ -46,12 +46,7 @@ class DCMGuider(io.ComfyNode):
     ) -> io.NodeOutput:
         changed = set_by_hand(cls, locals())
         run = Run.of(
-            model,
-            low_noise_model,
-            cfg=cfg,
-            detail_cfg=detail_cfg or None,
-            boundary=boundary or None,
-            node=RunningNode.of(cls),
+            model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg, boundary=boundary, node=RunningNode.of(cls)
         )
         guider = guider_for(run, positive, negative)
         # Only the sampler knows the noise levels, so only then can anything be said about the steps.

@@ -80,12 +80,7 @@ class DCMKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         changed = set_by_hand(cls, locals())
         run = Run.of(
-            model,
-            low_noise_model,
-            cfg=cfg,
-            detail_cfg=detail_cfg or None,
-            boundary=boundary or None,
-            node=RunningNode.of(cls),
+            model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg, boundary=boundary, node=RunningNode.of(cls)
         )
         whole = run.sigmas(sigmas, steps, semantic_steps or None, denoise)
         part = step_window(whole, start_at_step, end_at_step, run.schedule.grid.sigma_max)

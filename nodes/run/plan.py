@@ -51,11 +51,11 @@ class Run:
         low_noise_model: ModelPatcher | None = None,
         *,
         cfg: float = 1.0,
-        detail_cfg: float | None = None,
-        boundary: float | None = None,
+        detail_cfg: float = 0.0,
+        boundary: float = 0.0,
         node: RunningNode | None = None,
     ) -> Run:
-        """From what the nodes are given; without ``boundary`` the usual one, without ``detail_cfg`` ``cfg`` for all.
+        """From what the nodes are given: a ``boundary`` of 0 is the usual one, a ``detail_cfg`` of 0 is ``cfg``.
 
         ``node``: the one that runs, upstream of which the speed LoRAs are looked for.
         Raises ValueError for MODELs that cannot share a run, and for a boundary that has no meaning here.
@@ -64,11 +64,11 @@ class Run:
         if low_noise_model is not None:
             check_pair(model, low_noise_model)
             schedule = pair_schedule_of(model, low_noise_model)
-            if boundary is None and speed.lora and not has_experts(model, low_noise_model):
-                boundary = speed.lora.passport.boundary
-            schedule = schedule if boundary is None else with_boundary(schedule, boundary, family_of(model))
+            if not boundary and speed.lora and not has_experts(model, low_noise_model):
+                boundary = speed.lora.passport.boundary or 0.0
+            schedule = with_boundary(schedule, boundary, family_of(model)) if boundary else schedule
             low_noise_model = as_released(low_noise_model, schedule.grid)
-        elif boundary is not None:
+        elif boundary:
             raise ValueError(
                 "boundary is for two MODELs, but low_noise_model is not connected. For experts it is the kappa of "
                 "DCM Apply Experts."
@@ -76,7 +76,7 @@ class Run:
         else:
             schedule = schedule_of(model)
         model = as_released(model, schedule.grid)
-        return cls(model, low_noise_model, schedule, cfg, cfg if detail_cfg is None else detail_cfg, speed)
+        return cls(model, low_noise_model, schedule, cfg, detail_cfg or cfg, speed)
 
     @property
     def is_pair(self) -> bool:

@@ -36,7 +36,9 @@ const nodes = (page, modern) =>
         ? [...document.querySelectorAll(`[data-node-id="${node.id}"] [data-testid="widget-layout-field-label"]`)].map(
             (label) => label.innerText,
           )
-        : node.widgets.filter((widget) => node.isWidgetVisible(widget)).map((widget) => widget.name);
+        : node.widgets
+            .filter((widget) => node.isWidgetVisible(widget) && !widget.name.startsWith("$$")) // the page's own
+            .map((widget) => widget.name);
     const ours = window.app.graph.nodes.filter((node) => node.type.startsWith("DCM"));
     return Object.fromEntries(
       ours.map((node) => [node.type, { widgets: labels(node), pictures: node.imgs?.length ?? 0 }]),

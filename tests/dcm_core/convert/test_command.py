@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness.command_line import run
 from harness.diffusers_models import random_state, released
 from harness.experts import expert, parts, write_as_is
 from safetensors.torch import load_file, save_file
 
 from dcm_core.backbone.file import BackboneFile
-from dcm_core.convert.command import main
 from dcm_core.convert.semantic import semantic_metadata
 from dcm_core.expert.file import load_expert, save_expert
 from dcm_core.files.format import TensorInfo, tensor_bytes
@@ -32,16 +32,6 @@ def files(tmp_path, monkeypatch):
     save_file(released("wan t2v"), "bundle.safetensors")
     save_file(random_state("wan t2v", seed=3), "base.safetensors")
     return tmp_path
-
-
-def run(capsys, *arguments):
-    """(exit status, standard output, standard error)"""
-    try:
-        status = main(arguments)
-    except SystemExit as error:
-        status = error.code
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 def test_the_round_trip_is_bit_equal(files, capsys):

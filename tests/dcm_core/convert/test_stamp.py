@@ -5,28 +5,18 @@ import stat
 
 import pytest
 import torch
+from harness.command_line import run
 from harness.diffusers_models import random_state
 from harness.experts import expert
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dcm_core.convert.command import main
 from dcm_core.expert.file import load_expert, metadata_of, save_expert
 from dcm_core.expert.speed_lora_file import speed_lora_of
 from dcm_core.files.format import tensor_bytes
 from dcm_core.schedule.speed_presets import SPEED_PRESETS
 
 LEVELS = "1 0.9375 0.8333 0.625".split()
-
-
-def run(capsys, *arguments):
-    """(exit status, standard output, standard error)"""
-    try:
-        status = main(arguments)
-    except SystemExit as error:
-        status = error.code
-    said = capsys.readouterr()
-    return status, said.out, said.err
 
 
 @pytest.fixture
