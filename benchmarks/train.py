@@ -3,8 +3,9 @@
     python benchmarks/train.py
 
 Memory: a Wan network on so few tokens that weights are a large share of full mode's peak; both experts, both modes, a
-process each. Counted is anonymous memory over what the libraries take, the peak of two iterations; beside it stands
-what a dry run says. Where weights are a share w of the peak and adapter mode leaves one of two copies away, its peak is
+process each. Counted is what PyTorch's allocator has given out, the peak of two iterations; beside it stands what a dry
+run says. (The process holds some 100 MB more: gaps that the C library keeps, and code that is imported on the way.)
+Where weights are a share w of the peak and adapter mode leaves one of two copies away, its peak is
 no less than 1 - w / 2 of full mode's; a semantic expert's gradients and moments go as well.
 
 Time: the networks of the Shapes world. An iteration's own work is all but its network calls, their backward passes, the
@@ -49,7 +50,7 @@ OPTIONS = {"semantic": {}, "detail": {"discriminator": {"width": 64}}, "trajecto
 
 
 def main() -> None:
-    os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "PYTHONPATH": str(HERE)}
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
     context = get_context("forkserver")  # it imports the libraries once, and each measurement begins with them alone
     context.set_forkserver_preload(["train_child"])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as processes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from training import registry, trainer  # noqa: E402
 from training.backbones import shapes, wan  # noqa: E402, F401 - with all that they import
@@ -48,24 +48,21 @@ def measure(what: str, values: dict) -> dict:
 
 
 def memory(config: Config) -> dict:
-    """The peak of anonymous memory over what the libraries take, and what a dry run says."""
-    before, seen, done = anonymous(), [], threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            seen.append(anonymous())
-            time.sleep(0.002)
-
-    method = trainer.build_trainer(config).method
-    watching = threading.Thread(target=watch)
-    watching.start()
-    for iteration in range(2):
-        method.step(iteration)
-    done.set()
-    watching.join()
+    """The most that all tensors take at once in an iteration, and what a dry run says."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        method = trainer.build_trainer(config).method
+        built = time.time_ns()
+        for iteration in range(2):
+            method.step(iteration)
+    assert profiled.profiler is not None
+    events = [each for each in profiled.profiler.kineto_results.events() if each.name() == "[memory]"]
+    held, peak = 0, 0
+    for event in sorted(events, key=lambda each: each.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held if event.start_ns() > built else 0)
     weights = sum(p.numel() * p.element_size() for network in method.networks for p in network.parameters())
     export(method, config)
-    return {"peak": max(seen) - before, "weights": weights, "estimate": estimate(config, method).memory}
+    return {"peak": peak, "weights": weights, "estimate": estimate(config, method).memory}
 
 
 def parts(config: Config) -> dict:
@@ -151,9 +148,3 @@ def export(method: Method, config: Config) -> None:
     file = Path(config.output, str(config.stage), f"{config.stage}.safetensors")
     file.parent.mkdir(parents=True, exist_ok=True)
     method.export(file)
-
-
-def anonymous() -> int:
-    """Bytes of this process that belong to no file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))

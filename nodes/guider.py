@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
+from .backbone.lora_files import RunningNode
 from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
@@ -35,7 +36,7 @@ class DCMGuider(io.ComfyNode):
                 io.Guider.Output(tooltip="For SamplerCustomAdvanced, with the noise levels of DCM Sigmas."),
                 io.String.Output(display_name="info", tooltip="Where the switch is."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
         return found_by(schema, "wan 2.2 two models", "high low noise", "cfg guider", "two cfg")
 
@@ -44,7 +45,14 @@ class DCMGuider(io.ComfyNode):
         cls, model, positive, negative, cfg=1.0, detail_cfg=0.0, low_noise_model=None, boundary=0.0
     ) -> io.NodeOutput:
         changed = set_by_hand(cls, locals())
-        run = Run.of(model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None)
+        run = Run.of(
+            model,
+            low_noise_model,
+            cfg=cfg,
+            detail_cfg=detail_cfg or None,
+            boundary=boundary or None,
+            node=RunningNode.of(cls),
+        )
         guider = guider_for(run, positive, negative)
         # Only the sampler knows the noise levels, so only then can anything be said about the steps.
         guider.on_run = lambda sigmas: to_log(

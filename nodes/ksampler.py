@@ -6,6 +6,7 @@ import comfy.samplers
 from comfy_api.v0_0_2 import io
 
 from ..dcm_core.schedule.sigmas import step_window
+from .backbone.lora_files import RunningNode
 from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
@@ -51,7 +52,7 @@ class DCMKSampler(io.ComfyNode):
                     tooltip="Which expert took which steps, and warnings if there are any.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
         searches = ("wan 2.2 two models", "high low noise", "lightning", "speed lora", "few steps", "ksampler advanced")
         return found_by(schema, *searches)
@@ -78,7 +79,14 @@ class DCMKSampler(io.ComfyNode):
         boundary=0.0,
     ) -> io.NodeOutput:
         changed = set_by_hand(cls, locals())
-        run = Run.of(model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None)
+        run = Run.of(
+            model,
+            low_noise_model,
+            cfg=cfg,
+            detail_cfg=detail_cfg or None,
+            boundary=boundary or None,
+            node=RunningNode.of(cls),
+        )
         whole = run.sigmas(sigmas, steps, semantic_steps or None, denoise)
         part = step_window(whole, start_at_step, end_at_step, run.schedule.grid.sigma_max)
         warnings = warnings_for(run, whole, sigmas is not None, sampler_name)

@@ -45,5 +45,6 @@ class DCMLoadExpert(io.ComfyNode):
         backbone = f"{made.backbone} ({made.family})" if made.backbone else made.family
         trained = f", trained for {steps_text(made.trained_steps)}" if made.trained_steps else ""
         switch = switch_text(made.schedule, made.trained_steps)
-        say(cls, f"{expert_name}: {made.expert} expert for {backbone}{trained}; {switch}")
+        stamp = f"; by its passport {made.passport.settings}" if made.passport and made.passport.settings else ""
+        say(cls, f"{expert_name}: {made.expert} expert for {backbone}{trained}; {switch}{stamp}")
         return io.NodeOutput(expert)

@@ -7,13 +7,14 @@ from comfy_api.v0_0_2 import io, ui
 from ..dcm_core.families.family import Family
 from ..dcm_core.families.presets import find_family
 from ..dcm_core.families.presets import preset as family_preset
-from ..dcm_core.schedule.experts import EXPERT_NAMES, USUAL_STEPS
+from ..dcm_core.schedule.experts import EXPERT_NAMES
 from ..dcm_core.schedule.pairs import PAIR_NAMES
 from ..dcm_core.schedule.plot import plot_schedule
 from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
+from .backbone.lora_files import RunningNode
 from .backbone.model import family_of, remarks_on
-from .experts.apply import applied_to, schedule_of, trained_steps_of
-from .run.plan import names_of, pair_schedule_of
+from .experts.apply import applied_to
+from .run.plan import Run, names_of, pair_schedule_of
 from .ui import inputs
 from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
@@ -43,7 +44,7 @@ class DCMSigmas(io.ComfyNode):
                 io.String.Output(display_name="info", tooltip="Which expert takes which steps."),
                 io.Image.Output(display_name="plot", tooltip="The noise levels over the steps, with the switch."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
         searches = ("lightning", "lightx2v", "causvid", "speed lora", "scheduler", "manual sigmas", "high low noise")
         return found_by(schema, *searches)
@@ -51,25 +52,33 @@ class DCMSigmas(io.ComfyNode):
     @classmethod
     def execute(cls, model, steps, preset="experts", semantic_steps=0, denoise=1.0) -> io.NodeOutput:
         changed = set_by_hand(cls, locals())
+        run = Run.of(model, node=RunningNode.of(cls))
+        schedule, names, speed = run.schedule, run.names, run.speed_lora
         if preset in SPEED_PRESETS:
             if semantic_steps or denoise != 1:
                 raise ValueError(f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1.")
             require_family_of(preset, family_of(model))
             schedule, names = pair_schedule_of(model), PAIR_NAMES
-            sigmas = speed_sigmas(preset, steps or next(iter(SPEED_PRESETS[preset].sigmas)))
+            sigmas = speed_sigmas(preset, steps)
+        elif preset == "experts":
+            sigmas = run.sigmas(None, steps, semantic_steps or None, denoise)
+            if speed and speed.passport.expert:  # of a pair, of which this is one MODEL
+                schedule, names = pair_schedule_of(model), PAIR_NAMES
         else:
-            own = preset == "experts"
-            schedule = schedule_of(model) if own else family_preset(family_of(model).name, preset)
-            names = names_of(model)
-            steps = steps or trained_steps_of(model) or USUAL_STEPS
-            sigmas = schedule.sigmas(steps, semantic_steps or None, denoise)
+            schedule, names = family_preset(family_of(model).name, preset), names_of(model)
+            sigmas = schedule.sigmas(steps or run.usual_steps, semantic_steps or None, denoise)
         if applied := applied_to(model):
             # Who takes which step is up to the MODEL's experts, whatever list they are given.
             schedule, names = applied.schedule, PAIR_NAMES if applied.only else EXPERT_NAMES
         line = schedule.describe(sigmas, names)
-        if isinstance(names, str):  # for a graph with a sampler for each part, to cut the list there
+        if isinstance(names, str) and not (speed and preset == "experts"):
+            # For a graph with a sampler for each part, to cut the list there.
             line += f" (experts would switch after step {schedule.split(sigmas)[0]})"
-        info = say(cls, line + changed, remarks_on(model), in_log=False)
+        warnings = remarks_on(model)
+        if preset == "experts" and not run.has_experts:
+            line += run.speed.remark(names)
+            warnings += [*run.speed.mistakes, *run.speed.doubts]
+        info = say(cls, line + changed, warnings, in_log=False)
         plot = plot_schedule(schedule, sigmas, names=names).unsqueeze(0)
         return io.NodeOutput(sigmas, info, plot, ui=ui.PreviewImage(plot))
 

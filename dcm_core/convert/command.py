@@ -21,6 +21,8 @@ from .low_rank import Loss
 from .progress import size_text
 from .report import as_text, inspect
 from .semantic import export_change, export_whole
+from .stamp import stamp
+from .stamp_options import add_passport_options, passport_from
 
 _EXAMPLES = """\
 examples:
@@ -35,6 +37,8 @@ examples:
         --semantic low-rank --rank 64 --base Wan2.1-T2V-1.3B-Diffusers
   back to the released layout:
     python -m dcm_core.convert to-diffusers wan_semantic.safetensors bundle.safetensors --expert wan_detail.safetensors
+  the noise levels of a speed LoRA into its file, for DCM KSampler and DCM Sigmas:
+    python -m dcm_core.convert stamp turbo.safetensors --sigmas 1 0.9375 0.8333 0.625 --shift 5 --sampler euler --cfg 1
 
 A file may be a .safetensors file, one of several shards, their index, or a diffusers folder.
 exit status: 0 done, 1 the message says what is wrong with a file, 2 wrong arguments, 130 interrupted
@@ -71,12 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run, help: str, target: bool = True) -> argparse.ArgumentParser:
+    def command(
+        name: str, run, help: str, target: bool = True, source: str = "file, shard, index or folder to read"
+    ) -> argparse.ArgumentParser:
         one = commands.add_parser(
             name, help=help, description=help, epilog=_EXAMPLES, formatter_class=parser.formatter_class
         )
         one.set_defaults(run=run, parser=one)
-        one.add_argument("source", metavar="FILE", help="file, shard, index or folder to read")
+        one.add_argument("source", metavar="FILE", help=source)
         if target:
             one.add_argument("target", metavar="OUT", help="the .safetensors or .sft file to write")
             one.add_argument("--force", action="store_true", help="replace OUT if it exists")
@@ -99,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     back = command("to-diffusers", _to_diffusers, "write a backbone in diffusers' naming, or a released bundle")
     back.add_argument("--expert", help="a detail expert's file: write a released bundle of backbone and expert")
     back.add_argument("--dtype", **dtype)
+    told = "write into a speed LoRA's file which noise levels it is for"
+    add_passport_options(command("stamp", _stamp, told, target=False, source="the LoRA, a .safetensors file"))
     return parser
 
 
@@ -181,6 +189,12 @@ def _to_diffusers(options: argparse.Namespace) -> None:
                 _say("warning: {}", warning)
         else:
             convert_backbone(backbone, target, "diffusers", options.dtype)
+
+
+def _stamp(options: argparse.Namespace) -> None:
+    passport = passport_from(options)
+    stamp(options.source, passport)
+    _say("{}: noise levels for {} steps are written", options.source, ", ".join(map(str, passport.sigmas)))
 
 
 def _opened(path: str) -> BackboneFile:

@@ -17,13 +17,16 @@ from ..expert.file import metadata_of, wrong_dtypes
 from ..expert.fingerprint import content_digest
 from ..expert.layers import Layer, frobenius
 from ..expert.metadata import ExpertMetadata
+from ..expert.other_files import is_checkpoint, is_lora
 from ..expert.promises import contradictions
 from ..expert.tensor_names import by_layer, from_tensors, is_expert
 from ..families.presets import FAMILIES
+from ..families.released import is_released
 from ..files.shards import open_weights
 from ..files.stream import LazyTensors, TensorSource
 from ..schedule.experts import ExpertSchedule, steps_text
 from .progress import size_text
+from .report_speed import dtypes_text, lora_report, passport_report, speed_text
 from .semantic import ERRORS
 
 _STEPS = (4, 6, 8)
@@ -33,12 +36,14 @@ def inspect(path: str | os.PathLike) -> dict[str, Any]:
     """Everything there is to say about a file, as JSON has it; read in little memory.
 
     ``wrong`` says why a file that can be told about cannot be used: it is damaged, not whole, or of a wrong dtype.
-    Raises ValueError for what is neither an expert nor a backbone, saying what it looks like, and OSError as
+    Raises ValueError for what is neither an expert, a LoRA nor a backbone, saying what it looks like, and OSError as
     the system gives it.
     """
     source = open_weights(path)
     if is_expert(source.infos) and "dcm.expert" in source.metadata:
         return _expert(source)
+    if is_lora(source.infos) and not is_released(source.infos) and not is_checkpoint(source.infos):
+        return lora_report(source)
     with BackboneFile.open(path) as backbone:
         return _backbone(backbone)
 
@@ -52,12 +57,11 @@ def _expert(source: TensorSource) -> dict[str, Any]:
     intact = source.metadata.get("dcm.digest") == digest
     damage = "" if intact else "the content is not what was written. Download or export the file again."
     infinite = [change["layer"] for change in changes if not math.isfinite(change.get("norm", 0.0))]
-    dtypes = sorted({info.dtype for name, info in source.infos.items() if info.shape})
     return {
         "file": str(path),
         "kind": f"{metadata.expert} expert",
         "bytes": os.path.getsize(path),
-        "dtype": " and ".join(dtypes),
+        "dtype": dtypes_text(source),
         "intact": intact,
         "wrong": (
             damage
@@ -67,6 +71,7 @@ def _expert(source: TensorSource) -> dict[str, Any]:
             or (contradicting and f"the header contradicts the tensors: {shortened(contradicting, 4)}.")
             or ""
         ),
+        **passport_report(metadata.passport),
         "metadata": dict(sorted(source.metadata.items())),
         **_about(metadata),
         "layers": changes,
@@ -194,6 +199,7 @@ def as_text(said: dict[str, Any]) -> str:
         if steps := said["trained_steps"]:
             lines.append(f"  trained for the noise levels of {steps_text(steps)} and no others")
         lines += _schedule_text(said["schedule"])
+    lines += speed_text(said)
     if said.get("wrong"):
         lines.append(f"  {'NOT USABLE' if said.get('intact', True) else 'DAMAGED'}: {said['wrong']}")
     if "doubt" in said:

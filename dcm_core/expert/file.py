@@ -31,6 +31,7 @@ from .layers import Expert, Layer, LowRank
 from .metadata import ExpertMetadata
 from .other_files import semantic_backbone, what_it_is
 from .promises import refuse_contradictions
+from .speed_lora_file import speed_lora_of
 from .tensor_names import Role, by_layer, is_expert, layer_from, refuse_incomplete, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
@@ -115,7 +116,8 @@ def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
             "models/diffusion_models and open it with DCM Load Backbone."
         )
     if not any([key.startswith("dcm.") for key in source.metadata]):
-        what = what_it_is(source.infos, source.metadata)
+        speed = speed_lora_of(path)
+        what = what_it_is(source.infos, source.metadata, speed.title if speed else "")
         raise ExpertFileError(f"{path} is no expert file, since it has no dcm.* metadata. It looks like {what}")
     if not is_expert(source.infos) and (what := semantic_backbone(source.infos, source.metadata)):
         raise ExpertFileError(f"{path} is {what}")

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ExpertFileError
 from ..families.presets import FAMILIES
 from ..schedule.experts import EXPERTS, ExpertSchedule
+from ..schedule.passport import Passport, read_passport
 from .schedule_header import read_schedule, write_schedule
 
 FORMAT = "1.2"
@@ -74,6 +75,10 @@ class ExpertMetadata:
             _ = self.trained_sigmas
         except ValueError as error:
             raise ExpertFileError(f"dcm.trained_steps does not suit the schedule: {error}") from None
+        try:
+            _ = self.passport
+        except ValueError as error:
+            raise ExpertFileError(f"its dcm_schedule.* fields are not usable: {error}") from None
 
     @property
     def prediction(self) -> str:
@@ -84,6 +89,11 @@ class ExpertMetadata:
     def trained_sigmas(self) -> Tensor | None:
         """The noise levels [N + 1] of the run that the expert was trained for; none of one that holds for any."""
         return None if self.trained_steps is None else self.schedule.sigmas(self.trained_steps)
+
+    @property
+    def passport(self) -> Passport | None:
+        """What was written into its file as into a speed LoRA's; none in most."""
+        return read_passport(self.extra)
 
     def to_header(self) -> dict[str, str]:
         """The metadata as safetensors stores it: strings only, ``dcm.*`` beside the ModelSpec fields."""

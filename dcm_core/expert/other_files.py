@@ -20,12 +20,14 @@ _LORA = (
     *(".diff_b", ".set_weight", ".fused_down"),
 )
 
+_LYCORIS = (".lokr_", ".hada_", ".oft_blocks", ".oft_diag", ".glora_", ".boft_")
+
 # A piece may also occur in files of a later row or table: the names of an adapter hold those of a backbone.
 _OF_TRAINING: Signs = (
     (("exp_avg", "optimizer.", "method/"), _CHECKPOINT),
     (("_flat_param",), "one part of an FSDP checkpoint. Export the whole state dict with what trained it."),
     (
-        (".lokr_", ".hada_", ".oft_blocks", ".oft_diag", ".glora_", ".boft_"),
+        _LYCORIS,
         "a LoKr, or another adapter of the LyCORIS kinds. Load it with a LoRA loader (LoraLoaderModelOnly).",
     ),
 )
@@ -59,13 +61,18 @@ _OF_OTHERS: Signs = (
 )
 
 
-def what_it_is(names: Collection[str], metadata: Mapping[str, str]) -> str:
-    """What a file is that is no expert, where it belongs, and what opens it."""
+def what_it_is(names: Collection[str], metadata: Mapping[str, str], speed: str = "") -> str:
+    """What a file is that is no expert, where it belongs, and what opens it; ``speed``: the speed LoRA that it is."""
     if not names:
         return "a file without a tensor. Download or export it again."
     if {"state", "version"} <= metadata.keys():  # as this project's trainer writes them
         return _CHECKPOINT
     lora = "an ordinary LoRA. Load it with a LoRA loader (LoraLoaderModelOnly)."
+    if speed:
+        lora = (
+            f"{speed}, a speed LoRA. Load it with a LoRA loader (LoraLoaderModelOnly): DCM KSampler and DCM Sigmas "
+            "take its noise levels behind that."
+        )
     return _known(names, lora, f"a whole backbone. {_BACKBONE}") or (
         f"no file that is known here: its tensors are {shortened(names, 3)}. Choose an expert file, whose metadata "
         "says that it is one."
@@ -85,6 +92,11 @@ def what_it_looks_like(names: Collection[str]) -> str:
 def is_checkpoint(names: Collection[str]) -> bool:
     """Are these the names of a state of this project's trainer? They contain those of a backbone."""
     return any(name.startswith("method/") for name in names)
+
+
+def is_lora(names: Collection[str]) -> bool:
+    """Are these the names of a LoRA, or of another adapter that a LoRA loader takes?"""
+    return bool(_sign(names, ((_LORA + _LYCORIS, "a LoRA"),)))
 
 
 def is_backbone(names: Collection[str]) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from ..schedule.experts import ExpertSchedule, Midpoint, Threshold
+from ..schedule.fields import read_field, read_lists, write_lists
 from ..schedule.grid import NoiseGrid
 
 _LIST = "dcm.sigmas."
@@ -41,7 +40,7 @@ def write_schedule(schedule: ExpertSchedule, trained_steps: int | None = None) -
         computed = (trained_steps,)
     lists = {steps: schedule.sigmas(steps)[:-1].tolist() for steps in computed if steps <= schedule.grid.points}
     lists |= {steps: list(values) for steps, values in schedule.lists.items()}
-    return fields | {f"{_LIST}{steps}": json.dumps(values) for steps, values in lists.items()}
+    return fields | write_lists(lists, _LIST)
 
 
 def read_schedule(header: Mapping[str, str]) -> ExpertSchedule:
@@ -49,13 +48,13 @@ def read_schedule(header: Mapping[str, str]) -> ExpertSchedule:
 
     Raises ValueError naming the field if one is missing, unreadable, or contradicts the others.
     """
-    points, shift = _read(header, "dcm.grid", int), _read(header, "dcm.shift", float)
-    grid = NoiseGrid(shift, points, _read(header, "dcm.prediction", str))
-    kappa_index = _read(header, "dcm.kappa_index", int)
-    lists = {_steps(key): tuple(_read(header, key, _floats)) for key in header if key.startswith(_LIST)}
+    points, shift = read_field(header, "dcm.grid", int), read_field(header, "dcm.shift", float)
+    grid = NoiseGrid(shift, points, read_field(header, "dcm.prediction", str))
+    kappa_index = read_field(header, "dcm.kappa_index", int)
+    lists = read_lists(header, _LIST)
     rule = header.get("dcm.rule", "aligned")
     if rule == Threshold.rule:
-        switch = Threshold(_read(header, "dcm.switch_timestep", float))
+        switch = Threshold(read_field(header, "dcm.switch_timestep", float))
         schedule = ExpertSchedule(grid, kappa_index, switch, lists)
     elif rule == Midpoint.rule:
         schedule = ExpertSchedule(grid, kappa_index)
@@ -66,30 +65,10 @@ def read_schedule(header: Mapping[str, str]) -> ExpertSchedule:
         ("dcm.kappa_sigma", schedule.kappa_sigma),
         ("dcm.switch_sigma", schedule.switch_sigma),
     ):
-        if key in header and not math.isclose(_read(header, key, float), value, rel_tol=1e-6, abs_tol=1e-6):
+        if key in header and not math.isclose(read_field(header, key, float), value, rel_tol=1e-6, abs_tol=1e-6):
             raise ValueError(f"{key} is {header[key]}, but the other fields give {value!r}.")
     for steps, values in lists.items():
         expected = schedule.sigmas(steps)[:-1]
         if len(values) != steps or not torch.allclose(torch.tensor(values), expected, rtol=1e-6, atol=1e-6):
             raise ValueError(f"{_LIST}{steps} is {list(values)}, but the other fields give {expected.tolist()}.")
     return schedule
-
-
-def _read(header: Mapping[str, str], key: str, kind: Any) -> Any:
-    try:
-        return kind(header[key])
-    except KeyError:
-        raise ValueError(f"the header has no {key}.") from None
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise ValueError(f"{key} is {str(header[key])[:80]!r}, which cannot be read.") from None
-
-
-def _steps(key: str) -> int:
-    steps = key.removeprefix(_LIST)
-    if not (steps.isascii() and steps.isdecimal() and len(steps) <= 3):
-        raise ValueError(f"{key[:80]} is no list of sigmas: its name must end with a number of steps.")
-    return int(steps)
-
-
-def _floats(text: str) -> list[float]:
-    return [float(value) for value in json.loads(text)]

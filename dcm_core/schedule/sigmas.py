@@ -66,3 +66,11 @@ def step_window(
     if end <= start_at_step:
         raise ValueError(f"end_at_step is {end_at_step}, which leaves no step: use {start_at_step + 1} to {steps}.")
     return sigmas[start_at_step : end + 1]
+
+
+def is_part_of(whole: Tensor, sigmas: Tensor) -> bool:
+    """Do these noise levels follow each other in ``whole``? Levels that were rounded to be read are the same."""
+    if len(sigmas) > len(whole):
+        return False
+    parts = whole.unfold(0, len(sigmas), 1)
+    return bool(torch.isclose(parts, sigmas.to(parts), rtol=1e-3, atol=1e-6).all(1).any())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
+from ...dcm_core.schedule.sigmas import is_part_of
 from ..backbone.attention_choice import lost_attention
 from ..backbone.host import shift_of
 from ..backbone.model import family_of
@@ -13,6 +13,7 @@ from ..experts.apply import applied_to, schedule_of, trained_steps_of
 from ..experts.check import lost_patches
 from ..ui.say import log
 from .plan import PLAIN, Run
+from .speed_notes import are_of_speed_lora, of_speed_loras
 
 # One network call a step and no memory of former steps; the host's ddim is euler.
 USUAL_SAMPLERS = ("euler", "lcm", "ddim")
@@ -38,6 +39,7 @@ def warnings_for(
             f"and {others.schedule.kappa_text}); that of the high-noise one is used. Take two files of one training."
         )
     warnings += of_unlike_pair(run)
+    warnings += of_speed_loras(run, sigmas, given, sampler_name, is_stock)
     cfg = max(run.cfg, run.detail_cfg)
     if applied and applied.guidance > 1 and cfg > 1:
         warnings.append(
@@ -70,6 +72,8 @@ def of_steps(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]
     """What is wrong with who takes which steps, at which noise levels: the one thing to change first."""
     applied, trained, names = applied_to(run.model), run.trained_sigmas, run.names
     in_one_step = trained is not None and len(trained) == 2  # the semantic expert's alone
+    if run.speed_lora and isinstance(names, str):
+        return []
     if applied is None and isinstance(names, str) and not in_one_step:
         whole = "the plain one" if names == PLAIN else "its semantic expert"
         return [f"this MODEL has no detail expert, so {whole} takes all steps: put DCM Apply Experts before this node."]
@@ -82,7 +86,7 @@ def of_steps(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]
         return [off_trained(run, trained, given, is_stock)]
     if isinstance(names, str) or in_one_step or (is_stock and not is_whole(run, sigmas)):
         return []
-    return starved(run, names, sigmas, given, is_stock)
+    return starved(run, names, sigmas, given and not are_of_speed_lora(run, sigmas), is_stock)
 
 
 def off_trained(run: Run, trained: Tensor, given: bool, is_stock: bool) -> str:
@@ -96,14 +100,6 @@ def off_trained(run: Run, trained: Tensor, given: bool, is_stock: bool) -> str:
         remedy = f"Set steps to {steps}, semantic_steps to 0 and denoise to 1; to change a video, use start_at_step."
     levels = " ".join(run.schedule.grid.curve.labels(trained[:-1].tolist(), 3))
     return f"the experts were trained for {steps_text(steps)} at {levels}, and these are other noise levels. {remedy}"
-
-
-def is_part_of(whole: Tensor, sigmas: Tensor) -> bool:
-    """Do these noise levels follow each other in ``whole``? Levels that were rounded to be read are the same."""
-    if len(sigmas) > len(whole):
-        return False
-    parts = whole.unfold(0, len(sigmas), 1)
-    return bool(torch.isclose(parts, sigmas.to(parts), rtol=1e-3, atol=1e-6).all(1).any())
 
 
 def starved(run: Run, names: PartNames, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]:

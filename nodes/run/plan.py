@@ -11,9 +11,13 @@ from torch import Tensor
 from ...dcm_core.families.family import Family
 from ...dcm_core.schedule.experts import EXPERT_NAMES, USUAL_STEPS, ExpertSchedule, PartNames, steps_text
 from ...dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
+from ...dcm_core.schedule.passport import levels
+from ...dcm_core.schedule.speed_loras import SpeedLora
 from ..backbone.host import latent_format_of, network_of
+from ..backbone.lora_files import RunningNode
 from ..backbone.model import as_released, family_of, is_semantic
 from ..experts.apply import applied_to, schedule_of, switch_text, trained_sigmas_of, trained_steps_of
+from .speed import Speed, speed_of
 
 PLAIN = "no experts"
 
@@ -28,13 +32,17 @@ def names_of(model: ModelPatcher) -> PartNames | str:
 
 @dataclass(frozen=True)
 class Run:
-    """A MODEL with its experts, or two MODELs of which the second takes the low noise; and a cfg for each part."""
+    """A MODEL with its experts, or two MODELs of which the second takes the low noise; and a cfg for each part.
+
+    ``speed``: what is known of the speed LoRAs on them.
+    """
 
     model: ModelPatcher
     low_noise_model: ModelPatcher | None
     schedule: ExpertSchedule
     cfg: float
     detail_cfg: float
+    speed: Speed
 
     @classmethod
     def of(
@@ -45,14 +53,19 @@ class Run:
         cfg: float = 1.0,
         detail_cfg: float | None = None,
         boundary: float | None = None,
+        node: RunningNode | None = None,
     ) -> Run:
         """From what the nodes are given; without ``boundary`` the usual one, without ``detail_cfg`` ``cfg`` for all.
 
+        ``node``: the one that runs, upstream of which the speed LoRAs are looked for.
         Raises ValueError for MODELs that cannot share a run, and for a boundary that has no meaning here.
         """
+        speed = speed_of(model, low_noise_model, node or RunningNode())
         if low_noise_model is not None:
             check_pair(model, low_noise_model)
             schedule = pair_schedule_of(model, low_noise_model)
+            if boundary is None and speed.lora and not has_experts(model, low_noise_model):
+                boundary = speed.lora.passport.boundary
             schedule = schedule if boundary is None else with_boundary(schedule, boundary, family_of(model))
             low_noise_model = as_released(low_noise_model, schedule.grid)
         elif boundary is not None:
@@ -63,7 +76,7 @@ class Run:
         else:
             schedule = schedule_of(model)
         model = as_released(model, schedule.grid)
-        return cls(model, low_noise_model, schedule, cfg, cfg if detail_cfg is None else detail_cfg)
+        return cls(model, low_noise_model, schedule, cfg, cfg if detail_cfg is None else detail_cfg, speed)
 
     @property
     def is_pair(self) -> bool:
@@ -72,11 +85,18 @@ class Run:
     @property
     def names(self) -> PartNames | str:
         """What its two parts are called, or who takes all steps."""
-        return PAIR_NAMES if self.is_pair else names_of(self.model)
+        if self.is_pair:
+            return PAIR_NAMES
+        return self.speed_lora.title if self.speed_lora else names_of(self.model)
 
     @property
     def has_experts(self) -> bool:
-        return any(names_of(model) != PLAIN for model in (self.model, self.low_noise_model) if model is not None)
+        return has_experts(self.model, self.low_noise_model)
+
+    @property
+    def speed_lora(self) -> SpeedLora | None:
+        """The speed LoRA whose noise levels are the run's; experts go before it."""
+        return None if self.has_experts else self.speed.lora
 
     @property
     def trained_sigmas(self) -> Tensor | None:
@@ -90,30 +110,38 @@ class Run:
         return USUAL_STEPS if self.trained_sigmas is None else len(self.trained_sigmas) - 1
 
     def sigmas(self, given: Tensor | None, steps: int, semantic_steps: int | None, denoise: float) -> Tensor:
-        """The noise levels [N + 1] of the whole run: the given ones, or else the schedule's.
+        """The noise levels [N + 1] of the whole run: the given ones, or else the speed LoRA's, or the schedule's.
 
         0 ``steps`` are the usual ones; without ``semantic_steps`` they are shared evenly. Raises ValueError for what no
-        sampler can run on.
+        sampler can run on, and for a number of steps that the speed LoRA has no levels for.
         """
         if given is not None:
             return self.schedule.check(given)
+        if self.speed_lora and semantic_steps is None and denoise == 1:
+            return levels(self.speed_lora.passport, steps)
         return self.schedule.sigmas(steps or self.usual_steps, semantic_steps, denoise)
 
     def describe(self, sigmas: Tensor) -> str:
         """Who takes which steps, in one line."""
-        return self.schedule.describe(sigmas, self.names)
+        line = self.schedule.describe(sigmas, self.names)
+        return line if self.has_experts else line + self.speed.remark(self.names)
 
     def switch_text(self) -> str:
         """Where the switch is, in one line."""
         if self.names == EXPERT_NAMES:
             return switch_text(self.schedule, trained_steps_of(self.model))
-        steps = self.usual_steps
-        example = self.describe(self.schedule.sigmas(steps))
+        sigmas = self.sigmas(None, 0, None, 1.0)
+        steps, example = len(sigmas) - 1, self.describe(sigmas)
         if not self.is_pair:
             return f"no switch; {example}"
         low = PAIR_NAMES.full[1]
         switch = f"the {low} acts below {self.schedule.spell(self.schedule.switch_sigma)}"
         return f"{switch}; {steps_text(steps)}: {example}"
+
+
+def has_experts(*models: ModelPatcher | None) -> bool:
+    """Does one of these MODELs hold an expert?"""
+    return any(names_of(model) != PLAIN for model in models if model is not None)
 
 
 def check_pair(model: ModelPatcher, low_noise_model: ModelPatcher) -> None:

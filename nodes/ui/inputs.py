@@ -94,7 +94,7 @@ def boundary() -> io.Float.Input:
 
 
 def steps() -> io.Int.Input:
-    tooltip = "Shared evenly between the experts. 0 takes as many as they were trained for, or else 4."
+    tooltip = "Shared evenly between the experts. 0 takes as many as they or a speed LoRA were trained for, or else 4."
     return io.Int.Input("steps", default=0, min=0, max=50, tooltip=tooltip)
 
 
@@ -105,9 +105,9 @@ def semantic_steps() -> io.Int.Input:
 
 def preset(names: list[str]) -> io.Combo.Input:
     tooltip = (
-        "experts: as the expert file says. aligned: the semantic expert ends exactly on kappa. official: the "
-        "published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps). The others are for speed LoRAs of "
-        "Wan, with or without a second MODEL; the help page names their sources."
+        "experts: as the expert file says, or a speed LoRA that is recognised. aligned: the semantic expert ends "
+        "exactly on kappa. official: the published lists where there are any (HunyuanVideo 4 steps, Wan 6 steps). The "
+        "others are for speed LoRAs, with or without a second MODEL; the help page names their sources."
     )
     return io.Combo.Input("preset", options=names, default="experts", optional=True, tooltip=tooltip)
 

@@ -1,16 +1,19 @@
 // Drives the host's real page in a headless Chromium.
 //
 //   node page.mjs '{"address": "127.0.0.1:8188", "browser": "/usr/bin/chromium",
-//                   "files": ["shapes.json"], "run": ["shapes"], "screenshots": "folder"}'
+//                   "files": ["shapes.json"], "run": ["shapes"], "screenshots": "folder",
+//                   "sizes": [[1366, 768]], "pictures": false}'
 //
 // Drops each file on the canvas as a user would and notes the node types the page does not know, what it
 // complains about, and the prompt it would send. For those named in "run" it presses the queue button, waits
-// for the end and notes the texts on the nodes. Leaves one picture per file and prints one line of JSON: name ->
-// what was seen.
+// for the end and notes the texts on the nodes. Then measures how each lies on the page at the sizes. Leaves one
+// picture per file, or with "pictures" one more of each at each size, and prints one line of JSON: name -> what was
+// seen.
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { withBrowser } from "./chromium.mjs";
+import { measureLayouts } from "./layout.mjs";
 
 const PAGE_MS = 120_000;
 const RUN_MS = 120_000;
@@ -115,6 +118,7 @@ async function main() {
       await closeDialogs(page);
       await page.screenshot({ path: path.join(job.screenshots, `${name}.png`) });
     }
+    for (const [name, layouts] of Object.entries(await measureLayouts(page, job))) seen[name].layouts = layouts;
     return seen;
   });
   console.log(JSON.stringify(seen));

@@ -1,7 +1,14 @@
 """The shipped workflows in the real page: dropped like a user drops them, and Shapes run with the Run button."""
 
 import pytest
+from harness.browser import SIZES
+from harness.layout import backward, crossings, overlaps
 from harness.workflows import NAMES
+
+# Longer than seven columns, which is what fits: there the video is saved right below where it is made.
+TALL = ["baked_experts_guider", "expert_as_ordinary_lora", "motion"]
+# Two samplers that take the same prompts: their links cannot be drawn without a crossing.
+TWO_SAMPLERS = ["expert_as_ordinary_lora", "motion"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -20,3 +27,21 @@ def test_what_needs_no_download_runs_from_the_page(dropped, name):
 
 def test_the_page_shows_that_a_video_is_slow(dropped):
     assert "of the reference's motion: slow." in dropped["motion"]["shown"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_opens_with_text_beside_an_open_panel(dropped, name):
+    for canvas, seen in dropped[name]["layouts"].items():
+        zooms = dict(zip(SIZES, seen["zooms"], strict=True))
+        small = {size: zoom for size, zoom in zooms.items() if zoom["zoom"] < zoom["readable"]}
+        assert not small, f"{canvas}: the page draws no text at this zoom"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_is_laid_out_from_left_to_right(dropped, name):
+    for canvas, seen in dropped[name]["layouts"].items():
+        assert len(seen["boxes"]) > 5 and len(seen["links"]) > 5
+        assert not overlaps(seen), canvas
+        assert backward(seen) == (["Create Video -> Save Video"] if name in TALL else []), canvas
+        if name not in TWO_SAMPLERS:
+            assert not crossings(seen), canvas

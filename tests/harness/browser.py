@@ -11,21 +11,26 @@ from .hosts import TESTS, load_script
 
 _script = load_script("browser")
 
+SIZES = [(1920, 1000), (1440, 900), (1366, 768)]
+
 
 def missing() -> list[str]:
     """What the browser tests lack on this machine."""
     return _script.missing()
 
 
-def drop_workflows(address: str, files: list[Path], run: list[str], screenshots: Path) -> dict[str, dict]:
+def drop_workflows(
+    address: str, files: list[Path], run: list[str], screenshots: Path, pictures: bool = False
+) -> dict[str, dict]:
     """Drops each file on the page and presses Run for those named in `run`.
 
     file stem -> `missing` (unknown node types), `types`, `alerts` (what the page complained about), `prompt` (API
-    format) and for those that ran `heard` (their last events) and `shown` (texts on their nodes). Screenshots go to
-    `screenshots`.
+    format), for those that ran `heard` (their last events) and `shown` (texts on their nodes), and `layouts` (canvas ->
+    boxes, links and the zooms at `SIZES`). Screenshots go to `screenshots`; with `pictures` also those at each size.
     """
     files = [str(file) for file in files]
-    return _driven("page.mjs", address=address, files=files, run=run, screenshots=str(screenshots))
+    job = {"files": files, "run": run, "screenshots": str(screenshots), "sizes": SIZES, "pictures": pictures}
+    return _driven("page.mjs", address=address, **job)
 
 
 def look_at_nodes(address: str, file: Path, modern: bool) -> dict:

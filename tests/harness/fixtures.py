@@ -75,7 +75,8 @@ def dropped(server: HostServer, checkpoints: dict[str, str], tmp_path_factory: p
     lacks = missing()
     if lacks:
         pytest.skip(NO_BROWSER.format(", ".join(lacks)))
-    folder = os.environ.get("DCM_SCREENSHOTS")
-    folder = Path(folder, server.host.version) if folder else tmp_path_factory.mktemp("screenshots")
+    wanted = os.environ.get("DCM_SCREENSHOTS")
+    folder = Path(wanted, server.host.version) if wanted else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
-    return drop_workflows(server.address, WORKFLOWS, run=["shapes", "motion"], screenshots=folder)
+    ready = ["shapes", "motion"]
+    return drop_workflows(server.address, WORKFLOWS, run=ready, screenshots=folder, pictures=bool(wanted))

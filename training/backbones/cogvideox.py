@@ -57,7 +57,7 @@ class CogVideoXNetwork(Network):
             )
         if frames % self.patch[0]:
             raise ConfigError(f"This CogVideoX takes latent frames in pairs, and is given {frames}.")
-        rotary = self._rotary(self._grid(x), x.device)
+        rotary = self._rotary(self.grid(x), x.device)
         inside = x.transpose(1, 2)  # [B, T, C, H, W]
         made = self.transformer(inside, conditions.text, timestep, image_rotary_emb=rotary, return_dict=False)[0]
         return made.transpose(1, 2)

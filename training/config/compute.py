@@ -44,10 +44,15 @@ class ComputeConfig(Section):
         default=True, description="Read or render the next batch in a thread while this one is trained on."
     )
 
+    @property
+    def recomputing(self) -> bool:
+        """Does the backward pass compute anything again?"""
+        return self.checkpointing != "none"
+
     def contradictions(self, compiled: bool) -> Iterator[str]:
         """What cannot be together, a sentence each. ``compiled``: are the blocks?"""
         for name in ("offload", "fp8"):
-            if getattr(self, name) and self.checkpointing == "none":
+            if getattr(self, name) and not self.recomputing:
                 yield (
                     f"compute.{name}=true needs compute.checkpointing=full: without it the backward pass keeps every "
                     "block's weights."

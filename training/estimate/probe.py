@@ -1,7 +1,7 @@
 """Memory and compute of a network's call, counted on tensors that hold no data.
 
-A call is counted on networks of two and of three blocks, from which any number of blocks follows, since all blocks of a
-kind are alike.
+A call is counted on networks of a few blocks, from which any number of blocks follows, since all blocks of a kind are
+alike.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-Depth = Mapping[str, int]  # how many blocks of each kind, by the names of the transformer's own arguments
-_FEW = 2  # of one block alone the peak may lie at the network's ends
+Depth = Mapping[str, int]  # how much there is of each kind, as of blocks by the transformer's own arguments
 _OPERATIONS: dict[Any, Callable[..., int]] = {  # of attention on a CPU too, which PyTorch itself does not count
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
@@ -46,19 +45,29 @@ class Cost:
         return Cost(self.memory + times * other.memory, self.kept + times * other.kept, self.flop + times * other.flop)
 
 
-def cost(depth: Depth, count: Callable[[Depth], Cost]) -> Cost:
-    """The cost at a depth; ``count`` counts it at a smaller one."""
-    few = {kind: min(_FEW, blocks) for kind, blocks in depth.items()}
+def fewest(depth: Depth) -> dict[str, int]:
+    """One block of each kind and two of the last, which are tapped: of one block alone the peak may lie at the
+    network's ends."""
+    few = dict.fromkeys(depth, 1)
+    last = list(depth)[-1]
+    return {**few, last: min(2, depth[last])}
+
+
+def cost(depth: Depth, few: Depth, count: Callable[[Depth], Cost]) -> Cost:
+    """The cost at a depth; ``count`` counts it at ``few`` and with one more of each kind."""
     total = base = count(few)
-    for kind, blocks in depth.items():
-        if blocks > few[kind]:
-            block = count({**few, kind: few[kind] + 1}).plus(base, -1)
-            total = total.plus(block, blocks - few[kind])
+    for kind, number in depth.items():
+        if number > few[kind]:
+            one = count({**few, kind: few[kind] + 1}).plus(base, -1)
+            total = total.plus(one, number - few[kind])
     return total
 
 
 def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Cost:
-    """Of ``call``, which asks the network, and of the way back if it is trained. To be used within ``without_data``."""
+    """Of ``call``, which asks the network, and of the way back if it is trained. Its gradients are forgotten then.
+
+    To be used within ``without_data``.
+    """
     kept = 0
     with Counter() as counter:
         with torch.set_grad_enabled(trained):
@@ -67,13 +76,17 @@ def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Co
             kept = counter.now
             loss.backward()
     gradients = sum(p.grad.untyped_storage().nbytes() for p in network.parameters() if p.grad is not None)
+    network.zero_grad(set_to_none=True)
     return Cost(max(0, counter.peak - gradients), kept, counter.flop)
 
 
 @contextmanager
-def without_data() -> Iterator[None]:
-    """Inside this context tensors have shapes and dtypes and no data; networks come in by ``to_empty``."""
-    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
+def without_data(mode: FakeTensorMode) -> Iterator[None]:
+    """Inside this context tensors have shapes and dtypes and no data; networks come in by ``to_empty``.
+
+    ``mode``: the same wherever the same tensors are.
+    """
+    with mode, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of a norm that is in float32
         yield
 
@@ -91,9 +104,10 @@ class Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        for each in tree_iter(output):
-            if isinstance(each, Tensor):
-                self._count(each.untyped_storage())
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(output):
+            if storage._cdata not in given:  # a view, as of a weight, is not made
+                self._count(storage)
         if operations := _OPERATIONS.get(func._overloadpacket):
             self.flop += operations(*args, **(kwargs or {}), out_val=output)
         return output
@@ -110,3 +124,7 @@ class Counter(TorchDispatchMode):
     def _gone(self, address: int, size: int) -> None:
         self._known.discard(address)
         self.now -= size
+
+
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    return (each.untyped_storage() for each in tree_iter(values) if isinstance(each, Tensor))

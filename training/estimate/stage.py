@@ -9,23 +9,24 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..backbones.base import Backbone
 from ..config import BackboneConfig, Config
 from ..data.batch import Conditions
 from ..data.buckets import Size
 from ..errors import ConfigError
-from ..methods.adversary import AdversaryOptions
-from ..methods.base import Calls, Method
+from ..methods.base import Method
 from ..methods.distillation import DistillationOptions
 from ..networks.blocks import prepare
 from ..networks.discriminator import Discriminator
 from ..networks.network import Network
 from ..networks.precision import lowered
 from ..networks.roles import Player, Roles, cast_roles
-from .probe import Cost, Depth, cost, counted, without_data
+from .probe import Cost, Depth, cost, counted, fewest, without_data
 
 _BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call the numbers of their blocks
+_TAPS = "taps"  # layers of features that are looked at
 _MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # bytes a trained weight; of muon's vectors twice as many
 _SEEN = 257  # patches of CLIP's picture, and one for all of it
 
@@ -117,20 +118,19 @@ def need(
     clip = clip_of(backbone, first, size, latents)
     rows = config.stage_data().batch_size
     at_once = min(rows, config.compute.micro_batch or rows)
-    depth = {
-        name: backbone.arguments[name] for name in ("num_layers", "num_single_layers") if name in backbone.arguments
-    }
     calls, stride = method.calls(options, config), getattr(options, "feature_stride", 0)
-
-    def count(few: Depth) -> Cost:
-        architecture = {**config.backbone.architecture, **few}
-        shorter = make(config.backbone.model_copy(update={"architecture": architecture}))
-        return _iteration(config, _networks(config, options, shorter), shorter, clip, at_once, calls, stride)
-
-    found = cost(depth, count)
-    discriminator = _discriminator(options, backbone, first) if calls.through else []
-    own = [p for p in first.parameters() if p.requires_grad]
-    trained = sum(p.numel() for p in own)
+    probe = _Probe(config, options, make, clip, at_once)
+    depth = {name: backbone.arguments[name] for name in _BLOCKS if name in backbone.arguments}
+    few = fewest(depth)
+    own, plain = cost(depth, few, probe.student), cost(depth, few, probe.teacher)
+    memory, flop = max(own.memory, plain.memory), calls.trained * own.flop + calls.plain * plain.flop
+    discriminator: list[nn.Parameter] = []
+    if calls.through:
+        _, taps = backbone.feature_shape(first, stride)
+        seen, held = probe.adversary(depth, few, taps, own.kept)
+        memory, flop = max(memory, held), flop + calls.through * seen.flop
+        discriminator = list(probe.discriminator(taps)[0].parameters())
+    trained = sum(p.numel() for p in first.parameters() if p.requires_grad)
     learned = trained + sum(p.numel() for p in discriminator)
     return Need(
         clip=clip,
@@ -141,9 +141,100 @@ def need(
         gradients=4 * learned,
         optimizer=_MOMENTS[config.selected().optimizer.name] * trained + 8 * (learned - trained),
         averages=0 if config.selected().ema_decay is None else 4 * trained,
-        activations=int(found.memory),
-        flop=found.flop * rows / at_once,
+        activations=int(memory),
+        flop=flop * rows / at_once,
     )
+
+
+class _Probe:
+    """Counts the calls of an iteration on networks of a few blocks, made once for each depth."""
+
+    def __init__(self, config: Config, options: Any, make: Callable[[BackboneConfig], Backbone], clip: Clip, rows: int):
+        self.config, self.options, self.make, self.clip, self.rows = config, options, make, clip, rows
+        self.cast: dict[tuple, tuple[Backbone, Roles]] = {}
+        self.no_data = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def student(self, few: Depth) -> Cost:
+        """The call of what is trained, and its way back."""
+        backbone, roles = self._cast(few)
+        return self._counted(backbone, roles.student, trained=True)
+
+    def teacher(self, few: Depth) -> Cost:
+        """A call without gradient."""
+        backbone, roles = self._cast(few)
+        return self._counted(backbone, roles.teacher, trained=False)
+
+    def adversary(self, depth: Depth, few: Depth, taps: int, waiting: float) -> tuple[Cost, float]:
+        """The call through the teacher and the discriminator, and the most that is held, with ``waiting`` bytes of the
+        student's graph."""
+        seen = cost({**depth, _TAPS: taps}, {**few, _TAPS: 1}, self.features)
+        judged = cost({_TAPS: taps}, {_TAPS: 1}, self.judged)
+        _, channels = self.discriminator(taps)
+        features = 4 * self.rows * taps * channels * self.clip.tokens
+        # What the fake is compared with is seen without gradient, and held until the discriminator has learned too.
+        others = features + 4 * self.rows * taps * prod(self.clip.latents)
+        if self.options.real == "data":
+            others += others
+        return seen, max(waiting + others + seen.memory, features + others + judged.memory)
+
+    def features(self, few: Depth) -> Cost:
+        """The teacher's call that latents get their gradient through, with so many taps, and the discriminator's."""
+        backbone, roles = self._cast({kind: number for kind, number in few.items() if kind != _TAPS})
+        return self._counted(backbone, roles.teacher, trained=True, taps=few[_TAPS])
+
+    def judged(self, few: Depth) -> Cost:
+        """The discriminator's own turn, on the features of so many taps."""
+        (_, roles), taps = next(iter(self.cast.values())), few[_TAPS]
+        network = roles.teacher.network
+        discriminator, channels = self.discriminator(taps)
+        with without_data(self.no_data):
+            grid = network.grid(torch.empty(self.rows, *self.clip.latents))
+            tokens = [torch.empty(self.rows, self.clip.tokens, channels)] * taps
+
+            def call() -> Tensor:
+                return torch.stack([each.mean() for _ in range(2) for each in discriminator(tokens, grid)])
+
+            return counted(discriminator, call, trained=True)
+
+    def _counted(self, backbone: Backbone, player: Player, trained: bool, taps: int = 0) -> Cost:
+        network, latents = player.network, self.clip.latents
+        if taps:
+            discriminator, _ = self.discriminator(taps)
+            stride = len(network.tapped) if taps == 1 else (len(network.tapped) - 1) // (taps - 1)
+        with without_data(self.no_data):
+            x = torch.empty(self.rows, *latents, requires_grad=bool(taps))
+            timestep, conditions = torch.empty(self.rows), _conditions(backbone, network, self.rows, latents)
+            if not taps:
+                return counted(network, lambda: player(x, timestep, conditions)[0], trained)
+
+            def call() -> Tensor:
+                _, features = player(x, timestep, conditions, stride)
+                logits = discriminator(features.tokens, features.grid, frozen=True)
+                return torch.stack([each.square().mean() for each in (*logits, *features.velocities)])
+
+            return counted(network, call, trained)
+
+    def discriminator(self, taps: int) -> tuple[Discriminator, int]:
+        """With so many heads, and how many channels a token has."""
+        backbone, roles = next(iter(self.cast.values()))
+        channels, _ = backbone.feature_shape(roles.teacher.network, 1)
+        with torch.device("meta"):
+            made = Discriminator(channels, taps, self.options.discriminator.width, self.config.compute.recomputing)
+        with without_data(self.no_data):
+            return made.to_empty(device="cpu"), channels
+
+    def _cast(self, few: Depth) -> tuple[Backbone, Roles]:
+        key = tuple(few.items())
+        if key not in self.cast:
+            architecture = {**self.config.backbone.architecture, **few}
+            backbone = self.make(self.config.backbone.model_copy(update={"architecture": architecture}))
+            roles = _networks(self.config, self.options, backbone)
+            with without_data(self.no_data):
+                for network in roles.networks:
+                    network.to_empty(device="cpu")
+                    prepare(network, self.config.compute, None, torch.device("cpu"))
+            self.cast[key] = backbone, roles
+        return self.cast[key]
 
 
 def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
@@ -157,34 +248,6 @@ def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
     return cast_roles(outline, network, options.mode, adapter, options.averaged_target, semantic)
 
 
-def _iteration(
-    config: Config, roles: Roles, backbone: Backbone, clip: Clip, rows: int, calls: Calls, stride: int
-) -> Cost:
-    """Of a micro batch, at the depth that the roles have."""
-    with without_data():
-        for network in roles.networks:
-            network.to_empty(device="cpu")
-            prepare(network, config.compute, None, torch.device("cpu"))
-        x = torch.empty(rows, *clip.latents)
-        conditions = _conditions(backbone, roles.student.network, rows, clip.latents)
-        timestep = torch.empty(rows)
-
-        def call(player: Player, into: Tensor, stride: int = 0) -> Tensor:
-            velocity, features = player(into, timestep, conditions, stride)
-            return velocity if features is None else torch.stack([each.mean() for each in features.velocities])
-
-        own = counted(roles.student.network, lambda: call(roles.student, x), trained=True)
-        plain = counted(roles.teacher.network, lambda: call(roles.teacher, x), trained=False)
-        memory = max(own.memory, plain.memory)
-        flop = calls.trained * own.flop + calls.plain * plain.flop
-        if calls.through:
-            seen = x.requires_grad_(True)
-            features = counted(roles.teacher.network, lambda: call(roles.teacher, seen, stride), trained=True)
-            # The student's graph waits for the gradient that comes through the teacher.
-            memory, flop = max(memory, own.kept + features.memory), flop + calls.through * features.flop
-    return Cost(memory, own.kept, flop)
-
-
 def _conditions(backbone: Backbone, network: Network, rows: int, latents: Latents) -> Conditions:
     config, (channels, *grid) = network.transformer.config, latents
     width = config.get("text_dim") or config.get("text_embed_dim")
@@ -196,12 +259,6 @@ def _conditions(backbone: Backbone, network: Network, rows: int, latents: Latent
         image=torch.empty(rows, config.in_channels - channels, *grid) if "image" in backbone.told_of_image else None,
         vision=torch.empty(rows, _SEEN, config.image_dim) if "vision" in backbone.told_of_image else None,
     )
-
-
-def _discriminator(options: AdversaryOptions, backbone: Backbone, network: Network) -> list[nn.Parameter]:
-    with torch.device("meta"):
-        channels, layers = backbone.feature_shape(network, options.feature_stride)
-        return list(Discriminator(channels, layers, options.discriminator.width).parameters())
 
 
 def _on_the_card(network: Network, offload: bool) -> list[nn.Parameter]:

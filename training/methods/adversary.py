@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcm_core.losses import feature_matching, hinge_discriminator, hinge_generator
 
@@ -74,7 +73,8 @@ class Adversary:
         channels, layers = method.backbone.feature_shape(method.teacher.network, options.feature_stride)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(method.config.seed)
-            self.discriminator = Discriminator(channels, layers, options.discriminator.width).to(method.device)
+            made = Discriminator(channels, layers, options.discriminator.width, method.config.compute.recomputing)
+        self.discriminator = made.to(method.device)
         settings = f"{method.settings}.options.discriminator"
         method.learners["discriminator"] = Learner(self.discriminator, options.discriminator, method.world, settings)
 
@@ -121,8 +121,7 @@ class Adversary:
             weight = float(rows.float().mean()) / share
         elif rows is not None:
             weight = 0.0
-        with _frozen(self.discriminator):
-            hinge = hinge_generator(self.discriminator(seen.tokens, seen.grid))
+        hinge = hinge_generator(self.discriminator(seen.tokens, seen.grid, frozen=True))
         losses["adversarial"] = weight * options.adversarial * hinge
         losses["matching"] = weight * options.matching * feature_matching(seen.velocities, wanted.velocities)
         yield "student", losses
@@ -135,13 +134,3 @@ class Adversary:
         method = self.method
         told = conditions.told(method.options.embedded_guidance)
         return method.teacher(x, method.process.timestep(sigma), told, self.options.feature_stride)[1]
-
-
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """Gradient passes through the network to its input, none is collected in its weights."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)

@@ -46,7 +46,7 @@ def prepare(network: Network, compute: ComputeConfig, backend: str | None, devic
     network.compute_dtype = getattr(torch, compute.dtype)
     if compute.dtype != "float32":
         keep_time(network)
-    if compute.checkpointing != "none":
+    if compute.recomputing:
         network.head = _checkpointed(network.head, network, selective=False)  # each layer of features goes through it
     for block in network.blocks:
         if compute.fp8:
@@ -55,7 +55,7 @@ def prepare(network: Network, compute: ComputeConfig, backend: str | None, devic
             block.forward = torch.compile(block.forward, backend=backend)
         if compute.offload:
             block.forward = _visiting(block, device)
-        if compute.checkpointing != "none":
+        if compute.recomputing:
             block.forward = _checkpointed(block.forward, network, compute.checkpointing == "selective")
 
 

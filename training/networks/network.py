@@ -96,7 +96,7 @@ class Network(nn.Module, ABC):
 
         With a stride also the tokens after the ``tapped`` blocks 0, stride, 2 stride, ..., with gradient into x.
         """
-        grid, entering = self._grid(x), self._with_image(x, conditions).to(self.dtype)
+        grid, entering = self.grid(x), self._with_image(x, conditions).to(self.dtype)
         if self.context is not None:
             self.context.check(x, prod(grid))
         arguments = entering, timestep, conditions.cast(self.dtype)
@@ -127,7 +127,7 @@ class Network(nn.Module, ABC):
             )
         return both
 
-    def _grid(self, x: Tensor) -> tuple[int, int, int]:
+    def grid(self, x: Tensor) -> tuple[int, int, int]:
         """How the tokens of latents lie: (T, h, w)."""
         frames, height, width = (size // part for size, part in zip(x.shape[2:], self.patch, strict=True))
         return frames, height, width

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import ConfigError, load_config
 from training.data.batch import Conditions
 from training.distill import main
-from training.estimate.probe import Cost, cost, counted
+from training.estimate.probe import Cost, Counter, cost, counted, fewest
 from training.estimate.report import card_size, clip_size
 from training.estimate.stage import need
 from training.registry import build_backbone, estimated
@@ -41,6 +41,17 @@ def test_a_call_on_no_data_takes_what_it_takes_on_data(trainer):
     assert found.weights == found.gradients == 4 * sum(p.numel() for p in method.student.network.parameters())
 
 
+@pytest.mark.parametrize("real", ["target", "data"])
+def test_an_iteration_with_an_adversary_is_told_as_it_is_counted(trainer, real):
+    """Every second of its blocks is tapped, and both networks have their turn."""
+    run = trainer("detail", {"real": real, "discriminator": {"width": 256}})
+    method = run.method
+    with Counter() as counter:
+        method.step(0)
+    found = need(run.config, type(method), method.options, build_backbone, None, method.data.latent_shape)
+    assert found.activations + found.gradients == pytest.approx(counter.peak, rel=0.15)
+
+
 def test_memory_and_operations_are_counted_in_one_pass():
     layer, x, calls = nn.Conv2d(4, 8, 1), torch.randn(2, 4, 3, 3), []
 
@@ -58,8 +69,16 @@ def test_blocks_of_each_kind_are_counted_by_themselves():
     def count(depth):
         return Cost(10 + 3 * depth["a"] + 5 * depth["b"], depth["a"], 7 * depth["b"])
 
-    assert cost({"a": 20, "b": 40}, count) == Cost(10 + 60 + 200, 20, 280)
-    assert cost({"a": 1, "b": 2}, count) == count({"a": 1, "b": 2})
+    assert cost({"a": 20, "b": 40}, {"a": 1, "b": 2}, count) == Cost(10 + 60 + 200, 20, 280)
+    assert cost({"a": 1, "b": 2}, {"a": 1, "b": 2}, count) == count({"a": 1, "b": 2})
+    assert fewest({"a": 20, "b": 40}) == {"a": 1, "b": 2} and fewest({"a": 1}) == {"a": 1}
+
+
+def test_weights_and_gradients_are_not_counted_as_made_by_a_call():
+    """A weight is seen through views of it, and the gradients of a call before are no longer there."""
+    layer, x = nn.Linear(1000, 1000), torch.randn(1, 1000)
+    first, second = (counted(layer, lambda: layer(x), trained=True) for _ in range(2))
+    assert first == second and first.memory < 1e6 < 4 * layer.weight.numel()
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

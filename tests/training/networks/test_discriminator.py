@@ -64,3 +64,19 @@ def test_wrong_tokens_and_layers_are_named():
         discriminator(tokens(0)[:1], (2, 3, 4))
     with pytest.raises(ValueError, match="needs a feature layer"):
         Discriminator(channels=8, layers=0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_heads_that_are_computed_again_give_the_same(frozen):
+    """Gradients too; where they are frozen, to the tokens alone."""
+    torch.manual_seed(0)
+    kept, grid = Discriminator(channels=8, layers=2, width=32), (2, 3, 4)
+    again = Discriminator(channels=8, layers=2, width=32, checkpointed=True)
+    again.load_state_dict(kept.state_dict())
+    gradients = []
+    for discriminator in (kept, again):
+        features = [layer.requires_grad_() for layer in tokens(0)]
+        sum(layer.square().sum() for layer in discriminator(features, grid, frozen)).backward()
+        assert all((p.grad is None) == frozen and p.requires_grad for p in discriminator.parameters())
+        gradients.append([each.grad for each in features])
+    assert all(map(torch.equal, *gradients))

@@ -1,0 +1,47 @@
+"""Recognising a speed LoRA: by the passport in its header, else by its name in the table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from .passport import Passport, read_passport
+from .speed_presets import find_preset
+
+# Where trainers write what they call a file.
+_TITLES = ("modelspec.title", "ss_output_name")
+_SIDE = re.compile(r"(?:^|[-_. /])(high|low)(?:[-_. ]?noise|[-_. /]|$)")
+
+
+@dataclass(frozen=True)
+class SpeedLora:
+    """A LoRA whose noise levels are known. ``why`` ends the sentence that says which: "by its file's name"."""
+
+    passport: Passport
+    why: str
+
+    @property
+    def title(self) -> str:
+        return self.passport.title
+
+
+def recognise(header: Mapping[str, str], name: str = "") -> SpeedLora | None:
+    """The speed LoRA that a file is by its header or, where that says nothing, by its name; None for an unknown one.
+
+    ``name``: the file's, with its folders before it where they are known. Raises ValueError for a passport that is
+    unreadable or contradicts itself, and for a name that fits several rows of the table.
+    """
+    if passport := read_passport(header):
+        title = passport.title or name.replace("\\", "/").rpartition("/")[2] or "this LoRA"
+        return SpeedLora(replace(passport, title=title), "by its own metadata")
+    for known, why in ((name, "by its file's name"), *((header.get(key, ""), "by its title") for key in _TITLES)):
+        if preset := find_preset(known):
+            return SpeedLora(replace(preset, expert=side_of(known)), why)
+    return None
+
+
+def side_of(name: str) -> str:
+    """ "high" or "low" where a file's name says which model of a pair it is for, or nothing."""
+    found = _SIDE.search(name.replace("\\", "/").lower())
+    return found[1] if found else ""

@@ -1,0 +1,68 @@
+"""Which LoRA files are on a MODEL, as far as the host tells: by what its loaders leave there, and by the graph.
+
+Neither is promised by ComfyUI: the name of what the loaders leave, and of their inputs. To be reread as ``host.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.model_patcher import ModelPatcher
+
+
+def lora_metadata_of(model: ModelPatcher) -> Mapping[str, str]:
+    """The metadata of the LoRA that was loaded last of those that have any; nothing in 0.3.64."""
+    return model.get_attachment("lora_metadata") or {}
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """A node that runs just now, within the graph that it runs in.
+
+    ``prompt`` is the graph as the server got it: nodes by id, each with its ``inputs`` by name, which are values or
+    links [id, output]. Nodes that are bypassed are not in it.
+    """
+
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+    node_id: str = ""
+
+    @classmethod
+    def of(cls, node: type) -> RunningNode:
+        """Of the class that the host runs; without its hidden inputs, one that has nothing upstream."""
+        hidden: Any = getattr(node, "hidden", None)
+        return cls(hidden.prompt or {}, str(hidden.unique_id)) if hidden else cls()
+
+    def lora_files(self, input_name: str) -> list[Path]:
+        """The LoRA files that loaders upstream of this input have put on its MODEL, the last one first."""
+        found, seen, ahead = [], set(), [self._upstream(self.node_id, input_name)]
+        while ahead:
+            node_id = ahead.pop(0)
+            if node_id is None or node_id in seen:
+                continue
+            seen.add(node_id)
+            inputs = self._inputs(node_id)
+            paths = [folder_paths.get_full_path("loras", name) for name in _active_loras(inputs)]
+            found += [Path(path) for path in paths if path]
+            ahead += [self._upstream(node_id, name) for name in inputs if "model" in name]
+        return found
+
+    def _inputs(self, node_id: str) -> Mapping[str, Any]:
+        return self.prompt.get(node_id, {}).get("inputs", {})
+
+    def _upstream(self, node_id: str, input_name: str) -> str | None:
+        link = self._inputs(node_id).get(input_name)
+        return str(link[0]) if isinstance(link, list) and len(link) == 2 else None
+
+
+def _active_loras(inputs: Mapping[str, Any]) -> Iterator[str]:
+    """The names in a loader's inputs: ``lora_name``, or a table for each LoRA, as in rgthree's loader of several."""
+    of_model = [value for name, value in inputs.items() if "strength" in name and "clip" not in name]
+    if isinstance(inputs.get("lora_name"), str) and any(of_model or [1]):
+        yield inputs["lora_name"]
+    for value in inputs.values():
+        if isinstance(value, Mapping) and "lora" in value and value.get("on", True) and value.get("strength", 1):
+            yield str(value["lora"])

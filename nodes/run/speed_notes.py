@@ -1,0 +1,88 @@
+"""What is worth saying of a run with speed LoRAs: one warning for all that contradicts theirs, with its remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ...dcm_core.schedule.experts import steps_text
+from ...dcm_core.schedule.passport import Passport, levels
+from ...dcm_core.schedule.sigmas import is_part_of
+from ...dcm_core.schedule.speed_loras import SpeedLora
+from .plan import Run
+
+_SAME = {"ddim": "euler"}  # in the host
+
+
+def of_speed_loras(run: Run, sigmas: Tensor, given: bool, sampler_name: str | None, is_stock: bool) -> list[str]:
+    """The warnings about the speed LoRAs of a run down ``sigmas`` [N + 1]; the rest as in ``warnings_for``."""
+    warnings, lora = [*run.speed.mistakes, *(() if given else run.speed.doubts)], run.speed.lora
+    if lora is None:
+        return warnings
+    if run.has_experts:
+        if not are_levels_of(lora.passport, sigmas):
+            warnings.append(
+                f"{lora.title} ({lora.why}) is a speed LoRA for noise levels of its own, and this run takes those of "
+                "its experts: take the LoRA off."
+            )
+        return warnings
+    wrong = [
+        *_of_levels(lora.passport, sigmas, given, is_stock),
+        *_of_sampler(lora.passport, sampler_name),
+        *_of_cfg(run),
+    ]
+    if wrong:
+        made_for, remedies = (_listed(each) for each in zip(*wrong, strict=True))
+        warnings.append(f"{lora.title} ({lora.why}) is made for {made_for}: {remedies}.")
+    return warnings
+
+
+def are_of_speed_lora(run: Run, sigmas: Tensor) -> bool:
+    """Are these the noise levels of the run's speed LoRA?"""
+    return run.speed_lora is not None and are_levels_of(run.speed_lora.passport, sigmas)
+
+
+def are_levels_of(passport: Passport, sigmas: Tensor) -> bool:
+    """Does a run down ``sigmas`` [N + 1], or a part of one, follow one of the passport's lists?"""
+    return any(is_part_of(levels(passport, steps), sigmas) for steps in passport.sigmas)
+
+
+def _of_levels(passport: Passport, sigmas: Tensor, given: bool, is_stock: bool) -> Iterator[tuple[str, str]]:
+    if are_levels_of(passport, sigmas):
+        return
+    steps = len(sigmas) - 1
+    meant = levels(passport, steps if steps in passport.sigmas else 0)[:-1].tolist()
+    if not given:
+        remedy = "set semantic_steps to 0 and denoise to 1 (start_at_step changes a video)"
+    elif is_stock:
+        remedy = f"connect DCM Sigmas with {steps_text(len(meant))} for sigmas"
+    else:
+        remedy = "leave sigmas open"
+    yield f"the noise levels {' '.join(f'{sigma:.3f}' for sigma in meant)}", remedy
+
+
+def _of_sampler(passport: Passport, name: str | None) -> Iterator[tuple[str, str]]:
+    if name is not None and passport.samplers and _SAME.get(name, name) not in passport.samplers:
+        yield f"the sampler {passport.samplers[0]}", f"set sampler_name to {passport.samplers[0]}"
+
+
+def _of_cfg(run: Run) -> Iterator[tuple[str, str]]:
+    for lora, cfg, name in _cfgs(run):
+        if lora and lora.passport.cfg not in (None, cfg):
+            yield f"a cfg of {lora.passport.cfg:g}", f"set {name} to {lora.passport.cfg:g}"
+            return
+
+
+def _cfgs(run: Run) -> list[tuple[SpeedLora | None, float, str]]:
+    """The cfg that the LoRA of each side meets, and the input that sets it."""
+    low = run.speed.low if run.is_pair else run.speed.high
+    return [
+        (run.speed.high, run.cfg, "cfg"),
+        (low, run.detail_cfg, "cfg" if run.detail_cfg == run.cfg else "detail_cfg"),
+    ]
+
+
+def _listed(parts: tuple[str, ...]) -> str:
+    *before, last = parts
+    return f"{', '.join(before)} and {last}" if before else last
