@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
-from harness.hosts import ROOT
+from harness.hosts import ROOT, host_environment
 from harness.imports import HOST_MODULES, imports
+from PIL import Image
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -91,6 +95,79 @@ def test_one_ruff(project):
     (hook,) = re.findall(r"rev: v([\d.]+)", (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
     (pinned,) = (line for line in project["project"]["optional-dependencies"]["dev"] if line.startswith("ruff=="))
     assert hook.startswith(pinned.removeprefix("ruff==").removesuffix("*"))
+
+
+IN_THE_ARCHIVE = {
+    *("__init__.py", "pyproject.toml", "requirements.txt", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("Makefile", "nodes", "dcm_core", "workflows", "web", "locales", "docs", "training", "scripts"),
+}
+ARCHIVE_BYTES = 30_000_000  # the weights of Shapes are most of it
+RUN_SHAPES = """
+import asyncio, sys
+from pathlib import Path
+from harness import in_host
+in_host.prepare()
+import torch
+pack = in_host.load_pack(Path(sys.argv[1]))
+async def listed():
+    return {node.GET_SCHEMA().node_id: node for node in await (await pack.comfy_entrypoint()).get_node_list()}
+nodes = asyncio.run(listed())
+with torch.inference_mode():
+    model, semantic, detail, clip, vae, latent = nodes["DCMShapes"].execute(1).args
+    text = clip.encode_from_tokens_scheduled(clip.tokenize("a red striped circle moving left fast"))
+    model = nodes["DCMApplyExperts"].execute(model, detail, semantic).args[0]
+    latent = nodes["DCMKSampler"].execute(model, 0, 4, 1.0, text, text, latent).args[0]
+    print("VIDEO", *vae.decode(latent["samples"]).shape)
+"""
+
+
+def git(*arguments: str) -> list[str]:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("no git checkout, of which the registry's archive is made")
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """What the registry would publish: the files that git tracks without those of .comfyignore, as comfy-cli has it."""
+    left_out = git("ls-files", "--cached", "--ignored", "--exclude-from=.comfyignore")
+    file = tmp_path_factory.mktemp("archive") / "node.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in sorted(set(git("ls-files")) - set(left_out)):
+            packed.write(ROOT / name, name)
+    return file
+
+
+def test_the_registry_gets_the_pack_without_its_tests(archive):
+    names = zipfile.ZipFile(archive).namelist()
+    assert {name.partition("/")[0] for name in names} == IN_THE_ARCHIVE
+    assert archive.stat().st_size < ARCHIVE_BYTES
+
+
+def test_the_archive_runs_in_the_host(archive, host, tmp_path):
+    zipfile.ZipFile(archive).extractall(tmp_path)
+    done = host.run("-c", RUN_SHAPES, str(tmp_path))
+    assert "VIDEO 1 16 24 24 3" in done.stdout, done.stdout + done.stderr
+
+
+def test_comfy_cli_finds_nothing_wrong():
+    comfy = shutil.which("comfy")
+    if not comfy:
+        pytest.skip("no comfy-cli: pip install comfy-cli, in an environment of its own")
+    command = [comfy, "--skip-prompt", "node", "validate"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=host_environment())
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "passed" in said and "Warning" not in said, said
+
+
+@pytest.mark.parametrize(("field", "ratio"), [("Icon", 1), ("Banner", 21 / 9)])
+def test_the_registrys_pictures_are_in_the_tree(project, field, ratio):
+    """By an address that ends in their path, of the shape that it asks for."""
+    address = project["tool"]["comfy"][field]
+    picture = Image.open(ROOT / address.partition("/main/")[2])
+    assert picture.width / picture.height == pytest.approx(ratio, abs=0.01)
+    assert field == "Banner" or picture.width <= 400
 
 
 def workflows() -> list[Path]:
