@@ -14,6 +14,7 @@ _SLOW, _FAST = 0.75, 1.33  # shares of a reference's motion between which a vide
 _WINDOW, _ITERATIONS = 7, 4
 _COARSEST = 12  # pixels of the shorter side at the top of the pyramid
 _NOISE = 1e-4  # gradients whose mean square is less say nothing about motion
+_FAINT = 1e-6  # the variance below which a window has no contrast that could change
 _LARGEST = 256  # pixels of the shorter side beyond which pictures are made smaller before their flow is measured
 
 
@@ -21,7 +22,8 @@ def optical_flow(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Where the pixels of ``first`` are in ``second``, both [B, H, W]: by pyramidal Lucas-Kanade.
 
     Gives (flow [B, 2, H, W] as x and y in pixels, texture [B, H, W]). Flow is known where there is texture, the smaller
-    eigenvalue of the gradients' products; without any it is what coarser levels say, and 0 on an empty picture.
+    eigenvalue of the gradients' products; without any it is what coarser levels say, and 0 on an empty picture. Another
+    brightness or contrast is no motion: each window of ``second`` may have its own.
     """
     pyramid = [_smoothed(torch.cat([first, second])[:, None])]
     while min(pyramid[-1].shape[-2:]) >= 2 * _COARSEST:
@@ -44,18 +46,33 @@ def _refined(first: Tensor, second: Tensor, flow: Tensor) -> tuple[Tensor, Tenso
     for _ in range(_ITERATIONS):
         to_x, to_y = x + flow[:, 0], y + flow[:, 1]
         inside = ((to_x >= 0) & (to_x <= width - 1) & (to_y >= 0) & (to_y <= height - 1))[:, None]
-        seen = gradient * inside
         # Each pixel of a window has a flow of its own already: what is solved for is the window's whole flow.
         told = (gradient * flow).sum(1, keepdim=True) - (_sampled(second, to_x, to_y) - first)
-        along_x, along_y = seen.unbind(1)
-        xx, xy, yy = _windows(torch.stack([along_x**2, along_x * along_y, along_y**2], 1)).unbind(1)
-        wanted = _windows(seen * told) + _NOISE * flow
+        xx, xy, x_told, yy, y_told = _unlit(first, gradient, told, inside)
         texture = (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
         xx, yy = xx + _NOISE, yy + _NOISE
-        solved = torch.stack([yy * wanted[:, 0] - xy * wanted[:, 1], xx * wanted[:, 1] - xy * wanted[:, 0]], 1)
+        x_told, y_told = x_told + _NOISE * flow[:, 0], y_told + _NOISE * flow[:, 1]
+        solved = torch.stack([yy * x_told - xy * y_told, xx * y_told - xy * x_told], 1)
         flow = solved / (xx * yy - xy**2)[:, None]
         flow = before + (flow - before).clamp(-_WINDOW / 2, _WINDOW / 2)
     return flow, texture.clamp(min=0)
+
+
+def _unlit(picture: Tensor, gradient: Tensor, told: Tensor, inside: Tensor) -> tuple[Tensor, ...]:
+    """The windows' products xx, xy, x told, yy and y told, each [B, H, W], of the gradient and ``told``.
+
+    What another brightness or contrast of the window explains, as in a fade, is taken out of both before: their
+    regression on 1 and on ``picture``.
+    """
+    values = torch.cat([torch.ones_like(picture), picture, gradient, told], 1)
+    rows, columns = torch.triu_indices(5, 5, device=picture.device)
+    place = torch.zeros(5, 5, dtype=torch.long, device=picture.device)
+    place[rows, columns] = place[columns, rows] = torch.arange(len(rows), device=picture.device)
+    products = _windows((values * inside)[:, rows] * values[:, columns])[:, place]
+    for _ in range(2):
+        among = products[:, :1, 1:]
+        products = products[:, 1:, 1:] - among.transpose(1, 2) * among / (products[:, :1, :1] + _FAINT)
+    return products[:, 0, 0], products[:, 0, 1], products[:, 0, 2], products[:, 1, 1], products[:, 1, 2]
 
 
 def speeds(clips: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from harness.fixtures import (  # noqa: F401
     pytest_generate_tests,
     server,
 )
+from harness.node_runs import node_runs  # noqa: F401
 from harness.skips import pytest_terminal_summary  # noqa: F401
 
-collect_ignore = ["nodes"]  # the host's own Python runs them: see host/test_nodes.py
+collect_ignore = ["nodes"]  # the host's own Python runs them: see harness/node_runs.py

@@ -7,7 +7,7 @@ measured before training, and after --after iterations, which are trained in mem
 behind them in dynamics.json, are written into OUTPUT/dynamics.
 
 With --experts HIGH LOW also the difference of two networks that were trained separately, by kind of layer: files of
-whole backbones, as stages of lcm or pcm with options.expert leave them.
+whole backbones, as stages of lcm or pcm with options.expert leave them. Of a pair of models this difference is all.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
         config = load_config(options.config, options.overrides)
         check(config)
         folder = options.output or Path(config.output, "dynamics")
-        analyse(config, folder, options.levels, options.batches, options.after)
+        if config.pair is None or not options.experts:
+            analyse(config, folder, options.levels, options.batches, options.after)
         if options.experts:
             compare(config, folder, *options.experts)
     except ImportError as error:
@@ -72,6 +73,11 @@ def analyse(config: Config, folder: Path, levels: int, batches: int, after: list
     from training.registry import build_backbone, build_method, build_training_data
     from training.run.world import join
 
+    if config.pair:
+        raise ConfigError(
+            "analyze.py asks where one network over all noise levels should be parted, and a pair is parted already: "
+            "leave pair out and name one model in backbone.weights, or compare the two weights with --experts."
+        )
     points = config.expert_schedule().grid.points
     if not 4 <= levels <= points:
         raise ConfigError(f"--levels={levels} must be between 4 and the {points} points of the grid.")

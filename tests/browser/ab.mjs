@@ -35,6 +35,7 @@ async function vote(job, context) {
   seen.numbersAtFirst = await page.isVisible("table");
   await page.check("#numbers");
   seen.numbers = await page.innerText("table >> nth=0");
+  seen.below = await page.evaluate(() => document.querySelector(".votes").getBoundingClientRect().bottom - innerHeight);
   await picture("blind");
   seen.blind = (await text(page)) + (await page.content());
 
@@ -57,5 +58,5 @@ async function vote(job, context) {
 }
 
 const job = JSON.parse(process.argv[2]);
-const options = { viewport: { width: 1280, height: 900 }, acceptDownloads: true };
+const options = { viewport: { width: 1366, height: 768 }, acceptDownloads: true };
 console.log(JSON.stringify(await withBrowser(job.browser, options, (context) => vote(job, context))));

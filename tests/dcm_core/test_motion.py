@@ -62,8 +62,8 @@ def test_the_speed_of_a_shape_is_the_one_it_was_drawn_with(speed, texture):
 def test_speed_knows_neither_contrast_nor_brightness_and_grows_with_the_picture():
     clip = shape("fast")
     assert speeds(0.5 * clip + 0.2).mean() == pytest.approx(float(speeds(clip).mean()), rel=0.03)
-    large = interpolate(clip, scale_factor=(1, 16, 16), mode="trilinear")  # measured on a smaller one
-    assert speeds(large).mean() == pytest.approx(16 * PIXELS_PER_FRAME["fast"], rel=0.1)
+    large = interpolate(clip[0, :, :4].movedim(1, 0), scale_factor=16, mode="bicubic")  # measured on a smaller one
+    assert speeds(large.movedim(0, 1)[None]).mean() == pytest.approx(16 * PIXELS_PER_FRAME["fast"], rel=0.1)
 
 
 def test_a_still_picture_has_no_motion_also_with_a_little_noise():
@@ -73,6 +73,31 @@ def test_a_still_picture_has_no_motion_also_with_a_little_noise():
     assert speeds(still + noise).mean() < STILL
     assert speeds(torch.zeros(2, 3, 4, 24, 24)).max() == 0
     assert speeds(still[:, :, :1]).shape == differences(still[:, :, :1]).shape == (1, 0)
+
+
+FLICKER = 1 - 0.3 * torch.tensor([0.0, 1.0]).repeat(8)
+LIGHTS = {"fade": torch.linspace(1, 0, 16), "flicker": FLICKER}
+
+
+def lit(clip, light):
+    """A clip of 16 frames with its brightness times ``light`` [16]."""
+    return (clip + 1) * light.view(1, 1, -1, 1, 1) - 1
+
+
+@pytest.mark.parametrize("light", LIGHTS.values(), ids=LIGHTS)
+@pytest.mark.parametrize("texture", ["plain", "dotted"])
+def test_a_still_picture_that_fades_or_flickers_has_no_motion(light, texture):
+    still = lit(shape("fast", texture)[:, :, :1].expand(-1, -1, 16, -1, -1), light)
+    assert differences(still).min() > 0.005
+    assert speeds(still).mean() < STILL / 4
+    assert speeds(still - 0.1 * light.view(1, 1, -1, 1, 1)).mean() < STILL / 4, "and of another level of black"
+
+
+@pytest.mark.parametrize("speed", ["slowly", "fast"])
+@pytest.mark.parametrize("texture", ["plain", "dotted"])
+def test_a_moving_shape_that_flickers_has_the_same_speed(speed, texture):
+    clip = shape(speed, texture)
+    assert speeds(lit(clip, FLICKER)).mean() == pytest.approx(float(speeds(clip).mean()), rel=0.03)
 
 
 def test_half_the_differences_and_a_still_picture():

@@ -31,11 +31,15 @@ class Host:
     version: str
     python: Path | None
 
+    def environment(self) -> dict[str, str]:
+        """Of its Python, with the host and the test helpers importable."""
+        return host_environment() | {"PYTHONPATH": f"{self.folder}{os.pathsep}{TESTS}"}
+
     def run(self, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
-        """Runs the host's Python with the host and the test helpers importable; its output is captured."""
+        """Runs the host's Python; its output is captured."""
         return subprocess.run(
             [str(self.python), *arguments],
-            env=host_environment() | {"PYTHONPATH": f"{self.folder}{os.pathsep}{TESTS}"} | environment,
+            env=self.environment() | environment,
             cwd=self.folder,
             capture_output=True,
             text=True,

@@ -23,7 +23,7 @@ STEPS = {"wan": 6, "hunyuan_video": 4}
 
 
 def folder() -> Path:
-    """Where the fixture of test_nodes.py has the reference write. It stands in for models/diffusion_models."""
+    """Where node_runs.py has the reference write. It stands in for models/diffusion_models."""
     path = Path(os.environ["DCM_TEST_REFERENCE"])
     _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
     folder_paths.folder_names_and_paths["diffusion_models"] = ([str(path)], extensions)

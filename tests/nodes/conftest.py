@@ -1,4 +1,4 @@
-"""These tests run inside ComfyUI's own Python, started by ../host/test_nodes.py; the pack is there as `dcm_pack`."""
+"""These tests run inside ComfyUI's own Python, started by ../harness/node_runs.py; the pack is there as `dcm_pack`."""
 
 import asyncio
 

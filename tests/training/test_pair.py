@@ -17,7 +17,7 @@ from dcm_core.expert.file import load_expert
 from dcm_core.families.presets import find_family
 from dcm_core.sampling import with_experts
 from dcm_core.schedule.experts import ExpertSchedule
-from training import distill, paths, registry
+from training import analyze, distill, paths, registry
 from training.backbones.base import Backbone
 from training.config import Config, ConfigError, build, to_yaml
 from training.data.paths import PathCache
@@ -272,3 +272,13 @@ def test_the_dry_run_tells_each_stage_over_its_own_model(config):
     told = [registry.estimated(config(stage), None, None, 350.0) for stage in GUIDANCE]
     assert "stage semantic: semantic over the high-noise model of a pair, " in told[0]
     assert "stage detail: detail over the low-noise model of a pair, " in told[1]
+
+
+def test_a_pair_is_parted_already_and_only_its_weights_are_compared(config, models, tmp_path, capsys):
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config()))
+    with pytest.raises(SystemExit, match="a pair is parted already: leave pair out and name one model in backbone"):
+        analyze.main(["--config", str(file)])
+    analyze.main(["--config", str(file), "--experts", models["high"], models["low"]])
+    assert "Weights apart: " in capsys.readouterr().out
+    assert all(json.loads((tmp_path / "run" / "dynamics" / "layers.json").read_text())["difference"].values())

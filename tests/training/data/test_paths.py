@@ -1,10 +1,6 @@
 """Paths of the teacher from prompts alone: what is kept, what is refused, and that training on them is training."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from harness.kills import kill_9
 from safetensors.torch import load_file
 
 from dcm_core.process import process_of
@@ -20,20 +17,29 @@ from training import paths as command
 from training.config import ConfigError, to_yaml
 from training.data.paths import PathCache, fill, solved
 from training.evaluation.recipe import levels, training_plan
+from training.trainer import build_trainer
 
-ROOT = Path(__file__).resolve().parents[3]
 PATHS = {"count": 3, "batch_size": 2}
 STAGES = {"semantic": {}, "detail": {}, "lcm": {}, "pcm": {}}
 
 
-@pytest.fixture
-def cached(trainer, tmp_path):
-    """A filled cache of 4 paths of the tiny teacher, with the method whose teacher it is."""
-    run = trainer("semantic", paths=PATHS, folder=tmp_path / "made")
+@pytest.fixture(scope="module")
+def made(tiny, trained, tmp_path_factory):
+    """A folder of 4 paths of the tiny teacher, and the method whose teacher it is."""
+    folder = tmp_path_factory.mktemp("made")
+    options = {"teacher": str(trained / "teacher" / "teacher.safetensors")}
+    run = build_trainer(tiny(folder, "semantic", options, paths=PATHS))
     method = run.method
-    cache = PathCache.begin(tmp_path / "paths", training_plan(method, run.config))
+    cache = PathCache.begin(folder / "paths", training_plan(method, run.config))
     assert list(fill(cache, method.data, method.guided_teacher, method.process, method.world)) == [0, 1]
-    return cache, method
+    return cache.folder, method
+
+
+@pytest.fixture
+def cached(made, tmp_path):
+    """A filled cache of 4 paths, which a test may damage, with the method whose teacher it is."""
+    folder, method = made
+    return PathCache.read(shutil.copytree(folder, tmp_path / "paths")), method
 
 
 @torch.no_grad()
@@ -197,25 +203,17 @@ def test_prompts_that_cannot_be_read_are_named(trainer, tmp_path):
 
 def test_kill_9_while_paths_are_made_and_go_on_is_bit_equal(trainer, tmp_path):
     """The real command, killed by the operating system wherever it is after its first file."""
-    config = yaml.safe_load(written(trainer, tmp_path, count=12).read_text())
+    config = yaml.safe_load(written(trainer, tmp_path, count=8).read_text())
     run = {}
     for name in ("whole", "killed"):
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump({**config, "output": str(tmp_path / name)}))
-        run[name] = [sys.executable, "training/paths.py", "--config", str(file)]
-    options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "stderr": subprocess.STDOUT}
-    subprocess.run(run["whole"], check=True, stdout=subprocess.PIPE, **options)
+        run[name] = ["--config", str(file)]
+    command.main(run["whole"])
     folder = tmp_path / "killed" / "paths"
-    process = subprocess.Popen(run["killed"], stdout=subprocess.PIPE, **options)
-    try:
-        while process.poll() is None and not (folder / "paths-000000.safetensors").exists():
-            time.sleep(0.005)
-        assert process.poll() is None, process.stdout.read().decode()
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert len(list(folder.glob("paths-*"))) < 6
-    subprocess.run(run["killed"], check=True, stdout=subprocess.PIPE, **options)
+    kill_9(["training/paths.py", *run["killed"]], (folder / "paths-000000.safetensors").exists)
+    assert len(list(folder.glob("paths-*"))) < 4
+    command.main(run["killed"])
     for path in sorted((tmp_path / "whole" / "paths").iterdir()):
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
 

@@ -18,6 +18,7 @@ from .scores import CUSTOM, DIMENSIONS
 
 _DETECTED = ("object_class", "multiple_objects", "color", "spatial_relationship")  # by detectron2
 _NETWORKS = 12e9  # bytes, roughly, of all that judges the videos; downloaded when it is first asked for
+_DOWNLOADERS = ("wget", "unzip")
 _ASK = """
 import importlib.util, json
 found = {name: importlib.util.find_spec(name) is not None for name in ("vbench", "detectron2", "torch")}
@@ -82,13 +83,7 @@ class Environment:
         needing = [name for name in dimensions if name in _DETECTED]
         if self.vbench and needing and not self.detectron2:
             found.append(f"{', '.join(needing)}: detectron2 is missing. Run:\n{_detector(self.python)}")
-        cache, free = networks()
-        if free < _NETWORKS:
-            found.append(
-                f"{cache} has {free / 1e9:.1f} GB free, and the networks that judge take about {_NETWORKS / 1e9:.0f}: "
-                "free some space, or set VBENCH_CACHE_DIR to another disk."
-            )
-        return found
+        return [*found, *_lacks_networks()]
 
     def evaluate(self, videos: Path, prompts: Path, output: Path, dimension: str, custom: bool) -> None:
         """Run one dimension; its result is ``output/DIMENSION_eval_results.json``. Raises ConfigError."""
@@ -99,7 +94,13 @@ class Environment:
         """The folder of the still videos among those of the flickering dimension. Raises ConfigError."""
         arguments = ["static_filter", "--videos_path", str(videos), "--result_path", str(output)]
         self._run(_FILTER, arguments, "the filter of still videos")
-        return output / "filtered_videos"
+        kept = output / "filtered_videos"
+        if not any(kept.glob("*")):
+            raise ConfigError(
+                "temporal_flickering: VBench's filter found no still video among those of this dimension, so there is "
+                "nothing to judge. Sample them anew, or leave it out with --dimensions; there is no Total then."
+            )
+        return kept
 
     def _run(self, code: str, arguments: list[str], what: str) -> None:
         ended = subprocess.run([str(self.python), "-c", code, *arguments], check=False).returncode
@@ -107,11 +108,21 @@ class Environment:
             raise ConfigError(f"{what}: VBench ended with {ended}; its reason stands above. What is done stays.")
 
 
-def networks() -> tuple[Path, int]:
-    """(where VBench keeps the networks that judge, the bytes that are free there)"""
+def _lacks_networks() -> list[str]:
+    """What is missing to download the networks that judge, as far as they are not there."""
     cache = Path(os.environ.get("VBENCH_CACHE_DIR") or Path.home() / ".cache" / "vbench")
     there = next(each for each in (cache, *cache.absolute().parents) if each.exists())
-    return cache, shutil.disk_usage(there).free
+    wanted = _NETWORKS - sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    free, found = shutil.disk_usage(there).free, []
+    if free < wanted:
+        found.append(
+            f"{cache} has {free / 1e9:.1f} GB free, and the networks that judge take about {wanted / 1e9:.0f} more: "
+            "free some space, or set VBENCH_CACHE_DIR to another disk."
+        )
+    lacking = [name for name in _DOWNLOADERS if not shutil.which(name)]
+    if lacking and not any(cache.glob("*")):
+        found.append(f"VBench downloads its networks with {' and '.join(_DOWNLOADERS)}: install {', '.join(lacking)}.")
+    return found
 
 
 def commands(python: Path) -> str:

@@ -13,7 +13,7 @@ from dcm_core.files.atomic import atomic_write
 from ...errors import ConfigError
 from .environment import Environment
 from .scores import DIMENSIONS, aggregate, listed, table
-from .suite import FILTERED, Suite, own_videos
+from .suite import FILTERABLE, FILTERED, Suite, ending_of, own_videos
 
 _NAMED = 5  # missing videos that are told by name; a file has the others
 
@@ -42,16 +42,34 @@ class Job:
             return [f"There is no folder of videos at {self.videos}."]
         if self.suite is None:
             return [] if own_videos(self.videos) else [f"{self.videos} holds no .mp4 or .gif."]
+        found = self._strange()
         missing = self.suite.missing(self.dimensions, self.videos)
         if not missing:
-            return []
+            return found
         everything = self.output / "missing.txt"
         _write(everything, "\n".join(missing) + "\n")
         named = "".join(f"\n  {name}" for name in missing[:_NAMED])
         return [
+            *found,
             f"Videos that are missing in {self.videos}: {len(missing)}, such as{named}\n"
-            f"  All are named in {everything}; --manifest lists what to sample."
+            f"  All are named in {everything}; --manifest lists what to sample.",
         ]
+
+    def _strange(self) -> list[str]:
+        """What VBench would stumble over in the folder, a sentence each."""
+        ending = ending_of(self.videos)
+        others = sorted(path.name for path in self.videos.iterdir() if path.suffix != ending)
+        found = []
+        if others:
+            found.append(
+                f"{self.videos} holds more than videos in {ending}, such as {others[0]}, and VBench looks for the kind "
+                "of file that it meets first: move the rest out."
+            )
+        if FILTERED in self.dimensions and ending != FILTERABLE:
+            found.append(
+                f"{FILTERED}: VBench's filter of still videos reads {FILTERABLE} alone, and these are {ending}."
+            )
+        return found
 
     def run(self) -> dict[str, float]:
         """Judge the dimensions that have no score yet, and write the summary. Raises ConfigError."""

@@ -3,6 +3,7 @@ that of VBench's environment answers as it does."""
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,10 @@ code, arguments = sys.argv[2], sys.argv[3:]
 if "find_spec" in code:
     print(json.dumps(dict(vbench=True, detectron2={detectron2}, torch=True, package={package!r}, gpu={gpu!r})))
 elif "static_filter" in arguments:
-    (pathlib.Path(arguments[4]) / "filtered_videos").mkdir(parents=True)
+    still = pathlib.Path(arguments[4]) / "filtered_videos"
+    still.mkdir(parents=True, exist_ok=True)
+    for number in range({still}):
+        (still / f"a still street-{{number}}.mp4").touch()
 else:
     videos, prompts, output, dimension, mode = arguments
     with open({log!r}, "a") as file:
@@ -35,10 +39,13 @@ else:
 
 
 @pytest.fixture
-def stand_in(tmp_path):
+def stand_in(tmp_path, monkeypatch):
     """Makes such a Python: ``stand_in(gpu=..., fails=...)``. Its log has a line for each dimension."""
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path / "networks"))
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=20e9))
 
-    def made(gpu="a GPU", fails="", detectron2=True):
+    def made(gpu="a GPU", fails="", detectron2=True, still=5):
         python = tmp_path / "env" / "bin" / "python"
         python.parent.mkdir(parents=True, exist_ok=True)
         package = tmp_path / "vbench"
@@ -47,7 +54,7 @@ def stand_in(tmp_path):
         scores = {name: each.high for name, each in (QUALITY | SEMANTIC).items()}
         python.write_text(
             STAND_IN.format(
-                python=sys.executable, detectron2=detectron2, package=str(package), gpu=gpu, fails=fails,
+                python=sys.executable, detectron2=detectron2, package=str(package), gpu=gpu, fails=fails, still=still,
                 log=str(tmp_path / "log"), scores=json.dumps(scores),
             )
         )  # fmt: skip
@@ -101,10 +108,13 @@ def test_without_an_environment_the_commands_that_make_it_are_told(tmp_path, vid
 
 def test_all_that_is_missing_is_named_before_anything_runs(tmp_path, videos, stand_in, monkeypatch):
     (videos / "a dog-3.mp4").unlink()
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1e9}))
+    python = stand_in(gpu="", detectron2=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1e9))
+    monkeypatch.setattr("shutil.which", lambda name: None if name == "unzip" else name)
     with pytest.raises(SystemExit) as told:
-        command(stand_in(gpu="", detectron2=False), videos, tmp_path)
+        command(python, videos, tmp_path)
     text = str(told.value)
+    assert "with wget and unzip: install unzip." in text
     assert "missing in" in text and ": 1, such as" in text and "a dog-3.mp4" in text and "finds no GPU" in text
     assert "detectron2 is missing" in text and "1.0 GB free" in text
     assert not (tmp_path / "log").exists()
@@ -123,6 +133,34 @@ def test_dimensions_are_judged_once_each_and_summed_when_all_are_there(tmp_path,
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["row"]["total"] == pytest.approx(100)
     assert len(summary["sha256"]) == 64 and len(summary["scores"]) == 16
+
+
+def test_what_vbench_would_stumble_over_is_named(tmp_path, videos, stand_in):
+    (videos / "votes.json").touch()
+    with pytest.raises(SystemExit, match="holds more than videos in .mp4, such as votes.json, .* move the rest out"):
+        command(stand_in(), videos, tmp_path, "--check")
+    (videos / "votes.json").unlink()
+    for video in videos.iterdir():
+        video.rename(video.with_suffix(".gif"))
+    with pytest.raises(SystemExit, match="temporal_flickering: VBench's filter of still videos reads .mp4 alone"):
+        command(stand_in(), videos, tmp_path, "--check")
+    command(stand_in(), videos, tmp_path, "--check", "--dimensions", "subject_consistency")
+
+
+def test_flickering_has_no_score_where_all_videos_move(tmp_path, videos, stand_in):
+    with pytest.raises(SystemExit, match="temporal_flickering: VBench's filter found no still video"):
+        command(stand_in(still=0), videos, tmp_path, "--dimensions", "temporal_flickering")
+    assert not (tmp_path / "log").exists()
+
+
+def test_networks_that_are_there_need_no_room(tmp_path, videos, stand_in, monkeypatch):
+    python = stand_in()
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks" / "one.pth").touch()
+    monkeypatch.setattr("training.evaluation.vbench.environment._NETWORKS", 0.0)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1e9))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    command(python, videos, tmp_path, "--check", "--custom")
 
 
 def test_videos_of_ones_own_have_six_dimensions_and_no_total(tmp_path, videos, stand_in, capsys):
