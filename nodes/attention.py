@@ -8,6 +8,7 @@ from .backbone.attention import HOST, WAYS
 from .backbone.attention_choice import has_gpu, override_of, with_attention
 from .ui import inputs
 from .ui.say import say
+from .ui.search import found_by
 
 FASTEST = "fastest"
 
@@ -15,7 +16,7 @@ FASTEST = "fastest"
 class DCMAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMAttention",
             display_name="DCM Attention",
             category="DCM",
@@ -31,6 +32,7 @@ class DCMAttention(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        return found_by(schema, "flash attention", "sdpa", "xformers", "faster")
 
     @classmethod
     def execute(cls, model, attention: str = FASTEST) -> io.NodeOutput:
