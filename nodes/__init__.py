@@ -11,6 +11,7 @@ from .guider import DCMGuider
 from .ksampler import DCMKSampler
 from .load_backbone import DCMLoadBackbone
 from .load_expert import DCMLoadExpert
+from .lora import DCMLora
 from .motion import DCMMotion
 from .shapes import DCMShapes
 from .sigmas import DCMSigmas
@@ -31,4 +32,5 @@ class DCMExtension(ComfyExtension):
             DCMMotion,
             DCMShapes,
             DCMAttention,
+            DCMLora,
         ]

@@ -8,8 +8,8 @@ another device. Forward hooks would not do: torch.compile does not see them chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any, cast
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import ExpertFileError
 from .layers import Expert
 from .merge import with_difference
-from .terms import TERMS, LayerTerm, ReplacementTerm, check_shape, other_backbone
+from .terms import TERMS, LayerTerm, ReplacementTerm, check_shape, merging_is_cheaper, other_backbone, product
 from .watch import Watch
 
 _ABSENT = object()
@@ -48,52 +48,74 @@ class Ways:
     unfused: Callable[[nn.Module], Forward | None] = field(default=lambda holder: None)
 
 
-class Sidecar(nn.Module):
-    """The tensors of an expert as a module, so that they can be counted, moved and cast like any model's.
+class Changes(nn.Module):
+    """Changes of a network's layers and bare Parameters as a module, so that their tensors can be counted, moved and
+    cast like any model's. Several may be of one layer."""
+
+    def __init__(self, terms: Iterable[LayerTerm], parameters: Mapping[str, Tensor]):
+        super().__init__()
+        self.terms = nn.ModuleList(terms)
+        self.parameter_terms = nn.ModuleList(_ParameterTerm(name, value) for name, value in parameters.items())
+
+    @property
+    def parameter_differences(self) -> dict[str, Tensor]:
+        """The differences of bare Parameters by name."""
+        return {term.name: term.difference for term in cast("list[_ParameterTerm]", self.parameter_terms)}
+
+
+class Sidecar(Changes):
+    """The changes of an expert.
 
     ``strength`` scales the whole expert and may be changed between calls; 0 leaves the model alone.
     """
 
     def __init__(self, expert: Expert, strength: float = 1.0, ways: Ways | None = None):
-        super().__init__()
+        super().__init__((TERMS[type(layer)](name, layer) for name, layer in expert.layers.items()), expert.parameters)
         self.strength, self.ways = strength, ways or Ways()
-        terms = [TERMS[type(layer)](name, layer) for name, layer in expert.layers.items()]
-        self.terms = nn.ModuleList(terms)
-        bare = [_ParameterTerm(name, difference) for name, difference in expert.parameters.items()]
-        self.parameter_terms = nn.ModuleList(bare)
 
-    @contextmanager
-    def active(self, diffusion_model: nn.Module) -> Iterator[Watch]:
-        """Let the expert act on ``diffusion_model`` (ComfyUI module names, compiled or not) inside the block.
+    def active(self, diffusion_model: nn.Module) -> AbstractContextManager[Watch]:
+        """Let the expert act inside the block, as ``acting`` says."""
+        return acting(diffusion_model, [(self, self.strength)], self.ways)
 
-        Afterwards, and after any exception, each layer's ``forward`` and each Parameter object is what it
-        was. Raises ExpertFileError, before anything is changed, if a layer is missing, is no Linear, or has
-        another size. What it gives knows which layers acted.
-        """
-        terms = cast("list[LayerTerm]", self.terms)
-        bare = cast("list[_ParameterTerm]", self.parameter_terms)
-        layers = {term.name: term.target(diffusion_model) for term in terms}
-        parameters = [(*term.target(diffusion_model), term) for term in bare]
-        if self.strength == 0:
-            yield Watch(diffusion_model, {})
-            return
-        watch = Watch(diffusion_model, layers)
-        with ExitStack() as restore:
 
-            def override(module: nn.Module, forward: Forward) -> None:
-                restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
-                module.__dict__["forward"] = forward
+@contextmanager
+def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]], ways: Ways) -> Iterator[Watch]:
+    """Let changes, each with its strength, act on ``diffusion_model`` (ComfyUI module names, compiled or not) inside
+    the block; at strength 0 they leave it alone.
 
-            for term in terms:
-                module = layers[term.name]
-                override(module, watch.noting(module, _changed(term, module, self.ways, self.strength)))
-            for holder in watch.holders:
-                own = self.ways.unfused(holder) or MethodType(type(holder).forward, holder)
-                override(holder, watch.noting(holder, own))
-            for owner, name, base, term in parameters:
-                restore.callback(owner._parameters.__setitem__, name, base)
-                owner._parameters[name] = term.added_to(base, self.strength)
-            yield watch
+    Afterwards, and after any exception, each layer's ``forward`` and each Parameter object is what it
+    was. Raises ExpertFileError, before anything is changed, if a layer is missing, is of another kind, or has
+    another size. What it gives knows which layers acted.
+    """
+    layers: dict[str, nn.Module] = {}
+    terms: dict[str, list[tuple[LayerTerm, float]]] = {}
+    parameters = []
+    for each, strength in changes:
+        targets = {term: term.target(diffusion_model) for term in cast("list[LayerTerm]", each.terms)}
+        bare = [(*term.target(diffusion_model), term) for term in cast("list[_ParameterTerm]", each.parameter_terms)]
+        if strength == 0:
+            continue
+        for term, module in targets.items():
+            layers[term.name] = module
+            terms.setdefault(term.name, []).append((term, strength))
+        parameters += [(owner, name, term, strength) for owner, name, term in bare]
+    watch = Watch(diffusion_model, layers)
+    with ExitStack() as restore:
+
+        def override(module: nn.Module, forward: Forward) -> None:
+            restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
+            module.__dict__["forward"] = forward
+
+        for name, module in layers.items():
+            override(module, watch.noting(module, _changed(terms[name], module, ways)))
+        for holder in watch.holders:
+            own = holder.__dict__.get("forward") or ways.unfused(holder) or MethodType(type(holder).forward, holder)
+            override(holder, watch.noting(holder, own))
+        for owner, name, term, strength in parameters:
+            base = owner._parameters[name]
+            restore.callback(owner._parameters.__setitem__, name, base)
+            owner._parameters[name] = term.added_to(base, strength)
+        yield watch
 
 
 class _ParameterTerm(nn.Module):
@@ -104,8 +126,8 @@ class _ParameterTerm(nn.Module):
         self.name = name
         self.difference = nn.Parameter(difference, requires_grad=False)
 
-    def target(self, model: nn.Module) -> tuple[nn.Module, str, nn.Parameter]:
-        """The module that owns the Parameter, its name there, and the Parameter."""
+    def target(self, model: nn.Module) -> tuple[nn.Module, str]:
+        """The module that owns the Parameter, and its name there."""
         path, _, name = self.name.rpartition(".")
         try:
             owner = model.get_submodule(path)
@@ -120,27 +142,35 @@ class _ParameterTerm(nn.Module):
         check_shape(self.name, tuple(self.difference.shape), shape)
         if not base.is_floating_point():
             raise ExpertFileError(f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed")
-        return owner, name, base
+        return owner, name
 
     def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
         """The Parameter that takes the place of ``base``."""
         return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
 
 
-def _changed(term: LayerTerm, module: nn.Module, ways: Ways, strength: float) -> Forward:
-    """The layer's forward with the term; what another extension has set there is always called."""
+def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, ways: Ways) -> Forward:
+    """The layer's forward with these terms, each at its strength; what another extension has set there is always
+    called."""
+
+    def added(x: Tensor, y: Tensor) -> Tensor:
+        for term, strength in terms:
+            y = term(x, y, strength)
+        return y
+
     theirs = module.__dict__.get("forward")
     if theirs is not None:
         # What it returns may be something that it keeps.
-        return lambda x, *args, **kwargs: term(x, theirs(x, *args, **kwargs).clone(), strength)
-    if isinstance(term, ReplacementTerm) and strength == 1:
-        return lambda x, *args, **kwargs: term.replaced(x)
+        return lambda x, *args, **kwargs: added(x, theirs(x, *args, **kwargs).clone())
+    first, strength = terms[0]
+    if isinstance(first, ReplacementTerm) and strength == 1 and len(terms) == 1:
+        return lambda x, *args, **kwargs: first.replaced(x)
     own, opened = MethodType(type(module).forward, module), ways.opened(module)
 
     def forward(x: Tensor, *args, **kwargs) -> Tensor:
-        if opened is not None and term.merging_is_cheaper(x.numel() // x.shape[-1]):
-            return opened(x, lambda weight, bias: term.product(x, weight, bias, strength))
-        return term(x, own(x, *args, **kwargs), strength)
+        if opened is not None and merging_is_cheaper(terms, x.numel() // x.shape[-1]):
+            return opened(x, lambda weight, bias: product(terms, x, weight, bias))
+        return added(x, own(x, *args, **kwargs))
 
     return forward
 

@@ -8,7 +8,7 @@ and one product follows. ``merging_is_cheaper`` counts both.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,7 +32,10 @@ class LayerTerm(nn.Module):
     ``forward``: input ``x`` [..., in] and output ``y`` [..., out] to the new output. The sum is written into ``y``: at
     full size a pass over it of its own costs a tenth of the expert's work.
     Hosts move and count leaf modules, so each layer is one.
+    ``within_only``: the change depends on the weight, so it can only be made there.
     """
+
+    within_only = False
 
     def __init__(self, name: str, shapes: dict[str, tuple[int, ...]], **tensors: Tensor | None):
         super().__init__()
@@ -66,13 +69,6 @@ class LayerTerm(nn.Module):
         beside, within = self.beside(rows), self.within()
         return within.flops <= beside.flops and within.moved <= beside.moved
 
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None, strength: float) -> Tensor:
-        """The layer's new output, of ``x`` and of what it would multiply by: left as it is, for it may be the layer's
-        own or lie in a buffer that a host uses again."""
-        if type(weight) not in (Tensor, nn.Parameter) or weight.dtype != x.dtype or weight.device != x.device:
-            return self(x, F.linear(x, weight, bias), strength)
-        return F.linear(x, *self.merged(weight, bias, strength))
-
     def beside(self, rows: int) -> Work:
         """The work of ``forward``."""
         raise NotImplementedError
@@ -96,7 +92,7 @@ class _LowRankTerm(LayerTerm):
 
     def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
         inner = F.linear(x, self.cast("down", x))
-        return _plus_product(y, inner, self.cast("up", x), strength * self.scale)
+        return plus_product(y, inner, self.cast("up", x), strength * self.scale)
 
     def beside(self, rows: int) -> Work:
         (out, width), rank = self.shapes["weight"], len(self.down)
@@ -127,7 +123,7 @@ class _FusedLowRankTerm(LayerTerm):
         width = x.shape[-1]
         pairs = zip(inner.chunk(self.parts, dim=1), self.cast("up", x).chunk(self.parts), strict=True)
         for part, (part_inner, part_up) in enumerate(pairs):
-            _plus_product(rows.narrow(1, part * width, width), part_inner, part_up, strength * self.scale)
+            plus_product(rows.narrow(1, part * width, width), part_inner, part_up, strength * self.scale)
         return rows.view(y.shape)
 
     def beside(self, rows: int) -> Work:
@@ -156,7 +152,7 @@ class _DifferenceTerm(LayerTerm):
 
     def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
         if self.weight is not None:
-            y = _plus_product(y, x, self.cast("weight", x), strength)
+            y = plus_product(y, x, self.cast("weight", x), strength)
         return y if self.bias is None else y.add_(self.cast("bias", x), alpha=strength)
 
     def beside(self, rows: int) -> Work:
@@ -220,7 +216,27 @@ TERMS: dict[type, Callable[[str, Any], LayerTerm]] = {
 }
 
 
-def _plus_product(y: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor:
+def merging_is_cheaper(terms: Sequence[tuple[LayerTerm, float]], rows: int) -> bool:
+    """Are these terms of one layer to act within its weight, for an input of so many rows?"""
+    return any(term.within_only for term, _ in terms) or all(term.merging_is_cheaper(rows) for term, _ in terms)
+
+
+def product(terms: Sequence[tuple[LayerTerm, float]], x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A layer's new output, of ``x``, of what it would multiply by, and of terms with their strengths.
+
+    Weight and bias are left as they are, for they may be the layer's own or lie in a buffer that a host uses again.
+    """
+    if type(weight) not in (Tensor, nn.Parameter) or weight.dtype != x.dtype or weight.device != x.device:
+        y = F.linear(x, weight, bias)
+        for term, strength in terms:
+            y = term(x, y, strength)
+        return y
+    for term, strength in terms:
+        weight, bias = term.merged(weight, bias, strength)
+    return F.linear(x, weight, bias)
+
+
+def plus_product(y: Tensor, x: Tensor, weight: Tensor, scale: float) -> Tensor:
     """``y`` [..., out] plus ``scale`` times ``linear(x, weight)``, in the memory of ``y``; x [..., in]."""
     if y.dtype != x.dtype:
         return y.add_(F.linear(x, weight), alpha=scale)

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+# On a forward that one of these set.
+_NOTED = "_dcm_noted"
 # Of modules that only hold others: who runs their parts is found further up.
 _CONTAINERS = (nn.Module.forward, nn.Sequential.forward)
 
@@ -33,7 +35,7 @@ class Watch:
     def holders(self) -> set[nn.Module]:
         """The modules to watch beside the layers. A forward that another extension set on one may leave out parts."""
         holders = {holder for holders in self._holders.values() for holder in holders}
-        return {holder for holder in holders if "forward" not in vars(holder)}
+        return {holder for holder in holders if "forward" not in vars(holder) or _is_noted(vars(holder)["forward"])}
 
     def noting(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
         """A forward for ``module`` that notes that it ran."""
@@ -43,6 +45,7 @@ class Watch:
             seen.ran = True
             return forward(*args, **kwargs)
 
+        setattr(noted, _NOTED, True)
         return noted
 
     def bypassed(self) -> list[str]:
@@ -65,6 +68,10 @@ def _holders(network: nn.Module, name: str) -> list[nn.Module]:
         path = path.rpartition(".")[0]
     lists = [each for each in _uncompiled(network).children() if isinstance(each, nn.ModuleList)]
     return [_uncompiled(block) for blocks in lists for block in blocks]
+
+
+def _is_noted(forward: Callable[..., Any]) -> bool:
+    return getattr(forward, _NOTED, False)
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:

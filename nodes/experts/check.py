@@ -16,6 +16,7 @@ from ...dcm_core.schedule.experts import steps_text
 from ..backbone.host import network_of, patched_weights
 from ..backbone.model import family_of, is_semantic, norms_of
 from .apply import applied_to, both_trained_sigmas
+from .lora import loras_on
 
 Value = TypeVar("Value")
 
@@ -106,7 +107,8 @@ def unlike_steps(model: ModelPatcher, detail: Expert, semantic: Expert | None) -
 
 def lost_patches(model: ModelPatcher, expert: Expert) -> list[str]:
     """A warning where the expert puts new weights in the place of some that patches of others (LoRAs) change."""
-    patched = foreign_patches(model)
+    # Of a semantic expert new weights are patches, on which a LoRA beside the network still acts.
+    patched = foreign_patches(model) if expert.metadata.expert == "detail" else patches_of_loras(model)
     replaced = {name: layer for name, layer in expert.layers.items() if layer.replaces}
     lost = [name for name, layer in replaced.items() if any(f"{name}.{key}" in patched for key in layer.tensors)]
     if not lost:
@@ -119,7 +121,13 @@ def lost_patches(model: ModelPatcher, expert: Expert) -> list[str]:
 
 
 def foreign_patches(model: ModelPatcher) -> set[str]:
-    """The weights of the network that carry patches of others than the MODEL's experts: those of LoRAs."""
+    """The weights of the network that others than the MODEL's experts change: LoRAs, beside it too."""
+    beside = [lora.weights for lora in loras_on(model) if lora.beside]
+    return patches_of_loras(model).union(*beside)
+
+
+def patches_of_loras(model: ModelPatcher) -> set[str]:
+    """The weights of the network that carry patches of others than the MODEL's experts."""
     applied = applied_to(model)
     return patched_weights(model, applied.patches if applied else ())
 

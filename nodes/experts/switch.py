@@ -13,6 +13,8 @@ from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import ExpertSchedule
 from ..backbone.host import RUN_SIGMAS, dtype_of_computation, host_version, is_of
 
+_BAKE = "Use DCM Bake, which puts each expert into the weights of a MODEL of its own"
+
 
 class ExpertSwitch:
     """An APPLY_MODEL wrapper: the detail expert acts inside the calls whose sigma is at or below the switch.
@@ -48,7 +50,7 @@ class ExpertSwitch:
         if expert == "detail":
             with self.sidecar.active(model.diffusion_model) as watch:
                 denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
-            refuse_bypassed(watch.bypassed())
+            refuse_bypassed(watch.bypassed(), "The detail expert", _BAKE)
         else:
             denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if not torch.isfinite(denoised).all():
@@ -57,13 +59,12 @@ class ExpertSwitch:
         return denoised
 
 
-def refuse_bypassed(layers: list[str]) -> None:
-    """Raises ValueError naming the layers, if there are any, that ran without what the detail expert changes."""
+def refuse_bypassed(layers: list[str], who: str, remedy: str) -> None:
+    """Raises ValueError naming the layers, if there are any, that ran without what changes them."""
     if layers:
         raise ValueError(
-            f"The detail expert did not act on {shortened(layers)}: ComfyUI {host_version()} runs them in a way that "
-            "leaves it out. Use DCM Bake, which puts each expert into the weights of a MODEL of its own, or a backbone "
-            "in bf16 or fp16."
+            f"{who} did not act on {shortened(layers)}: ComfyUI {host_version()} runs them in a way that "
+            f"leaves it out. {remedy}, or use a backbone in bf16 or fp16."
         )
 
 

@@ -9,6 +9,8 @@ from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule
+from ..backbone.host import with_own_options
+from ..experts.lora import RUN_SCHEDULE
 from .notes import CallWatch
 
 
@@ -23,6 +25,8 @@ class ExpertGuider(CFGGuider):
         self.schedule = schedule
         self.cfgs = {"semantic": semantic_cfg, "detail": detail_cfg}
         self.set_cfg(semantic_cfg)
+        # For LoRAs, which take the run's switch where the MODEL has none of its own.
+        with_own_options(self).setdefault("transformer_options", {})[RUN_SCHEDULE] = schedule
         self.watch = CallWatch()
         self.on_run: Callable[[Tensor], None] = lambda sigmas: None
 

@@ -25,8 +25,7 @@ def register() -> None:
 
 def expert_names() -> list[str]:
     """Names to choose from, those in models/dcm first; a name in both folders is listed once."""
-    loras = [name for name in folder_paths.get_filename_list("loras") if is_safetensors(name)]
-    return list(dict.fromkeys([*folder_paths.get_filename_list(FOLDER), *loras]))
+    return list(dict.fromkeys([*folder_paths.get_filename_list(FOLDER), *lora_names()]))
 
 
 def expert_path(name: str) -> str:
@@ -36,6 +35,22 @@ def expert_path(name: str) -> str:
         raise FileNotFoundError(
             f"There is no expert file {name!r} in models/{FOLDER} or models/loras. Put it there, "
             "press R in the page to refresh the list, and choose it again."
+        )
+    return path
+
+
+def lora_names() -> list[str]:
+    """The safetensors files of models/loras."""
+    return [name for name in folder_paths.get_filename_list("loras") if is_safetensors(name)]
+
+
+def lora_path(name: str) -> str:
+    """The file of that name in models/loras. Raises FileNotFoundError naming the folder."""
+    path = folder_paths.get_full_path("loras", name)
+    if path is None:
+        raise FileNotFoundError(
+            f"There is no file {name!r} in models/loras. Put the LoRA there, press R in the page to refresh the list, "
+            "and choose it again."
         )
     return path
 

@@ -6,6 +6,8 @@ from comfy_api.v0_0_2 import io
 
 from .types import DcmExpert
 
+MOST = 10.0  # the strength of a LoRA beyond which nothing sensible is meant
+
 # --- MODELs, experts and files ------------------------------------------------------------------------------------
 
 
@@ -58,6 +60,16 @@ def backbone_name(names: list[str]) -> io.Combo.Input:
 def expert_name(names: list[str]) -> io.Combo.Input:
     tooltip = "A .safetensors or .sft file in models/dcm or models/loras; for a name in both, the former."
     return io.Combo.Input("expert_name", options=names, tooltip=tooltip)
+
+
+def lora_name(names: list[str]) -> io.Combo.Input:
+    tooltip = "A .safetensors or .sft file in models/loras."
+    return io.Combo.Input("lora_name", options=names, tooltip=tooltip)
+
+
+def lora_strength(expert: str, side: str) -> io.Float.Input:
+    tooltip = f"In the steps of the {expert} expert, or of the {side} MODEL; 0 leaves them alone."
+    return io.Float.Input(f"strength_{expert}", default=1.0, min=-MOST, max=MOST, step=0.01, tooltip=tooltip)
 
 
 def weight_dtype(names: list[str]) -> io.Combo.Input:

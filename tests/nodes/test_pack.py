@@ -6,7 +6,7 @@ import dcm_pack
 
 NODE_IDS = [
     *("DCMLoadBackbone", "DCMLoadExpert", "DCMApplyExperts", "DCMBake"),
-    *("DCMSigmas", "DCMKSampler", "DCMGuider", "DCMMotion", "DCMShapes", "DCMAttention"),
+    *("DCMSigmas", "DCMKSampler", "DCMGuider", "DCMMotion", "DCMShapes", "DCMAttention", "DCMLora"),
 ]
 
 

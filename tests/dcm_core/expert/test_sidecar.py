@@ -11,7 +11,8 @@ from torch import nn
 from dcm_core.errors import ExpertFileError
 from dcm_core.expert.layers import Difference, Expert, FusedLowRank, LowRank, Replacement
 from dcm_core.expert.merge import merged
-from dcm_core.expert.sidecar import Sidecar
+from dcm_core.expert.sidecar import Sidecar, Ways, acting
+from dcm_core.expert.terms import LayerTerm
 
 DIM = 16
 
@@ -249,6 +250,21 @@ def test_what_another_forward_keeps_is_not_written_into(net, inputs, layer):
         first, second = net(*inputs), net(*inputs)
     assert torch.equal(kept, before)
     assert torch.equal(first, second) and not torch.equal(first, net(*inputs))
+
+
+def test_several_changes_of_a_layer_act_together_each_at_its_strength(net, inputs):
+    first, second, third = (detail_expert() for _ in range(3))
+    changes = [(Sidecar(first), 1.0), (Sidecar(second), -0.4), (Sidecar(third), 0.0)]
+    before = snapshot(net)
+    for within in (False, True):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(LayerTerm, "merging_is_cheaper", lambda term, rows, within=within: within)
+            with acting(net, changes, Ways()) as watch:
+                inside = net(*inputs)
+        assert watch.bypassed() == []
+        assert_untouched(net, before)
+        both = merged_net(merged_net(net, first), second, -0.4)
+        torch.testing.assert_close(inside, both(*inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_two_sidecars_add_up_and_unwind(net, inputs):

@@ -9,7 +9,7 @@ from torch import nn
 from dcm_core.expert.layers import Difference, Expert, FusedLowRank, LowRank, Replacement
 from dcm_core.expert.merge import merged
 from dcm_core.expert.sidecar import Sidecar
-from dcm_core.expert.terms import TERMS, LayerTerm
+from dcm_core.expert.terms import TERMS, LayerTerm, product
 
 WIDTH, RANK, ROWS = 32, 4, 96
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
@@ -92,7 +92,7 @@ def test_the_weight_is_left_as_it_is(kind):
     """It may be the layer's own, or lie in a buffer that a host casts the next one into."""
     net, term = network(kind, torch.float32), expert(kind, torch.float32).layers["0"]
     weight, bias = (each.clone() for each in net.parameters())
-    TERMS[type(term)]("0", term).product(tensor(ROWS, WIDTH), weight, bias, 0.5)
+    product([(TERMS[type(term)]("0", term), 0.5)], tensor(ROWS, WIDTH), weight, bias)
     assert torch.equal(weight, net[0].weight) and torch.equal(bias, net[0].bias)
 
 
@@ -107,7 +107,7 @@ def test_a_weight_that_is_not_plain_is_multiplied_as_it_is(kind):
     term = TERMS[type(layer)]("0", layer)
     term.merged = None
     expected = term(x, F.linear(x, weight, bias), 0.5)
-    assert torch.equal(term.product(x, weight.data.as_subclass(Packed), bias, 0.5), expected)
+    assert torch.equal(product([(term, 0.5)], x, weight.data.as_subclass(Packed), bias), expected)
 
 
 def test_few_tokens_go_beside_and_many_within(kind):

@@ -105,6 +105,13 @@ def test_what_another_extension_calls_is_left_to_it(net):
     assert bypassed_in(net) == []
 
 
+def test_of_two_inside_each_other_both_see_what_did_not_act(net):
+    net.blocks[1].bypassed = True
+    with Sidecar(expert("blocks.1.ffn.0")).active(net) as outer, Sidecar(expert("blocks.1.ffn.2")).active(net) as inner:
+        net(X)
+    assert (outer.bypassed(), inner.bypassed()) == ([], ["blocks.1.ffn.2"])
+
+
 def test_nothing_is_left_on_the_modules_that_hold_layers(net):
     before = {name: set(vars(module)) for name, module in net.named_modules()}
     assert bypassed_in(net) == []
