@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
-from ..backbone.attention_choice import lost_attention
+from ..backbone.attention_choice import inexact_of_detail_expert, lost_attention
 from ..backbone.host import shift_of
 from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of, trained_steps_of
@@ -28,7 +28,7 @@ def warnings_for(
     may well be one expert's alone.
     """
     applied, warnings = applied_to(run.model), of_steps(run, sigmas, given, is_stock)
-    warnings += lost_attention(run.model)
+    warnings += [*lost_attention(run.model), *of_inexact_attention(run)]
     if applied and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
     others = run.low_noise_model and applied_to(run.low_noise_model)
@@ -50,6 +50,18 @@ def warnings_for(
             "across the switch, where the experts differ. euler is what they were trained for."
         )
     return warnings
+
+
+def of_inexact_attention(run: Run) -> list[str]:
+    """A warning where an inexact attention is for the detail expert's steps, on a MODEL that does not know them."""
+    for model in (run.model, run.low_noise_model):
+        name, applied = model and inexact_of_detail_expert(model), model and applied_to(model)
+        if name and (applied is None or applied.baked or applied.only == "semantic"):
+            return [
+                f"{name} is for the detail expert's steps, and no detail expert acts on this MODEL: set inexact_in of "
+                "DCM Attention to all steps, on the MODEL whose steps are meant."
+            ]
+    return []
 
 
 def of_unlike_pair(run: Run) -> list[str]:

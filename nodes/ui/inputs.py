@@ -70,6 +70,19 @@ def attention(names: list[str]) -> io.Combo.Input:
     return io.Combo.Input("attention", options=names, default=names[0], tooltip=tooltip)
 
 
+def inexact(names: list[str]) -> io.Combo.Input:
+    tooltip = (
+        "Attention that computes with fewer bits, which changes the video a little. How much is measured when a size "
+        "is first sampled, and shown on the node and in the log."
+    )
+    return io.Combo.Input("inexact", options=names, default=names[0], optional=True, tooltip=tooltip)
+
+
+def inexact_in(names: list[str]) -> io.Combo.Input:
+    tooltip = "Where the inexact attention acts. The other steps have that of attention."
+    return io.Combo.Input("inexact_in", options=names, default=names[0], optional=True, tooltip=tooltip)
+
+
 # --- noise levels and their switch --------------------------------------------------------------------------------
 
 
