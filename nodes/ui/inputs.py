@@ -44,10 +44,10 @@ def strength(name: str) -> io.Float.Input:
 
 def bf16_timestep() -> io.Boolean.Input:
     tooltip = (
-        "Tells the network timesteps rounded to bfloat16 (980 for 981.8), as the published HunyuanVideo run did. "
-        "For comparisons with it."
+        "Rounds as the published run did, for comparisons with it. HunyuanVideo: timesteps in bfloat16 (980 for "
+        "981.8), and an embedded guidance of 6000 where ComfyUI in bfloat16 has 6016, as in training. Wan: no change."
     )
-    return io.Boolean.Input("bf16_timestep", default=False, optional=True, tooltip=tooltip)
+    return io.Boolean.Input("bf16_timestep", display_name="as_published", default=False, optional=True, tooltip=tooltip)
 
 
 def backbone_name(names: list[str]) -> io.Combo.Input:
