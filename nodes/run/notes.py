@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
 from ..backbone.attention_choice import inexact_of_detail_expert, lost_attention
-from ..backbone.host import shift_of
+from ..backbone.host import dtype_of_computation, shift_of
+from ..backbone.host_layers import fails_compiled
 from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of, trained_steps_of
 from ..experts.check import lost_patches
@@ -28,7 +29,7 @@ def warnings_for(
     may well be one expert's alone.
     """
     applied, warnings = applied_to(run.model), of_steps(run, sigmas, given, is_stock)
-    warnings += [*lost_attention(run.model), *of_inexact_attention(run)]
+    warnings += [*lost_attention(run.model), *of_inexact_attention(run), *of_compiled_network(run)]
     if applied and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
     others = run.low_noise_model and applied_to(run.low_noise_model)
@@ -60,6 +61,19 @@ def of_inexact_attention(run: Run) -> list[str]:
             return [
                 f"{name} is for the detail expert's steps, and no detail expert acts on this MODEL: set inexact_in of "
                 "DCM Attention to all steps, on the MODEL whose steps are meant."
+            ]
+    return []
+
+
+def of_compiled_network(run: Run) -> list[str]:
+    """A warning before PyTorch's "mat1 and mat2 must have the same dtype", which names no remedy."""
+    for model in (run.model, run.low_noise_model):
+        stored = model and fails_compiled(model)
+        if stored:
+            computed, flag = dtype_of_computation(model.model), "bf16" if stored == torch.bfloat16 else "fp16"
+            return [
+                f"a compiled network fails with Dynamic VRAM where weights are stored in {stored} and computed in "
+                f"{computed}, as here: start ComfyUI with --{flag}-unet, or leave TorchCompileModel out."
             ]
     return []
 
