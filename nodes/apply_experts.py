@@ -10,13 +10,15 @@ from .experts.as_published import round_as_published
 from .experts.check import check_experts, detail_beside, foreign_patches
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
+from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
+from .ui.search import found_by
 
 
 class DCMApplyExperts(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMApplyExperts",
             display_name="DCM Apply Experts",
             category="DCM",
@@ -25,12 +27,12 @@ class DCMApplyExperts(io.ComfyNode):
             "the two MODELs of a pair such as Wan 2.2's each gets its own expert, in a node of its own.",
             inputs=[
                 inputs.model("The backbone. Experts it has already are replaced."),
-                inputs.detail_expert(),
                 inputs.semantic_expert(),
-                inputs.strength("detail_strength"),
-                inputs.strength("semantic_strength"),
-                inputs.kappa(),
-                inputs.bf16_timestep(),
+                inputs.detail_expert(),
+                advanced(inputs.strength("detail_strength")),
+                advanced(inputs.strength("semantic_strength")),
+                advanced(inputs.kappa()),
+                advanced(inputs.bf16_timestep()),
             ],
             outputs=[
                 io.Model.Output(tooltip="The backbone with both experts."),
@@ -40,6 +42,7 @@ class DCMApplyExperts(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        return found_by(schema, "dual expert", "two experts", "few steps", "4 steps", "apply lora")
 
     @classmethod
     def execute(
@@ -52,6 +55,7 @@ class DCMApplyExperts(io.ComfyNode):
         kappa=0.0,
         bf16_timestep=False,
     ) -> io.NodeOutput:
+        changed = set_by_hand(cls, locals())
         detail_expert = detail_beside(semantic_expert, detail_expert)
         warnings = [*remarks_on(model), *check_experts(model, detail_expert, semantic_expert)]
         patched = len(foreign_patches(model))
@@ -68,4 +72,4 @@ class DCMApplyExperts(io.ComfyNode):
         text = switch_text(schedule, trained_steps_of(model))
         if patched:
             text += f"; {patched} weights carry LoRA patches"
-        return io.NodeOutput(model, say(cls, text, warnings))
+        return io.NodeOutput(model, say(cls, text + changed, warnings))

@@ -11,6 +11,7 @@ from .backbone.attention_choice import has_gpu, override_of, with_attention
 from .backbone.attention_inexact import INEXACT, Inexact, require
 from .ui import inputs
 from .ui.say import say
+from .ui.search import found_by
 
 FASTEST, NEVER = "fastest", "never"
 DETAIL, ALL = "detail expert's steps", "all steps"
@@ -19,7 +20,7 @@ DETAIL, ALL = "detail expert's steps", "all steps"
 class DCMAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMAttention",
             display_name="DCM Attention",
             category="DCM",
@@ -37,6 +38,7 @@ class DCMAttention(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        return found_by(schema, "flash attention", "sdpa", "xformers", "faster")
 
     @classmethod
     def execute(cls, model, attention: str = FASTEST, inexact: str = NEVER, inexact_in: str = DETAIL) -> io.NodeOutput:

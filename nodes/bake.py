@@ -7,12 +7,13 @@ from comfy_api.v0_0_2 import io
 from .experts.apply import bake, schedule_of, switch_text, trained_steps_of
 from .ui import inputs
 from .ui.say import say
+from .ui.search import found_by
 
 
 class DCMBake(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMBake",
             display_name="DCM Bake",
             category="DCM",
@@ -28,6 +29,7 @@ class DCMBake(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        return found_by(schema, "merge experts", "merge lora", "save model")
 
     @classmethod
     def execute(cls, model) -> io.NodeOutput:

@@ -8,13 +8,15 @@ from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
 from .ui import inputs
+from .ui.advanced import advanced, set_by_hand
 from .ui.say import say, to_log
+from .ui.search import found_by
 
 
 class DCMGuider(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMGuider",
             display_name="DCM Guider",
             category="DCM",
@@ -25,9 +27,9 @@ class DCMGuider(io.ComfyNode):
                 inputs.positive(),
                 inputs.negative(),
                 inputs.cfg(),
-                inputs.detail_cfg(),
+                advanced(inputs.detail_cfg()),
                 inputs.low_noise_model(),
-                inputs.boundary(),
+                advanced(inputs.boundary()),
             ],
             outputs=[
                 io.Guider.Output(tooltip="For SamplerCustomAdvanced, with the noise levels of DCM Sigmas."),
@@ -35,15 +37,17 @@ class DCMGuider(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        return found_by(schema, "wan 2.2 two models", "high low noise", "cfg guider", "two cfg")
 
     @classmethod
     def execute(
         cls, model, positive, negative, cfg=1.0, detail_cfg=0.0, low_noise_model=None, boundary=0.0
     ) -> io.NodeOutput:
+        changed = set_by_hand(cls, locals())
         run = Run.of(model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None)
         guider = guider_for(run, positive, negative)
         # Only the sampler knows the noise levels, so only then can anything be said about the steps.
         guider.on_run = lambda sigmas: to_log(
             run.describe(sigmas), warnings_for(run, sigmas, given=True, is_stock=True)
         )
-        return io.NodeOutput(guider, say(cls, run.switch_text(), in_log=False))
+        return io.NodeOutput(guider, say(cls, run.switch_text() + changed, in_log=False))

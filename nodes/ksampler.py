@@ -11,13 +11,15 @@ from .run.notes import warnings_for
 from .run.plan import Run
 from .run.sample import sample
 from .ui import inputs
+from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
+from .ui.search import found_by
 
 
 class DCMKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMKSampler",
             display_name="DCM KSampler",
             category="DCM",
@@ -27,20 +29,20 @@ class DCMKSampler(io.ComfyNode):
                 inputs.model("From DCM Apply Experts, or the high-noise MODEL of a pair."),
                 inputs.seed(),
                 inputs.steps(),
-                inputs.cfg(),
+                advanced(inputs.cfg()),
                 inputs.positive(),
                 inputs.negative(),
                 inputs.latent_image(),
                 inputs.sigmas(),
-                inputs.sampler_name(comfy.samplers.SAMPLER_NAMES),
-                inputs.detail_cfg(),
-                inputs.semantic_steps(),
-                inputs.denoise("Below 1 the run starts at a lower noise level and changes the given latent."),
-                inputs.start_at_step(),
-                inputs.end_at_step(),
-                inputs.add_noise(),
+                advanced(inputs.sampler_name(comfy.samplers.SAMPLER_NAMES)),
+                advanced(inputs.detail_cfg()),
+                advanced(inputs.semantic_steps()),
+                advanced(inputs.denoise("Below 1 the run starts at a lower noise level and changes the given latent.")),
+                advanced(inputs.start_at_step()),
+                advanced(inputs.end_at_step()),
+                advanced(inputs.add_noise()),
                 inputs.low_noise_model(),
-                inputs.boundary(),
+                advanced(inputs.boundary()),
             ],
             outputs=[
                 io.Latent.Output(tooltip="The sampled latent."),
@@ -51,6 +53,8 @@ class DCMKSampler(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        searches = ("wan 2.2 two models", "high low noise", "lightning", "speed lora", "few steps", "ksampler advanced")
+        return found_by(schema, *searches)
 
     @classmethod
     def execute(
@@ -73,9 +77,11 @@ class DCMKSampler(io.ComfyNode):
         low_noise_model=None,
         boundary=0.0,
     ) -> io.NodeOutput:
+        changed = set_by_hand(cls, locals())
         run = Run.of(model, low_noise_model, cfg=cfg, detail_cfg=detail_cfg or None, boundary=boundary or None)
         whole = run.sigmas(sigmas, steps, semantic_steps or None, denoise)
         part = step_window(whole, start_at_step, end_at_step, run.schedule.grid.sigma_max)
-        info = say(cls, run.describe(part), warnings_for(run, whole, sigmas is not None, sampler_name))
+        warnings = warnings_for(run, whole, sigmas is not None, sampler_name)
+        info = say(cls, run.describe(part) + changed, warnings)
         guider = guider_for(run, positive, negative)
         return io.NodeOutput(sample(guider, sampler_name, part, latent_image, seed, add_noise), info)

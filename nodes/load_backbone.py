@@ -8,15 +8,17 @@ from .backbone.host import WEIGHT_DTYPES
 from .backbone.load import load_backbone
 from .experts.apply import switch_text
 from .ui import inputs
+from .ui.advanced import advanced, set_by_hand
 from .ui.folders import backbone_names, backbone_path
 from .ui.say import say
+from .ui.search import found_by
 from .ui.types import DcmExpert
 
 
 class DCMLoadBackbone(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMLoadBackbone",
             display_name="DCM Load Backbone",
             category="DCM",
@@ -24,7 +26,7 @@ class DCMLoadBackbone(io.ComfyNode):
             "as released, which holds both experts.",
             inputs=[
                 inputs.backbone_name(backbone_names()),
-                inputs.weight_dtype(list(WEIGHT_DTYPES)),
+                advanced(inputs.weight_dtype(list(WEIGHT_DTYPES))),
             ],
             outputs=[
                 io.Model.Output(
@@ -39,11 +41,14 @@ class DCMLoadBackbone(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        searches = ("load diffusion model", "unet loader", "wan 2.1", "wan 2.2", "hunyuan video", "cogvideox")
+        return found_by(schema, *searches)
 
     @classmethod
     def execute(cls, backbone_name: str, weight_dtype: str) -> io.NodeOutput:
+        changed = set_by_hand(cls, locals())
         backbone = load_backbone(backbone_path(backbone_name), weight_dtype)
         detail = backbone.expert
         switch = switch_text(detail.metadata.schedule) if detail else "no detail expert in it"
-        say(cls, f"{backbone_name}: {backbone.description}; {switch}", backbone.warnings)
+        say(cls, f"{backbone_name}: {backbone.description}; {switch}{changed}", backbone.warnings)
         return io.NodeOutput(backbone.model, backbone.expert)

@@ -12,13 +12,14 @@ from .experts.apply import switch_text
 from .ui import inputs
 from .ui.folders import expert_names, expert_path
 from .ui.say import say
+from .ui.search import found_by
 from .ui.types import DcmExpert
 
 
 class DCMLoadExpert(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMLoadExpert",
             display_name="DCM Load Expert",
             category="DCM",
@@ -29,6 +30,7 @@ class DCMLoadExpert(io.ComfyNode):
             outputs=[DcmExpert.Output(display_name="expert", tooltip="For DCM Apply Experts.")],
             hidden=[io.Hidden.unique_id],
         )
+        return found_by(schema, "dcm lora", "load lora", "semantic expert", "detail expert")
 
     @classmethod
     def fingerprint_inputs(cls, expert_name: str) -> str:

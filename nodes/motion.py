@@ -9,12 +9,13 @@ from ..dcm_core.motion import STILL, describe, difference_ratio, speeds, tempora
 from ..dcm_core.motion_plot import plot_motion
 from .ui import inputs
 from .ui.say import say
+from .ui.search import found_by
 
 
 class DCMMotion(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMMotion",
             display_name="DCM Motion",
             category="DCM",
@@ -36,6 +37,7 @@ class DCMMotion(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        return found_by(schema, "frozen motion", "slow motion", "still video", "compare videos")
 
     @classmethod
     def execute(cls, video, reference=None) -> io.NodeOutput:

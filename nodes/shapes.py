@@ -8,13 +8,14 @@ from ..dcm_core.schedule.experts import USUAL_STEPS
 from ..dcm_core.shapes import weights
 from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, expert_pairs, load_pair, load_teacher
 from .ui import inputs
+from .ui.search import found_by
 from .ui.types import DcmExpert
 
 
 class DCMShapes(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMShapes",
             display_name="DCM Shapes World",
             category="DCM",
@@ -33,6 +34,7 @@ class DCMShapes(io.ComfyNode):
                 io.Latent.Output(tooltip="Empty, of the size this world is made for."),
             ],
         )
+        return found_by(schema, "example", "demo", "first workflow")
 
     @classmethod
     def execute(cls, batch_size: int, steps: str = str(USUAL_STEPS)) -> io.NodeOutput:

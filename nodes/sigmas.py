@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.v0_0_2 import io
+from comfy_api.v0_0_2 import io, ui
 
 from ..dcm_core.families.family import Family
 from ..dcm_core.families.presets import find_family
@@ -15,7 +15,9 @@ from .backbone.model import family_of, remarks_on
 from .experts.apply import applied_to, schedule_of, trained_steps_of
 from .run.plan import names_of, pair_schedule_of
 from .ui import inputs
+from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
+from .ui.search import found_by
 
 _DENOISE = "Below 1 starts at a lower noise level, to change a given video instead of making one."
 
@@ -23,7 +25,7 @@ _DENOISE = "Below 1 starts at a lower noise level, to change a given video inste
 class DCMSigmas(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMSigmas",
             display_name="DCM Sigmas",
             category="DCM",
@@ -33,8 +35,8 @@ class DCMSigmas(io.ComfyNode):
                 inputs.model("From DCM Apply Experts; a plain backbone gets its family's noise levels."),
                 inputs.steps(),
                 inputs.preset(["experts", "aligned", "official", *SPEED_PRESETS]),
-                inputs.semantic_steps(),
-                inputs.denoise(_DENOISE),
+                advanced(inputs.semantic_steps()),
+                advanced(inputs.denoise(_DENOISE)),
             ],
             outputs=[
                 io.Sigmas.Output(tooltip="For DCM KSampler, SamplerCustom or SamplerCustomAdvanced."),
@@ -43,9 +45,12 @@ class DCMSigmas(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        searches = ("lightning", "lightx2v", "causvid", "speed lora", "scheduler", "manual sigmas", "high low noise")
+        return found_by(schema, *searches)
 
     @classmethod
     def execute(cls, model, steps, preset="experts", semantic_steps=0, denoise=1.0) -> io.NodeOutput:
+        changed = set_by_hand(cls, locals())
         if preset in SPEED_PRESETS:
             if semantic_steps or denoise != 1:
                 raise ValueError(f"{preset} is a list as published: leave semantic_steps at 0 and denoise at 1.")
@@ -64,8 +69,9 @@ class DCMSigmas(io.ComfyNode):
         line = schedule.describe(sigmas, names)
         if isinstance(names, str):  # for a graph with a sampler for each part, to cut the list there
             line += f" (experts would switch after step {schedule.split(sigmas)[0]})"
-        info = say(cls, line, remarks_on(model), in_log=False)
-        return io.NodeOutput(sigmas, info, plot_schedule(schedule, sigmas, names=names).unsqueeze(0))
+        info = say(cls, line + changed, remarks_on(model), in_log=False)
+        plot = plot_schedule(schedule, sigmas, names=names).unsqueeze(0)
+        return io.NodeOutput(sigmas, info, plot, ui=ui.PreviewImage(plot))
 
 
 def require_family_of(preset: str, family: Family) -> None:

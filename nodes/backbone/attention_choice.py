@@ -83,8 +83,8 @@ class ChosenAttention:
         asked = any(value is not None and value is not False for value in others)
         special = mask is not None or attn_precision == torch.float32 or asked
         if not special and q.nelement() >= SMALL and len(q) <= MOST:
-            tensors = [each if skip_reshape else with_heads(each, heads) for each in (q, k, v)]
-            by_head = *tensors, options.get("scale")
+            q_heads, k_heads, v_heads = (each if skip_reshape else with_heads(each, heads) for each in (q, k, v))
+            by_head = q_heads, k_heads, v_heads, options.get("scale")
             attention = self.instead(by_heads, *by_head, function.__name__, options)
             if attention is not None:
                 out = attention(*by_head)

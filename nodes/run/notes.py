@@ -68,8 +68,8 @@ def of_inexact_attention(run: Run) -> list[str]:
 def of_compiled_network(run: Run) -> list[str]:
     """A warning before PyTorch's "mat1 and mat2 must have the same dtype", which names no remedy."""
     for model in (run.model, run.low_noise_model):
-        stored = model and fails_compiled(model)
-        if stored:
+        stored = None if model is None else fails_compiled(model)
+        if model is not None and stored:
             computed, flag = dtype_of_computation(model.model), "bf16" if stored == torch.bfloat16 else "fp16"
             return [
                 f"a compiled network fails with Dynamic VRAM where weights are stored in {stored} and computed in "

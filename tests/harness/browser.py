@@ -28,12 +28,22 @@ def drop_workflows(address: str, files: list[Path], run: list[str], screenshots:
     return _driven("page.mjs", address=address, files=files, run=run, screenshots=str(screenshots))
 
 
+def look_at_nodes(address: str, file: Path, modern: bool) -> dict:
+    """Opens and runs a workflow, on the canvas of DOM elements if `modern`; see nodes.mjs for what was seen."""
+    return _driven("nodes.mjs", address=address, file=str(file), modern=modern)
+
+
+def draw_nodes(address: str, files: list[Path], folder: Path) -> list[str]:
+    """Takes a picture `folder/NODE.png` of each of the pack's nodes, after a run for those in `files`: their names."""
+    return _driven("pictures.mjs", address=address, files=[str(file) for file in files], folder=str(folder))
+
+
 def vote(file: Path, folder: Path) -> dict:
     """Votes on an A/B page and downloads the votes; what was seen on the way. Pictures go to `folder`."""
     return _driven("ab.mjs", file=str(file), folder=str(folder))
 
 
-def _driven(script: str, **job: object) -> dict:
+def _driven(script: str, **job: object):
     """What a script of tests/browser says of its job."""
     job["browser"] = _script.find_chromium()
     command = [shutil.which("node"), str(TESTS / "browser" / script), json.dumps(job)]

@@ -34,3 +34,4 @@ def test_every_node_has_its_help_page(client, server):
     for node_id in NODE_IDS:
         page = client.get(f"/extensions/dcm-video/docs/{node_id}.md").decode()
         assert page.startswith("#")
+        assert client.get(f"/extensions/dcm-video/docs/{node_id}.png").startswith(b"\x89PNG")

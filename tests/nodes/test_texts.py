@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import dcm_pack
@@ -45,6 +46,24 @@ def test_help_pages_name_every_input(page):
         assert text.startswith("# ")
         missing = [i.id for i in schema.inputs if f"`{i.id}`" not in text]
         assert not missing, f"{name}: {missing}"
+
+
+@pytest.mark.parametrize("page", ["{}.md", "{}/zh.md"])
+def test_help_pages_show_their_node_and_lead_to_help(page):
+    """The page of the host takes pictures from beside the English text, whatever the language."""
+    for name in SCHEMAS:
+        text = (ROOT / "web" / "docs" / page.format(name)).read_text("utf-8")
+        assert f"]({name}.png)" in text and "/docs/troubleshooting.md)" in text, name
+        picture = ROOT / "web" / "docs" / f"{name}.png"
+        assert 1_000 < picture.stat().st_size < 60_000, "run `python scripts/pictures.py`"
+
+
+def test_troubleshooting_names_nodes_and_settings_that_there_are():
+    text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    named = set(re.findall(r"\*(DCM [^*]+)\*", text))
+    assert named and named <= {schema.display_name for schema in SCHEMAS.values()}
+    settings = {each for each in re.findall(r"`([^`]+)`", text) if not each.startswith("--")}
+    assert settings and settings <= {each.id for schema in SCHEMAS.values() for each in schema.inputs}
 
 
 def test_every_ending_of_an_expert_file_is_told():

@@ -111,6 +111,26 @@ def test_own_states_are_where_the_student_arrives_and_land_on_the_path_of_their_
 
 
 @torch.no_grad()
+def test_perturbed_states_are_as_far_off_the_path_as_the_students_own_in_another_direction(made):
+    options = {"starts": 1.0}
+    _, plain = windows(made("single", options).method)
+    seen = {}
+    for name in ("own", "perturbed"):
+        method = made("single", {**options, name: 1.0}).method
+        for p in method.trainable.values():
+            p.add_(0.01)
+        step, seen[name] = windows(method)
+    off = {name: (each.x - plain.x).flatten(1) for name, each in seen.items()}
+    sizes = {name: each.norm(dim=1) for name, each in off.items()}
+    later = step > 0
+    assert torch.equal(seen["perturbed"].x[~later], plain.x[~later]), "a run begins without an error"
+    torch.testing.assert_close(sizes["perturbed"][later], sizes["own"][later], rtol=0.1, atol=0.0)
+    towards = torch.nn.functional.cosine_similarity(off["own"][later], off["perturbed"][later])
+    assert towards.abs().max() < 0.1
+    assert torch.equal(seen["perturbed"].landed, plain.landed)
+
+
+@torch.no_grad()
 def test_the_detail_expert_meets_what_the_semantic_expert_makes(made):
     method = made("detail", {"own": 1.0, "starts": 1.0, "steps": 2}, validation={"steps": 2}).method
     _, own = windows(method)
@@ -225,6 +245,8 @@ def test_the_files_say_for_how_many_steps(made):
         ("detail", {"steps": 1}, {"validation": {"steps": 1}}, "leaves a detail expert none"),
         ("semantic", {}, {"data": {"source": "teacher", "text_dropout": 0.1}}, "belongs to its prompt"),
         ("semantic", {"own": 0.2}, {"data": {"batch_size": 4}}, "own_target=path needs data.source=teacher"),
+        ("semantic", {"perturbed": 0.2}, {"data": {"batch_size": 4}}, "own_target=path needs data.source=teacher"),
+        ("semantic", {"own": 0.6, "perturbed": 0.6}, {}, "own=0.6 and perturbed=0.6 are shares of the same states"),
     ],
 )
 def test_contradictions(made, expert, options, settings, message):

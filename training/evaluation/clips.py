@@ -16,7 +16,7 @@ def high_frequency_ratio(clips: Tensor, reference: Tensor) -> float:
 
 
 def high_frequency(clips: Tensor) -> Tensor:
-    """[B]: the energy of what a 3 x 3 blur takes away from the frames of clips [B, 3, T, H, W]."""
+    """[B]: the energy of what a 3 x 3 blur takes away from the frames of clips or latents [B, C, T, H, W]."""
     frames = clips.float().transpose(1, 2)
     flat = frames.flatten(0, 1)
     sharp = flat - avg_pool2d(flat, 3, 1, 1, count_include_pad=False)

@@ -6,6 +6,10 @@ where it lands to where the path is there, over the distance that the path goes 
     |jump(x) - path(end)| / |path(start) - path(end)|
 
 So 0 is the teacher's path, 1 is as far away as without a jump, and levels can be compared. All are means over paths.
+
+A regression can answer with the mean of what is possible, which is blurred. So beside the error stands the energy of
+fine detail in the clean video that a jump aims at, over that of the jump which lands on the path: below 1 it is
+blurred.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from ..data.levels import float32
 from ..data.paths import PathCache
 from ..methods.distillation import Distillation
 from ..run.draws import parts
+from .clips import high_frequency
 
 ModelOf = Callable[[Conditions], VelocityModel]
 
@@ -43,10 +48,14 @@ Landed = Callable[[VelocityModel, Tensor, Segment], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Errors:
-    """By segment: of the jump to the next level of the run, and of that to the end of the training's span."""
+    """By segment: of the jump to the next level of the run, and of that to the end of the training's span.
+
+    ``detail``: the energy of fine detail that this second one aims at, over the path's.
+    """
 
     next: list[float]
     end: list[float]
+    detail: list[float]
 
     @property
     def mean(self) -> float:
@@ -130,10 +139,17 @@ class HeldOut:
             for segment, (start, following, end) in zip(self.segments, places, strict=True):
                 x, at_next, at_end = self._states(numbers, (start, following, end))
                 to_next, to_end = landed(model, x, segment)
-                errors.append(torch.stack([relative(to_next, at_next, x), relative(to_end, at_end, x)]))
+                aimed, wanted = (high_frequency(self._clean(x, to, segment)) for to in (to_end, at_end))
+                error = [relative(to_next, at_next, x), relative(to_end, at_end, x), aimed / wanted]
+                errors.append(torch.stack(error))
         count = len(self.segments)
         means = [torch.cat(errors[number::count], dim=1).mean(dim=1).tolist() for number in range(count)]
-        return Errors([each for each, _ in means], [each for _, each in means])
+        return Errors(*map(list, zip(*means, strict=True)))
+
+    def _clean(self, x: Tensor, arrived: Tensor, segment: Segment) -> Tensor:
+        """Where the jump from ``x`` that arrives there at the segment's end would be without noise."""
+        velocity = self.process.velocity(x, arrived, segment.start, segment.end)
+        return self.process.jump(x, velocity, segment.start, 0.0)
 
     def _batches(self, paths: int) -> Iterator[tuple[range, Conditions]]:
         """Numbers of paths, and what networks are told with them."""

@@ -10,7 +10,10 @@ in float32; for v-prediction a jump is a rotation. What is learned is for these 
 segment; progressive distillation (2202.00512) joins two steps at a time, and TRACT (2303.04248) more of them; CTM
 (2310.02279) learns jumps between any two levels; PDD (2607.26004) gives each segment a head of its own.
 
-States can also be the student's own (``own``): what it really meets in a run, after its errors of the steps before.
+States can also be the student's own (``own``): what it really meets in a run, after its errors of the steps before. Or
+they lie as far off the path in any direction (``perturbed``): with the student's own state ``y`` and noise ``n``,
+
+    x = path(s) + rms(y - path(s)) n
 """
 
 from __future__ import annotations
@@ -54,9 +57,13 @@ class TrajectoryOptions(AdversaryOptions, OverSemanticOptions):
         default=0.0,
         description="How many of those that begin where a segment begins have the state of the student's own run.",
     )
+    perturbed: Share = Field(
+        default=0.0,
+        description="How many of them have the path's state with noise as large as the error of the student's own run.",
+    )
     own_target: Literal["path", "teacher"] = Field(
         default="path",
-        description="Where those should land: on the `path` that begins with the same noise, or where the `teacher` "
+        description="Where both should land: on the `path` that begins with the same noise, or where the `teacher` "
         "goes from there, which costs its calls.",
     )
     adversarial: Weight = Field(default=0.0, description="Weight of the hinge loss, in the last segment alone.")
@@ -72,6 +79,11 @@ class TrajectoryOptions(AdversaryOptions, OverSemanticOptions):
     @property
     def over_semantic(self) -> bool:
         return self.expert == "detail"
+
+    @property
+    def off_path(self) -> float:
+        """How many of the states where a segment begins are not a path's."""
+        return self.own + self.perturbed
 
     def contradictions(self, config: Config) -> Iterator[str]:
         yield from super().contradictions(config)
@@ -92,10 +104,12 @@ class TrajectoryOptions(AdversaryOptions, OverSemanticOptions):
                 f"{stage}: a path belongs to its prompt, and data.text_dropout={data.text_dropout:g} leaves prompts "
                 "out: set it to 0."
             )
-        if data.source is None and self.own and self.own_target == "path":
+        if self.own + self.perturbed > 1:
+            yield f"{stage}.options: own={self.own:g} and perturbed={self.perturbed:g} are shares of the same states."
+        if data.source is None and self.off_path and self.own_target == "path":
             yield (
                 f"{stage}.options.own_target=path needs data.source=teacher, since noise alone leads to no path of "
-                "these clips: set own_target=teacher, or own=0."
+                "these clips: set own_target=teacher, or own=0 and perturbed=0."
             )
 
 
@@ -136,9 +150,9 @@ class Trajectory(Distillation):
     def calls(cls, options: TrajectoryOptions, config: Config) -> Calls:
         """From clips the teacher solves what is left of a segment; states of its own take the student's steps."""
         segment = (1 if options.guidance == 1 else 2) * config.expert_schedule().grid.points / options.steps
-        own = (options.steps - 1 + (segment if options.own_target == "teacher" else 0)) if options.own else 0
+        own = options.steps - 1 + (segment if options.own_target == "teacher" else 0)
         left = segment * (1 + options.starts) / 2 if config.stage_data().source is None else 0
-        return options.with_adversary(Calls(round(left + options.own * own)))
+        return options.with_adversary(Calls(round(left + options.off_path * own)))
 
     def spans(self) -> list[range]:
         index = [self.schedule.grid.nearest(level) if level else -1 for level in self.run]
@@ -160,7 +174,7 @@ class Trajectory(Distillation):
     @property
     def _asks_teacher(self) -> bool:
         """Does the teacher solve segments while the student learns?"""
-        return self.paths is None or bool(self.options.own and self.options.own_target == "teacher")
+        return self.paths is None or bool(self.options.off_path and self.options.own_target == "teacher")
 
     def _drawn(self, draws: Draws) -> tuple[Tensor, Tensor]:
         """[B] of ``steps``, and levels [B] within these segments or at their starts.
@@ -187,16 +201,19 @@ class Trajectory(Distillation):
         end, at_start = run[step + 1], start == run[step]
         first, x, landed = self._states(batch, draws, start, end)
         nodes = [node for node in self.nodes if end[0] <= node <= start[0]]
-        if self.options.own:
-            own = (at_start & (draws.uniform("own") < self.options.own)).to(self.device)
+        if self.options.off_path:
+            share = draws.uniform("own")
+            own, off = share < self.options.own, (at_start & (share < self.options.off_path)).to(self.device)
             # At least one sample is followed: processes that share networks make the same calls.
-            rows = own.nonzero().flatten() if own.any() else own.new_zeros(1, dtype=torch.int64)
+            rows = off.nonzero().flatten() if off.any() else off.new_zeros(1, dtype=torch.int64)
             told = conditions.rows(rows)
-            arrived = self._arrived(first[rows], told, step.to(self.device)[rows])
-            x = torch.where(column(own, x), x.index_copy(0, rows, arrived), x)
+            error = self._arrived(first[rows], told, step.to(self.device)[rows]) - x[rows]
+            noise = draws.noise("perturbed", x)[rows] * column(error.square().flatten(1).mean(1).sqrt(), error)
+            moved = x[rows] + torch.where(column(own.to(self.device)[rows], error), error, noise)
+            x = torch.where(column(off, x), x.index_copy(0, rows, moved), x)
             if self.paths is not None and self._asks_teacher:
                 solved = self.followed(self.guided_teacher(told), x[rows], nodes)
-                landed = torch.where(column(own, x), landed.index_copy(0, rows, solved), landed)
+                landed = torch.where(column(off, x), landed.index_copy(0, rows, solved), landed)
         if self.paths is None:
             landed = self.followed(self.guided_teacher(conditions), x, nodes)
         return Windows(x, landed, start.to(self.device), end.to(self.device))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from dcm_core.schedule.experts import ExpertSchedule
 
 from ..config import Config, load_config
 from ..data.batch import Conditions
+from ..evaluation.store import file_digest
 from ..methods.distillation import Distillation
 from ..registry import build_backbone
 from ..trainer import build_trainer
@@ -47,7 +49,8 @@ def measure(job: Job) -> dict[str, Any]:
         else:
             entrant = _teacher(config, job.ablation.guidance, job.row.steps)
         trial = Trial.of(job.ablation.clips, job.ablation.seed, again=0)
-        _, row = compare([teacher, entrant], trial, shown=1)
+        # All rows share the clips of the teacher in many steps.
+        _, row = compare([teacher, entrant], trial, shown=1, folder=Path(job.ablation.output, "clips"))
     return {
         "values": {name: row.numbers[name].value for name in MEASURES},
         "calls": entrant.calls,
@@ -67,7 +70,8 @@ def _teacher(config: Config, guidance: float, steps: int) -> Entrant:
 
     # The same levels for all rows, whatever grid a row is trained on.
     levels = ExpertSchedule(replace(config.expert_schedule().grid, points=_TEACHER_STEPS), kappa_index=0)
-    return Entrant.of(f"teacher, {steps} steps", lambda: model, plain_sigmas(levels, steps), guidance)
+    sigmas = plain_sigmas(levels, steps)
+    return Entrant.of(f"teacher, {steps} steps", lambda: model, sigmas, guidance, teacher=file_digest(found))
 
 
 def _trained(config: Config, averaged: ExitStack) -> list[Distillation]:
@@ -93,7 +97,7 @@ def _entrant(job: Job, methods: Sequence[Distillation]) -> Entrant:
         return few_step(Conditions(text))(x, sigma)
 
     noisy = model if row.sampler == "euler" else renoised(model, sigmas, torch.Generator().manual_seed(job.seed))
-    return Entrant.of(row.name, lambda: noisy, sigmas, row.guidance)
+    return replace(Entrant.of(row.name, lambda: noisy, sigmas, row.guidance), recipe={})
 
 
 def _pair(high: Distillation, low: Distillation) -> Callable[[Conditions], VelocityModel]:

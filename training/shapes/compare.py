@@ -75,7 +75,7 @@ def choose_prompts(count: int, seed: int) -> list[Attributes]:
 def compare(entrants: Sequence[Entrant], trial: Trial, shown: int, folder: Path | None = None) -> list[Row]:
     """The rows of the entrants; the first is the reference. ``shown``: clips that rows carry to be looked at.
 
-    ``folder``: where their latents are kept, and taken from where they are there.
+    ``folder``: where the latents of those with a recipe are kept, and taken from where they are there.
     """
     real = pooled(render_clips(trial.prompts[: trial.count], torch.Generator().manual_seed(trial.seed)))
     rows, reference = [], None
@@ -104,7 +104,7 @@ def _rendered(entrant: Entrant, trial: Trial, folder: Path | None) -> tuple[Tens
         latents = [entrant.sample(trial.noise[i : i + _BATCH], trial.captions[i : i + _BATCH]) for i in batches]
         return torch.cat(latents), (time.perf_counter() - start) / len(trial.prompts)
 
-    if folder is None:
+    if folder is None or not entrant.recipe:
         return make()
     recipe = {**entrant.recipe, "seed": trial.seed, "clips": [trial.count, len(trial.prompts)]}
     return stored(folder, entrant.name, recipe, make)

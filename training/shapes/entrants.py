@@ -37,7 +37,8 @@ KINDS = ("semantic", "detail")
 class Entrant:
     """A name and a function from noise [N, C, T, H, W] and captions to latents.
 
-    ``calls``: of the network, a clip. ``recipe``: all that the function's results depend on.
+    ``calls``: of the network, a clip. ``recipe``: all that the function's results depend on; empty where that cannot be
+    told, and the results are then never kept.
     """
 
     name: str

@@ -8,12 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dcm_core.families.presets import FAMILIES
+from dcm_core.process import FLOW, process_of
 from dcm_core.sampling import euler
 from training.config import ConfigError
 from training.data.paths import PathCache
 from training.evaluation.jump_error import HeldOut, finer, relative
 from training.evaluation.recipe import held_out
 
+V_PREDICTION = process_of(FAMILIES["cogvideox"].schedule.grid)
 WATCH = {"every": 2, "paths": 3, "floor_paths": 1}
 GRID = {"schedule": {"shift": 3.0, "points": 8, "kappa_index": 3}}  # short paths are enough here
 
@@ -54,6 +57,31 @@ def test_an_exact_jump_has_no_error_and_none_at_all_has_1(trainer):
     assert max(found.jumps(exact).next) < 1e-5 and max(found.own(exact)) < 1e-5
     still = found.jumps(lambda conditions: lambda x, sigma: torch.zeros_like(x))
     assert still.next == still.end == pytest.approx([1.0, 1.0])
+
+
+@pytest.mark.parametrize("prediction", [FLOW, V_PREDICTION])
+def test_a_jump_to_a_blurred_video_has_less_detail_than_the_path(trainer, prediction):
+    found, _ = watched(trainer, watch={**WATCH, "paths": 1})
+    found.process = prediction
+
+    def aiming_at(change):
+        def model_of(conditions):
+            def velocity(x, sigma):
+                segment = next(each for each in found.segments if each.start == pytest.approx(float(sigma[0])))
+                end = found.cache.states([0], found.cache.positions([segment.end]))[0]
+                to_path = prediction.velocity(x, end, segment.start, segment.end)
+                clean = change(prediction.jump(x, to_path, segment.start, 0.0))
+                return prediction.velocity(x, clean, segment.start, 0.0)
+
+            return velocity
+
+        return model_of
+
+    assert found.jumps(aiming_at(lambda clean: clean)).detail == pytest.approx([1.0, 1.0], rel=1e-3)
+    blurred = found.jumps(aiming_at(lambda clean: torch.nn.functional.avg_pool3d(clean, (1, 3, 3), 1, (0, 1, 1))))
+    assert max(blurred.detail) < 0.5
+    doubled = found.jumps(aiming_at(lambda clean: 2 * clean))
+    assert doubled.detail == pytest.approx([4.0, 4.0], rel=1e-3), "an energy"
 
 
 def test_segments_are_those_of_the_trained_expert(trainer):
@@ -104,6 +132,7 @@ def test_the_curve_begins_before_the_first_iteration_beside_its_baselines(traine
     for name in ("untrained", "teacher", "floor"):
         assert first[f"jump_error/1.000_{name}"] == last[f"jump_error/1.000_{name}"] > 0
     assert first["jump_error/mean_floor"] < first["jump_error/mean_teacher"]
+    assert first["detail/1.000"] == first["detail/1.000_untrained"] != last["detail/1.000"]
     told = [line for line in capsys.readouterr().out.splitlines() if ": jump error" in line]
     assert len(told) == 3 and told[0].startswith("iteration 0: jump error") and max(map(len, told)) <= 80
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

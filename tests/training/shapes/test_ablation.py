@@ -15,6 +15,7 @@ from training.registry import check
 from training.shapes import ablated
 from training.shapes.ablation import find, jobs, load_ablation
 from training.shapes.ablation_table import write_table
+from training.shapes.entrants import Entrant
 
 SHIPPED = Path(__file__).resolve().parents[3] / "training" / "configs" / "ablation_shapes.yaml"
 FILE = """
@@ -102,6 +103,8 @@ def test_rows_are_trained_and_measured_in_order_and_only_once(file, in_process, 
     raw = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(raw) == 6 and raw[1]["asked"]["config"]["stages"]["vcm"]["iterations"] == 2
     assert (tmp_path / "out" / "with_od" / "seed1" / "low" / "low.safetensors").exists()
+    kept = sorted(path.name[:16] for path in (tmp_path / "out" / "clips").iterdir())
+    assert kept == ["teacher_4_steps_", "teacher_50_steps"], "rendered once for all; what is trained is never kept"
 
     in_process.clear()
     ablate.main(["--config", str(file)])
@@ -129,9 +132,9 @@ def test_what_a_row_refers_to_has_to_be_there(file):
 def test_the_pair_is_sampled_with_each_network_on_its_side(file, monkeypatch):
     job = find(load_ablation(file), "+OD", 0)
     ablated.train(job)
-    asked = []
-    monkeypatch.setattr(ablated, "compare", lambda entrants, trial, shown: [None, None])
-    monkeypatch.setattr(ablated.Entrant, "of", lambda name, model, *_: asked.append(model()))
+    asked, an_entrant = [], Entrant("", 1, 1.0, lambda noise, captions: noise)
+    monkeypatch.setattr(ablated, "compare", lambda *_, **__: [None, None])
+    monkeypatch.setattr(ablated.Entrant, "of", lambda name, model, *_, **__: asked.append(model()) or an_entrant)
     with pytest.raises(AttributeError, match="numbers"):
         ablated.measure(job)
     _, model = asked
@@ -167,7 +170,7 @@ def test_the_shipped_rows_stand_in_the_order_of_the_question(tmp_path):
     assert titles[0].startswith("Objectives") and titles[1].startswith("Kappa") and len(titles) == 3
     assert [len(block.seeds) for block in ablation.blocks] == [3, 1, 1]
     trained = [job for job in jobs(ablation) if job.row.stages]
-    assert {job.samples() for job in trained} == {24000}, "all rows are trained on as many clips"
+    assert {job.samples() for job in trained} == {8000}, "all rows are trained on as many clips"
     for job in trained:
         path = tmp_path / "config.yaml"
         path.write_text(json.dumps(job.config()))

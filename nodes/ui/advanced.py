@@ -1,0 +1,24 @@
+"""Inputs that most runs leave as they are: the page folds them away, and the node's line names those that were set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from comfy_api.v0_0_2 import io
+
+
+def advanced(each: io.Input) -> io.Input:
+    """``each``, marked as one to fold away. 0.3.64 takes the mark, but not the argument ``advanced`` of newer hosts."""
+    each.extra_dict["advanced"] = True
+    return each
+
+
+def set_by_hand(node: type[io.ComfyNode], given: Mapping[str, object]) -> str:
+    """What a node's line says of its folded inputs: the ``given`` values that are not the defaults, else nothing."""
+    folded = [each for each in node.define_schema().inputs if "advanced" in each.extra_dict]
+    changed = [f"{each.id} {_text(given[each.id])}" for each in folded if given[each.id] != each.default]
+    return f"; set: {', '.join(changed)}" if changed else ""
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
