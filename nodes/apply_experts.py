@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from .backbone.model import declare_remarked, remarks_on
 from .experts.apply import applied_to, apply_experts, switch_text, trained_steps_of
-from .experts.bf16_timestep import round_timesteps
+from .experts.as_published import round_as_published
 from .experts.check import check_experts, detail_beside, foreign_patches
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
@@ -66,7 +66,7 @@ class DCMApplyExperts(io.ComfyNode):
             schedule = schedule.with_kappa(float(kappa))
         model = apply_experts(model, schedule, detail_expert, detail_strength, semantic_expert, semantic_strength)
         if bf16_timestep:
-            round_timesteps(model)
+            round_as_published(model)
         declare_remarked(model)
         note_stock_runs(model)
         text = switch_text(schedule, trained_steps_of(model))

@@ -1,16 +1,20 @@
-"""DCMAttention: MODEL to MODEL with the fastest exact attention that this machine has."""
+"""DCMAttention: MODEL to MODEL with the fastest exact attention that this machine has, or an inexact one on request."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from comfy_api.v0_0_2 import io
 
 from .backbone.attention import HOST, WAYS
 from .backbone.attention_choice import has_gpu, override_of, with_attention
+from .backbone.attention_inexact import INEXACT, Inexact, require
 from .ui import inputs
 from .ui.say import say
 from .ui.search import found_by
 
-FASTEST = "fastest"
+FASTEST, NEVER = "fastest", "never"
+DETAIL, ALL = "detail expert's steps", "all steps"
 
 
 class DCMAttention(io.ComfyNode):
@@ -21,10 +25,12 @@ class DCMAttention(io.ComfyNode):
             display_name="DCM Attention",
             category="DCM",
             description="Times the exact ways of attention that this machine has, once for each size of video, and "
-            "takes the fastest. What is computed stays the same, within rounding.",
+            "takes the fastest. What is computed stays the same, within rounding. Faster and inexact ways on request.",
             inputs=[
                 inputs.model("Any MODEL; before or after DCM Apply Experts and torch.compile."),
                 inputs.attention([FASTEST, HOST, *WAYS]),
+                inputs.inexact([NEVER, *INEXACT]),
+                inputs.inexact_in([DETAIL, ALL]),
             ],
             outputs=[
                 io.Model.Output(tooltip="The MODEL with this attention."),
@@ -35,10 +41,10 @@ class DCMAttention(io.ComfyNode):
         return found_by(schema, "flash attention", "sdpa", "xformers", "faster")
 
     @classmethod
-    def execute(cls, model, attention: str = FASTEST) -> io.NodeOutput:
+    def execute(cls, model, attention: str = FASTEST, inexact: str = NEVER, inexact_in: str = DETAIL) -> io.NodeOutput:
         if not has_gpu(model):
             text = "there is no NVIDIA GPU here to choose for: the MODEL stays as it is"
-        elif attention == HOST:
+        elif attention == HOST and inexact == NEVER:
             text = "the MODEL stays as it is"
         else:
             text = "chosen when a size of video is first sampled, and kept for this GPU"
@@ -46,5 +52,10 @@ class DCMAttention(io.ComfyNode):
                 text = attention
             elif override_of(model):
                 text += "; what another node has put there is tried as ComfyUI's own"
-            model = with_attention(model, None if attention == FASTEST else attention)
+            taken = None
+            if inexact != NEVER:
+                require(inexact)
+                taken = Inexact(inexact, inexact_in == ALL, partial(say, cls))
+                text += f"; {inexact} in {inexact_in}, measured there"
+            model = with_attention(model, None if attention == FASTEST else attention, taken)
         return io.NodeOutput(model, say(cls, f"attention: {text}", in_log=False))

@@ -25,7 +25,9 @@ def texts_of(schemas: Iterable[Any]) -> str:
         schema.node_id: {
             "display_name": schema.display_name,
             "description": schema.description,
-            "inputs": {each.id: {"name": each.id, "tooltip": each.tooltip} for each in schema.inputs},
+            "inputs": {
+                each.id: {"name": each.display_name or each.id, "tooltip": each.tooltip} for each in schema.inputs
+            },
             "outputs": {
                 str(number): {"name": each.display_name or each.io_type, "tooltip": each.tooltip}
                 for number, each in enumerate(schema.outputs)

@@ -26,7 +26,8 @@ FLOORS = {
     "nodes": ({"ui", "backbone"}, {"experts"}, {"run"}, {"a node"}, {"__init__"}),
 }
 CORE_IMPORTS = {"torch", "safetensors", "PIL", "einops"}
-ACCELERATORS = {"flash_attn", "flash_attn_interface"}  # looked for when they could be used, and required by nobody
+# Looked for when they could be used, and required by nobody.
+ACCELERATORS = {"flash_attn", "flash_attn_interface", "sageattention"}
 # Run as files they put the root in place of their folder in sys.path, and import themselves by their full name.
 COMMANDS = {
     Path("dcm_core/convert/__main__.py"),

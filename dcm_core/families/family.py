@@ -15,10 +15,12 @@ from .relatives import Relative
 
 @dataclass(frozen=True)
 class Published:
-    """How released weights were run: the switch, and the sigmas by number of steps without the final 0."""
+    """How released weights were run: the switch, the sigmas by number of steps without the final 0, and whether the
+    network was told timesteps in bfloat16."""
 
     switch: Threshold
     lists: Mapping[int, tuple[float, ...]]
+    bf16_timesteps: bool = False
 
 
 @dataclass(frozen=True)

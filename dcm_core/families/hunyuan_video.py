@@ -169,7 +169,7 @@ FAMILIES = (
         title="HunyuanVideo",
         keymap=KEYMAP,
         schedule=ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=37),
-        published=Published(Threshold(982.0), {4: (1.0, 0.992, 0.9818, 0.9124)}),
+        published=Published(Threshold(982.0), {4: (1.0, 0.992, 0.9818, 0.9124)}, bf16_timesteps=True),
         host_class="HunyuanVideo",
         input_layer="img_in.proj",
         relatives=RELATIVES,

@@ -83,10 +83,13 @@ def fastest(host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | Non
 
 def agrees(result: Tensor, expected: Tensor) -> bool:
     """Do two results differ by no more than two ways of rounding?"""
-    if result.shape != expected.shape:
-        return False
-    distance = (result.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-30)
-    return bool(distance <= 2 * torch.finfo(expected.dtype).eps)  # False for NaN too
+    # False for NaN too
+    return result.shape == expected.shape and distance(result, expected) <= 2 * torch.finfo(expected.dtype).eps
+
+
+def distance(result: Tensor, expected: Tensor) -> float:
+    """How far off a result is, in lengths of what was expected."""
+    return float((result.float() - expected.float()).norm() / expected.float().norm().clamp_min(1e-30))
 
 
 def seconds(attention: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...dcm_core.files.atomic import atomic_write
 from .attention import HOST, WAYS, Attention, Choice, fastest
+from .attention_inexact import Inexact
 from .host import host_version
 
 OVERRIDE = "optimized_attention_override"  # its place among the transformer options: for one alone
@@ -44,11 +45,18 @@ class ChosenAttention:
     """An attention override: called with the host's function and what that is called with.
 
     ``earlier``: an override that was there before, which becomes the host's own way. ``fixed``: a way to take without
-    asking which is the fastest.
+    asking which is the fastest. ``inexact``: one to take instead in the calls that it is for.
+
+    It has no ``container_function``, so that newer hosts hand it the tensors of what they wrap them in.
     """
 
-    def __init__(self, earlier: Callable[..., Tensor] | None = None, fixed: str | None = None):
-        self.earlier, self.fixed = earlier, fixed
+    def __init__(
+        self,
+        earlier: Callable[..., Tensor] | None = None,
+        fixed: str | None = None,
+        inexact: Inexact | None = None,
+    ):
+        self.earlier, self.fixed, self.inexact = earlier, fixed, inexact
 
     def __call__(
         self,
@@ -75,14 +83,22 @@ class ChosenAttention:
         asked = any(value is not None and value is not False for value in others)
         special = mask is not None or attn_precision == torch.float32 or asked
         if not special and q.nelement() >= SMALL and len(q) <= MOST:
-            scale = options.get("scale")
-            tensors = q, k, v
-            q_heads, k_heads, v_heads = tensors if skip_reshape else (with_heads(each, heads) for each in tensors)
-            way = self.fixed or self.way(by_heads, q_heads, k_heads, v_heads, scale, function.__name__)
-            if way != HOST:
-                out = WAYS[way](q_heads, k_heads, v_heads, scale)
+            q_heads, k_heads, v_heads = (each if skip_reshape else with_heads(each, heads) for each in (q, k, v))
+            by_head = q_heads, k_heads, v_heads, options.get("scale")
+            attention = self.instead(by_heads, *by_head, function.__name__, options)
+            if attention is not None:
+                out = attention(*by_head)
                 return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
         return own(q, k, v, heads, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape)
+
+    def instead(
+        self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str, options: dict
+    ) -> Attention | None:
+        """What is to be called in the host's place; None for the host itself."""
+        if self.inexact is not None and self.inexact.is_for(q, options):
+            return self.inexact.measured(host, q, k, v, scale)
+        way = self.fixed or self.way(host, q, k, v, scale, beside)
+        return None if way == HOST else WAYS[way]
 
     def way(self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str) -> str:
         """The way for tensors [B, heads, tokens, width]; ``beside``: the host's function."""
@@ -211,14 +227,15 @@ def override_of(model: ModelPatcher) -> Any:
     return model.model_options.get("transformer_options", {}).get(OVERRIDE)
 
 
-def with_attention(model: ModelPatcher, fixed: str | None = None) -> ModelPatcher:
-    """A clone of the MODEL that takes the fastest way for attention, or the ``fixed`` one."""
+def with_attention(model: ModelPatcher, fixed: str | None = None, inexact: Inexact | None = None) -> ModelPatcher:
+    """A clone of the MODEL that takes the fastest way for attention, or the ``fixed`` one; and the ``inexact`` one in
+    the calls that it is for."""
     earlier = override_of(model)
     if isinstance(earlier, ChosenAttention):  # this node twice: the last one counts
         earlier = earlier.earlier
     model = model.clone()
     options = model.model_options["transformer_options"] = dict(model.model_options.get("transformer_options", {}))
-    options[OVERRIDE] = ChosenAttention(earlier, fixed)
+    options[OVERRIDE] = ChosenAttention(earlier, fixed, inexact)
     model.set_attachments(_ATTACHMENT, True)
     return model
 
@@ -228,3 +245,10 @@ def lost_attention(model: ModelPatcher) -> list[str]:
     if not model.get_attachment(_ATTACHMENT) or isinstance(override_of(model), ChosenAttention):
         return []
     return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
+
+
+def inexact_of_detail_expert(model: ModelPatcher) -> str | None:
+    """The inexact way that the MODEL takes in the detail expert's calls alone; None without."""
+    override = override_of(model)
+    inexact = override.inexact if isinstance(override, ChosenAttention) else None
+    return inexact.name if inexact and not inexact.everywhere else None

@@ -5,10 +5,11 @@ of ``comfy.sd``, the samplers, ``CFGGuider``, the methods of ``ModelPatcher`` an
 ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version the pack runs on, where no other is named:
 
 * the attributes and functions used below. ``tests/nodes/backbone/test_host.py`` asks each ComfyUI at hand for them;
-* what wrappers are called with: ``APPLY_MODEL`` (``experts/switch.py``, ``experts/bf16_timestep.py``) as
-  ``BaseModel.apply_model``, ``PREDICT_NOISE`` (``experts/step_cache.py``, ``run/stock_runs.py``) as
-  ``CFGGuider.predict_noise``, ``OUTER_SAMPLE`` (``run/stock_runs.py``) as ``CFGGuider.outer_sample``,
-  ``PREPARE_SAMPLING`` (``run/pair_guider.py``) as ``comfy.sampler_helpers.prepare_sampling``; the executor's
+* what wrappers are called with: ``APPLY_MODEL`` (``experts/switch.py``, ``experts/as_published.py``) as
+  ``BaseModel.apply_model``, ``DIFFUSION_MODEL`` (``experts/as_published.py``) as the network's ``forward``,
+  ``PREDICT_NOISE`` (``experts/step_cache.py``, ``run/stock_runs.py``) as ``CFGGuider.predict_noise``,
+  ``OUTER_SAMPLE`` (``run/stock_runs.py``) as ``CFGGuider.outer_sample``, ``PREPARE_SAMPLING``
+  (``run/pair_guider.py``) as ``comfy.sampler_helpers.prepare_sampling``; the executor's
   ``class_obj`` is the object whose method is wrapped;
 * the course of a run (``run/expert_guider.py``, ``run/pair_guider.py``): the guider's ``sample`` calls that of its
   sampler, which calls the guider's ``outer_predict_noise``, and that its ``predict_noise``, once for each noise level

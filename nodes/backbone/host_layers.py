@@ -16,9 +16,12 @@ from typing import Any
 
 import comfy.ldm.wan.model
 import comfy.ops
+import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...dcm_core.expert.sidecar import OpenForward, Ways
+from .host import dtype_of_computation, network_of
 
 _LINEAR = comfy.ops.disable_weight_init.Linear
 _OFFLOADABLE = "offloadable" in inspect.signature(comfy.ops.cast_bias_weight).parameters
@@ -52,6 +55,19 @@ def unfused(holder: nn.Module) -> Callable[..., Tensor] | None:
 
 
 WAYS = Ways(opened, unfused)
+
+
+def fails_compiled(model: ModelPatcher) -> torch.dtype | None:
+    """What the weights are stored in, where torch.compile's stock node cannot run the MODEL; else None.
+
+    With Dynamic VRAM weights in 16 bits keep the file's dtype. If nothing casts them, a compiled network multiplies
+    them by activations in the other one.
+    """
+    dynamic = getattr(getattr(comfy, "memory_management", None), "aimdo_enabled", False)
+    if not dynamic or "torch_compile_kwargs" not in model.model_options or model.model.manual_cast_dtype is not None:
+        return None
+    stored = {each.dtype for each in network_of(model).parameters()} & {torch.float16, torch.bfloat16}
+    return next(iter(stored - {dtype_of_computation(model.model)}), None)
 
 
 def _are_the_hosts(*functions: Callable) -> bool:

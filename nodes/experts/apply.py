@@ -141,14 +141,15 @@ def bake(model: ModelPatcher) -> tuple[ModelPatcher, ModelPatcher]:
         raise ValueError(f"This MODEL {has}: connect one that comes from DCM Apply Experts with both.")
     semantic = model.clone()
     semantic.remove_additional_models(applied.key)
-    others = [
-        wrapper
-        for wrapper in semantic.get_wrappers(WrappersMP.APPLY_MODEL, applied.key)
+    kept = [
+        (kind, wrapper)
+        for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+        for wrapper in semantic.get_wrappers(kind, applied.key)
         if not isinstance(wrapper, ExpertSwitch)
     ]
     remove_wrappers(semantic, applied)
-    for wrapper in others:
-        semantic.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, wrapper)
+    for kind, wrapper in kept:
+        semantic.add_wrapper_with_key(kind, applied.key, wrapper)
     semantic.set_attachments(ATTACHMENT, replace(applied, baked="semantic"))
     detail = semantic.clone()
     patches, parameters = merge_expert(detail, applied.detail, applied.detail_strength)
@@ -181,7 +182,7 @@ def side_model(
 
 
 def remove_wrappers(model: ModelPatcher, applied: Applied) -> None:
-    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.PREDICT_NOISE):
+    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL, WrappersMP.PREDICT_NOISE):
         model.remove_wrappers_with_key(kind, applied.key)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...dcm_core.errors import shortened
 from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import ExpertSchedule
+from ..backbone.attention_inexact import ACTING
 from ..backbone.host import RUN_SIGMAS, dtype_of_computation, host_version, is_of
 
 _BAKE = "Use DCM Bake, which puts each expert into the weights of a MODEL of its own"
@@ -47,6 +48,7 @@ class ExpertSwitch:
         expert, model = self.only or self.schedule.acting(t), executor.class_obj
         if not is_of(model, WrappersMP.APPLY_MODEL, self):
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        options = {**options, ACTING: expert}
         if expert == "detail":
             with self.sidecar.active(model.diffusion_model) as watch:
                 denoised = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
 from ...dcm_core.schedule.sigmas import is_part_of
-from ..backbone.attention_choice import lost_attention
-from ..backbone.host import shift_of
+from ..backbone.attention_choice import inexact_of_detail_expert, lost_attention
+from ..backbone.host import dtype_of_computation, shift_of
+from ..backbone.host_layers import fails_compiled
 from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of, trained_steps_of
 from ..experts.check import lost_patches
@@ -29,7 +30,7 @@ def warnings_for(
     may well be one expert's alone.
     """
     applied, warnings = applied_to(run.model), of_steps(run, sigmas, given, is_stock)
-    warnings += lost_attention(run.model)
+    warnings += [*lost_attention(run.model), *of_inexact_attention(run), *of_compiled_network(run)]
     if applied and applied.detail_strength and not applied.baked:
         warnings += lost_patches(run.model, applied.detail)
     others = run.low_noise_model and applied_to(run.low_noise_model)
@@ -52,6 +53,31 @@ def warnings_for(
             "across the switch, where the experts differ. euler is what they were trained for."
         )
     return warnings
+
+
+def of_inexact_attention(run: Run) -> list[str]:
+    """A warning where an inexact attention is for the detail expert's steps, on a MODEL that does not know them."""
+    for model in (run.model, run.low_noise_model):
+        name, applied = model and inexact_of_detail_expert(model), model and applied_to(model)
+        if name and (applied is None or applied.baked or applied.only == "semantic"):
+            return [
+                f"{name} is for the detail expert's steps, and no detail expert acts on this MODEL: set inexact_in of "
+                "DCM Attention to all steps, on the MODEL whose steps are meant."
+            ]
+    return []
+
+
+def of_compiled_network(run: Run) -> list[str]:
+    """A warning before PyTorch's "mat1 and mat2 must have the same dtype", which names no remedy."""
+    for model in (run.model, run.low_noise_model):
+        stored = None if model is None else fails_compiled(model)
+        if model is not None and stored:
+            computed, flag = dtype_of_computation(model.model), "bf16" if stored == torch.bfloat16 else "fp16"
+            return [
+                f"a compiled network fails with Dynamic VRAM where weights are stored in {stored} and computed in "
+                f"{computed}, as here: start ComfyUI with --{flag}-unet, or leave TorchCompileModel out."
+            ]
+    return []
 
 
 def of_unlike_pair(run: Run) -> list[str]:

@@ -46,10 +46,10 @@ def strength(name: str) -> io.Float.Input:
 
 def bf16_timestep() -> io.Boolean.Input:
     tooltip = (
-        "Tells the network timesteps rounded to bfloat16 (980 for 981.8), as the published HunyuanVideo run did. "
-        "For comparisons with it."
+        "Rounds as the published run did, for comparisons with it. HunyuanVideo: timesteps in bfloat16 (980 for "
+        "981.8), and an embedded guidance of 6000 where ComfyUI in bfloat16 has 6016, as in training. Wan: no change."
     )
-    return io.Boolean.Input("bf16_timestep", default=False, optional=True, tooltip=tooltip)
+    return io.Boolean.Input("bf16_timestep", display_name="as_published", default=False, optional=True, tooltip=tooltip)
 
 
 def backbone_name(names: list[str]) -> io.Combo.Input:
@@ -80,6 +80,19 @@ def weight_dtype(names: list[str]) -> io.Combo.Input:
 def attention(names: list[str]) -> io.Combo.Input:
     tooltip = "fastest tries them. A way that does not take the size of a video ends the run."
     return io.Combo.Input("attention", options=names, default=names[0], tooltip=tooltip)
+
+
+def inexact(names: list[str]) -> io.Combo.Input:
+    tooltip = (
+        "Attention that computes with fewer bits, which changes the video a little. How much is measured when a size "
+        "is first sampled, and shown on the node and in the log."
+    )
+    return io.Combo.Input("inexact", options=names, default=names[0], optional=True, tooltip=tooltip)
+
+
+def inexact_in(names: list[str]) -> io.Combo.Input:
+    tooltip = "Where the inexact attention acts. The other steps have that of attention."
+    return io.Combo.Input("inexact_in", options=names, default=names[0], optional=True, tooltip=tooltip)
 
 
 # --- noise levels and their switch --------------------------------------------------------------------------------

@@ -61,11 +61,13 @@ class Published:
             options["clip_vision_output"] = vision
         return [[self.tensors[text], options]]
 
-    def latents(self, model, sigmas: Tensor | None = None, text: str = "text") -> Tensor:
+    def latents(self, model, sigmas: Tensor | None = None, text: str = "text", **options) -> Tensor:
         """What DCMKSampler makes in the published number of steps, or down the given sigmas; in the network's units."""
         texts = [self.text(model, text)] * 2
         steps = STEPS[self.family]
-        done = dcm_node("DCMKSampler").execute(model, SEED, steps, 1.0, *texts, empty_latent(), sigmas=sigmas)
+        done = dcm_node("DCMKSampler").execute(
+            model, SEED, steps, 1.0, *texts, empty_latent(), sigmas=sigmas, **options
+        )
         return model.model.process_latent_in(done[0]["samples"])
 
     def latents_by_stock_nodes(self, model) -> Tensor:

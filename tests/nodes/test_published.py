@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from comfy.ldm.flux.layers import timestep_embedding
 from harness.published import STEPS, folder, published
 from harness.worlds import dcm_node, relative
 from safetensors.torch import load_file, save_file
 
 KINDS = ["wan", "hunyuan_video", "wan_i2v", "hunyuan_video_i2v"]
 TOLERANCE = 1e-4
+VALUES = (6000.0, 6016.0)  # of a guidance of 6: in float32, and in bfloat16
 NOTICED = 100 * TOLERANCE  # how far off anything wrong must be, so that the tolerance proves something
 
 
@@ -40,6 +42,40 @@ def test_the_published_run_with_timesteps_in_bfloat16(kind):
     assert relative(this.tensors["latents"], this.tensors["latents_bf16"]) > NOTICED
     again = dcm_node("DCMApplyExperts").execute(model, published(kind).load()[1])[0]
     assert relative(this.latents(again), this.tensors["latents"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["hunyuan_video", "hunyuan_video_i2v"])
+def test_the_published_run_in_bfloat16(kind):
+    """It was made under autocast. How far that is from float32 is how far another way of rounding may be from it."""
+    this = published(kind)
+    autocast = this.tensors["latents_autocast"]
+    spread = relative(autocast, this.tensors["latents_bf16"])
+    model, detail = this.load()
+    model.set_model_compute_dtype(torch.bfloat16)
+    node, told = dcm_node("DCMApplyExperts"), []
+    model.model.diffusion_model.guidance_in.register_forward_pre_hook(lambda module, given: told.append(given[0]))
+    distances = {}
+    for name in ("host", "as published"):
+        as_published = node.execute(model, detail, bf16_timestep=name == "as published")[0]
+        distances[name] = relative(this.latents(as_published), autocast)
+    embedded = {value: timestep_embedding(torch.tensor([value]), 256, time_factor=1.0).bfloat16() for value in VALUES}
+    assert len(told) == 8 and told[0].dtype == torch.bfloat16
+    assert all(torch.equal(each, embedded[6016.0]) for each in told[:4])
+    assert all(torch.equal(each, embedded[6000.0]) for each in told[4:])
+    print(f"{kind}: spread {spread:.2g}, {distances}")
+    assert distances["as published"] <= 1.5 * spread < distances["host"]
+    told.clear()
+    baked = dcm_node("DCMBake").execute(as_published)[:2]
+    this.latents(baked[0], low_noise_model=baked[1])
+    assert all(torch.equal(each, embedded[6000.0]) for each in told) and told
+    told.clear()
+    this.latents(node.execute(as_published, detail)[0])
+    assert all(torch.equal(each, embedded[6016.0]) for each in told) and told, "it is gone with the experts"
+
+
+def test_where_the_hosts_way_is_the_published_one_nothing_changes():
+    this = published("wan")
+    assert relative(this.latents(applied("wan", bf16_timestep=True)[0]), this.tensors["latents"]) <= TOLERANCE
 
 
 # --- the same comparison on weights or runs that are wrong in one thing ---------------------------------------------

@@ -68,12 +68,16 @@ def switched(network: nn.Module, kind: Kind, beside: list[Tensor], conditions: d
 
 
 def trajectory(velocity: Velocity, noise: Tensor, sigmas: tuple[float, ...], bf16_timestep: bool) -> Tensor:
-    """Latents at sigma 0. With `bf16_timestep` the timestep is rounded as where latents are kept in bfloat16."""
+    """Latents at sigma 0. With `bf16_timestep` the timestep is rounded as where latents are kept in bfloat16.
+
+    They take the dtype of the velocity: bfloat16 under autocast, in which the published run was made.
+    """
     levels = torch.tensor([*sigmas, 0.0], dtype=torch.float32)
     latents = noise
     for sigma, following in zip(levels[:-1], levels[1:], strict=True):
         timestep = (sigma * 1000).expand(len(latents))
         if bf16_timestep:
             timestep = timestep.to(torch.bfloat16).to(torch.float32)
-        latents = latents + (following - sigma) * velocity(latents, timestep)
+        v = velocity(latents, timestep)
+        latents = (latents + (following - sigma) * v).to(v.dtype)
     return latents

@@ -43,7 +43,8 @@ def main(folder: Path) -> None:
 def expectations(network: nn.Module, kind: Kind) -> dict[str, Tensor]:
     """The contents of a ComfyUI conditioning (`text`, `pooled`, ...), and what the published code makes of them.
 
-    `semantic`, `detail`: one velocity of each expert; `latents`, `latents_bf16`: a whole run from the noise of SEED.
+    `semantic`, `detail`: one velocity of each expert; `latents`, `latents_bf16`: a whole run from the noise of SEED;
+    `latents_autocast`: the latter under autocast, as it was published.
     """
     noise = torch.randn(SHAPE, generator=torch.manual_seed(SEED))
     given, beside, conditions = conditions_of(kind)
@@ -56,6 +57,8 @@ def expectations(network: nn.Module, kind: Kind) -> dict[str, Tensor]:
     expected["latents"] = trajectory(velocity, noise, sigmas, bf16_timestep=False)
     if kind.family == "hunyuan_video":  # the published pipeline of Wan keeps the timestep in float32
         expected["latents_bf16"] = trajectory(velocity, noise, sigmas, bf16_timestep=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            expected["latents_autocast"] = trajectory(velocity, noise, sigmas, bf16_timestep=True).float()
     return expected | given
 
 

@@ -60,6 +60,47 @@ def test_only_one_model_is_loaded_where_two_do_not_fit(little_memory):
     assert loads(lambda *models: in_one(*models, end_at_step=2), little_memory) == [["high"]] * 2
 
 
+def test_a_switch_between_experts_loads_and_frees_nothing(little_memory, monkeypatch):
+    """Not even where the device has just room for the network and the detail expert beside it."""
+    this, events = world("wan"), []
+    model = this.applied()
+    (side,) = model.get_additional_models()
+    for each in (model, side):
+        each.load_device = little_memory
+    model.model.memory_usage_factor = 0.0
+    room = comfy.model_management.get_free_memory() + side.model_size()
+
+    def free(device=None, torch_free_too=False):
+        left = room - sum(each.loaded_size() for each in comfy.model_management.loaded_models())
+        return (left, left) if torch_free_too else left
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free)
+    for name in ("model_load", "model_unload"):
+        former = getattr(comfy.model_management.LoadedModel, name)
+
+        def noted(self, *args, former=former, name=name, **kwargs):
+            events.append(name)
+            return former(self, *args, **kwargs)
+
+        monkeypatch.setattr(comfy.model_management.LoadedModel, name, noted)
+
+    def call(executor, *args, **kwargs):
+        events.append("call")
+        return executor(*args, **kwargs)
+
+    def between_calls(*models):
+        """What happens from a run's first call of a network to its last."""
+        events.clear()
+        models = [each.clone() for each in models]
+        for each in models:
+            each.add_wrapper(WrappersMP.DIFFUSION_MODEL, call)
+        this.sampled(models[0], low_noise_model=models[1] if models[1:] else None)
+        return events[events.index("call") :]
+
+    assert between_calls(model) == between_calls(model) == ["call"] * STEPS
+    assert "model_load" in between_calls(*this.baked(model)), "two MODELs are loaded one after the other"
+
+
 def test_both_models_stay_where_they_fit():
     this = world("wan")
     comfy.model_management.unload_all_models()
