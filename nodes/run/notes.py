@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
