@@ -1,7 +1,7 @@
 """The configuration of a run: what a section is, the sections there are, and how a file becomes one."""
 
 from ..errors import ConfigError
-from .compute import ComputeConfig, ParallelConfig
+from .compute import Base, ComputeConfig, ParallelConfig
 from .load import load_config, read_yaml, to_yaml
 from .schedule import PART_NAMES, PARTS, PairConfig, Part, ScheduleConfig
 from .schema import (
@@ -22,6 +22,7 @@ __all__ = [
     "PARTS",
     "AlarmsConfig",
     "BackboneConfig",
+    "Base",
     "ComputeConfig",
     "Config",
     "ConfigError",

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from .section import Count, Section
 
+Base = Literal["fp8", "nf4"]
+
 
 class ComputeConfig(Section):
     """Precision, memory and speed."""
@@ -35,10 +37,10 @@ class ComputeConfig(Section):
         default=False,
         description="Frozen weights of a block are in main memory but while the block runs. Needs `checkpointing`.",
     )
-    fp8: bool = Field(
-        default=False,
-        description="Hold frozen matrices of the blocks in 8 bits (float8_e4m3fn), which rounds them. Needs "
-        "`checkpointing`, and `mode: adapter` in every stage.",
+    base: Base | None = Field(
+        default=None,
+        description="Hold frozen matrices of the blocks in 8 bits (`fp8`, float8_e4m3fn) or 4 (`nf4`, by "
+        "bitsandbytes), which rounds them. Needs `checkpointing`, and `mode: adapter` in every stage.",
     )
     read_ahead: bool = Field(
         default=True, description="Read or render the next batch in a thread while this one is trained on."
@@ -49,14 +51,22 @@ class ComputeConfig(Section):
         """Does the backward pass compute anything again?"""
         return self.checkpointing != "none"
 
+    @property
+    def frozen_apart(self) -> list[str]:
+        """The settings by which the frozen weights of blocks are not held as they compute."""
+        settings = ["compute.offload=true"] if self.offload else []
+        return settings + ([f"compute.base={self.base}"] if self.base else [])
+
     def contradictions(self, compiled: bool) -> Iterator[str]:
         """What cannot be together, a sentence each. ``compiled``: are the blocks?"""
-        for name in ("offload", "fp8"):
-            if getattr(self, name) and not self.recomputing:
+        for setting in self.frozen_apart:
+            if not self.recomputing:
                 yield (
-                    f"compute.{name}=true needs compute.checkpointing=full: without it the backward pass keeps every "
-                    "block's weights."
+                    f"{setting} needs compute.checkpointing=full: without it the backward pass keeps every block's "
+                    "weights."
                 )
+        if self.offload and self.base == "nf4":
+            yield "compute.base=nf4 stays on the GPU: leave compute.offload out, or use compute.base=fp8."
         if compiled and self.checkpointing == "selective":
             yield "compute.checkpointing=selective cannot see into compiled blocks: use full, or leave compile out."
 

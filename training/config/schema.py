@@ -85,8 +85,10 @@ class OptimizerConfig(Section):
         description="`muon` trains the matrices of the blocks by Muon, everything else by AdamW. `adamw8bit` keeps "
         "AdamW's averages in 8 bits, by torchao.",
     )
-    fused: bool = Field(
-        default=False, description="One kernel for AdamW's whole step: faster, the same but for rounding."
+    fused: bool | None = Field(
+        default=None,
+        description="One kernel for AdamW's whole step: faster, without copies of the weights, the same but for "
+        "rounding; none means on a GPU.",
     )
     lr: Positive = Field(default=1e-4, description="The learning rate after the warm-up.")
     betas: Pair = Field(default=(0.9, 0.999), description="AdamW's decays of the gradient's mean and of its square.")

@@ -19,7 +19,8 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
     """What the selected stage needs. ``card``: its memory in bytes; ``rate``: its TFLOP a second, assumed."""
     stage, compute = config.selected(), config.compute
     seconds = need.flop / 1e12 / rate
-    parts = ("weights", "gradients", "optimizer", "averages", "activations")
+    made = "activations" if need.activations >= need.copies else "copies"
+    parts = ("weights", "gradients", "optimizer", "averages", made)
     memory = ", ".join(f"{name} {getattr(need, name) / GIB:.1f}" for name in parts if getattr(need, name))
     # The trained weights, their two moments and their averages, in float32; of a file, as it is exported.
     checkpoint = (4 * need.trained + need.optimizer + need.averages) / GIB
@@ -79,7 +80,9 @@ def _smaller(config: Config, options: Any, need: Need) -> Iterator[str]:
     if getattr(options, "mode", "adapter") == "full":
         yield f"{stage}.options.mode=adapter"
     elif not compute.offload:
-        yield "compute.offload=true, or compute.fp8=true"
+        yield "compute.base=fp8 or nf4, or compute.offload=true" if compute.base is None else "compute.offload=true"
+    if need.copies > need.activations:
+        yield f"{stage}.optimizer.fused=true"
     if config.selected().optimizer.name == "adamw":
         yield f"{stage}.optimizer.name=adamw8bit"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..backbones.base import Backbone
-from ..config import BackboneConfig, Config
+from ..config import BackboneConfig, ComputeConfig, Config
 from ..data.batch import Conditions
 from ..data.buckets import Size
 from ..errors import ConfigError
@@ -20,6 +20,7 @@ from ..methods.base import Method
 from ..methods.distillation import DistillationOptions
 from ..networks.blocks import prepare
 from ..networks.discriminator import Discriminator
+from ..networks.narrow import BYTES, narrowed
 from ..networks.network import Network
 from ..networks.precision import lowered
 from ..networks.roles import Player, Roles, cast_roles
@@ -28,6 +29,7 @@ from .probe import Cost, Depth, cost, counted, fewest, without_data
 _BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call the numbers of their blocks
 _TAPS = "taps"  # layers of features that are looked at
 _MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # bytes a trained weight; of muon's vectors twice as many
+_COPIES = 4  # bytes a weight that AdamW's step makes on a GPU where it is not one kernel: the roots of its averages
 _SEEN = 257  # patches of CLIP's picture, and one for all of it
 
 Latents = tuple[int, int, int, int]
@@ -43,7 +45,10 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Need:
-    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips."""
+    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips.
+
+    ``copies``: what the optimizer's step makes when the ``activations`` are gone.
+    """
 
     clip: Clip
     batch: int
@@ -53,11 +58,12 @@ class Need:
     optimizer: int
     averages: int
     activations: int
+    copies: int
     flop: float
 
     @property
     def memory(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.averages + self.activations
+        return self.weights + self.gradients + self.optimizer + self.averages + max(self.activations, self.copies)
 
 
 class Outline:
@@ -130,18 +136,19 @@ def need(
         seen, held = probe.adversary(depth, few, taps, own.kept)
         memory, flop = max(memory, held), flop + calls.through * seen.flop
         discriminator = list(probe.discriminator(taps)[0].parameters())
+    optimizer = config.selected().optimizer
     trained = sum(p.numel() for p in first.parameters() if p.requires_grad)
     learned = trained + sum(p.numel() for p in discriminator)
     return Need(
         clip=clip,
         batch=rows,
         trained=trained,
-        weights=_bytes(p for network in whole.networks for p in _on_the_card(network, config.compute.offload))
-        + _bytes(discriminator),
+        weights=sum(_held(network, config.compute) for network in whole.networks) + _bytes(discriminator),
         gradients=4 * learned,
-        optimizer=_MOMENTS[config.selected().optimizer.name] * trained + 8 * (learned - trained),
+        optimizer=_MOMENTS[optimizer.name] * trained + 8 * (learned - trained),
         averages=0 if config.selected().ema_decay is None else 4 * trained,
         activations=int(memory),
+        copies=_COPIES * trained if optimizer.name == "adamw" and optimizer.fused is False else 0,
         flop=flop * rows / at_once,
     )
 
@@ -229,10 +236,13 @@ class _Probe:
             architecture = {**self.config.backbone.architecture, **few}
             backbone = self.make(self.config.backbone.model_copy(update={"architecture": architecture}))
             roles = _networks(self.config, self.options, backbone)
+            compute = self.config.compute
+            if compute.base:  # of 4 bits or 8, each layer is widened alike
+                compute = compute.model_copy(update={"base": "fp8"})
             with without_data(self.no_data):
                 for network in roles.networks:
                     network.to_empty(device="cpu")
-                    prepare(network, self.config.compute, None, torch.device("cpu"))
+                    prepare(network, compute, None, torch.device("cpu"))
             self.cast[key] = backbone, roles
         return self.cast[key]
 
@@ -261,9 +271,15 @@ def _conditions(backbone: Backbone, network: Network, rows: int, latents: Latent
     )
 
 
-def _on_the_card(network: Network, offload: bool) -> list[nn.Parameter]:
-    away = {id(p) for block in network.blocks for p in block.parameters() if offload and not p.requires_grad}
-    return [p for p in network.parameters() if id(p) not in away]
+def _held(network: Network, compute: ComputeConfig) -> int:
+    """Bytes of a network's weights on the GPU."""
+    frozen = [p for block in network.blocks for p in block.parameters() if not p.requires_grad]
+    if compute.offload:
+        return _bytes(network.parameters()) - _bytes(frozen)
+    if compute.base is None:
+        return _bytes(network.parameters())
+    narrow = [layer.weight for block in network.blocks for layer in narrowed(block)]
+    return _bytes(network.parameters()) - _bytes(narrow) + int(BYTES[compute.base] * sum(p.numel() for p in narrow))
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:

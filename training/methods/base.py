@@ -56,7 +56,7 @@ class Setup:
         Copies of it have to be made before: a network that is split among processes cannot be copied.
         """
         if self.world.mesh is None:
-            place(network, self.world.device, self.config.compute.offload)
+            place(network, self.world.device, self.config.compute)
         prepare(network, self.config.compute, self.config.compile, self.world.device)
         split(network, self.world)
 

@@ -19,6 +19,7 @@ from .. import hub
 from ..config import Config, Count, MethodOptions, Positive, Weight
 from ..data.batch import Conditions
 from ..errors import ConfigError, MissingWeights
+from ..networks.narrow import check_base
 from ..networks.network import Network, Role
 from ..networks.roles import Mode, Roles, cast_roles
 from ..run.record import Record, record, weights_digest
@@ -73,9 +74,9 @@ class DistillationOptions(MethodOptions):
                 f"stages.{config.stage}.options.teacher={self.teacher} beside pair, whose models are the teachers: "
                 "leave it out."
             )
-        if config.compute.fp8 and (self.mode == "full" or self.whole):
+        if config.compute.base and (self.mode == "full" or self.whole):
             yield (
-                f"compute.fp8=true: stages.{config.stage} exports weights that it would round. Set "
+                f"compute.base={config.compute.base}: stages.{config.stage} exports weights that it would round. Set "
                 f"stages.{config.stage}.options.mode=adapter, and use semantic and detail stages only."
             )
         stages = list(config.stages)
@@ -201,6 +202,7 @@ class Distillation(Method):
 def cast(setup: Setup, options: DistillationOptions, semantic: Expert | None = None) -> Roles:
     """The roles over the teacher, and over a semantic expert if there is one. Raises ConfigError."""
     check_guidance(setup, options)
+    check_base(setup.config.compute.base)
     adapter = {"rank": options.rank, "alpha": options.alpha, "seed": setup.config.seed}
     network = load_teacher(setup, options)
     return cast_roles(setup.backbone, network, options.mode, adapter, options.averaged_target, semantic)

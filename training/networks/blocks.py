@@ -15,11 +15,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ..config import ComputeConfig
+from .narrow import narrow, narrowed
 from .network import Network
 from .precision import keep_time
 
 Forward = Callable[..., Any]
-_UNCAST = ("norm", "lora_", "twins")  # of a block's modules, what never goes to 8 bits
 _ATTENTION = [
     getattr(torch.ops.aten, name).default
     for name in (
@@ -31,9 +31,9 @@ _ATTENTION = [
 ]
 
 
-def place(network: Network, device: torch.device, offload: bool) -> None:
-    """Put a network onto a device; with ``offload`` all of it but the frozen weights of its blocks."""
-    kept = [(p, p.data) for block in network.blocks for p in _frozen(block)] if offload else []
+def place(network: Network, device: torch.device, compute: ComputeConfig) -> None:
+    """Put a network onto a device, but for frozen weights of its blocks that are not held there as they are."""
+    kept = [(p, p.data) for block in network.blocks for p in _apart(block, compute)]
     for parameter, home in kept:
         parameter.data = home.new_empty(0)
     network.to(device)
@@ -49,8 +49,8 @@ def prepare(network: Network, compute: ComputeConfig, backend: str | None, devic
     if compute.recomputing:
         network.head = _checkpointed(network.head, network, selective=False)  # each layer of features goes through it
     for block in network.blocks:
-        if compute.fp8:
-            _store_in_8_bits(block, network.compute_dtype)
+        if compute.base is not None:
+            narrow(block, compute.base, network.compute_dtype, None if compute.offload else device)
         if backend is not None:
             block.forward = torch.compile(block.forward, backend=backend)
         if compute.offload:
@@ -105,12 +105,12 @@ def _home(parameter: nn.Parameter, device: torch.device) -> torch.Tensor:
     return parameter.data.pin_memory() if device.type == "cuda" else parameter.data
 
 
+def _apart(block: nn.Module, compute: ComputeConfig) -> list[nn.Parameter]:
+    """What comes to the device for a call, or when it has become narrow."""
+    if compute.offload:
+        return _frozen(block)
+    return [layer.weight for layer in narrowed(block)] if compute.base else []
+
+
 def _frozen(block: nn.Module) -> list[nn.Parameter]:
     return [p for p in block.parameters() if not p.requires_grad]
-
-
-def _store_in_8_bits(block: nn.Module, dtype: torch.dtype) -> None:
-    from diffusers.hooks import apply_layerwise_casting
-
-    if not any(p.requires_grad for name, p in block.named_parameters() if not any(part in name for part in _UNCAST)):
-        apply_layerwise_casting(block, torch.float8_e4m3fn, dtype, skip_modules_pattern=_UNCAST)

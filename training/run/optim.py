@@ -138,7 +138,8 @@ def _plain(value: Any) -> dict[str, Tensor]:
 def _adamw(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
     settings: Any = {"lr": config.lr, "betas": config.betas, "weight_decay": config.weight_decay}
     if config.name != "adamw8bit":
-        return torch.optim.AdamW(parameters, fused=config.fused, **settings)
+        fused = all(p.is_cuda for p in parameters) if config.fused is None else config.fused
+        return torch.optim.AdamW(parameters, fused=fused, **settings)
     try:
         from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -28,7 +28,7 @@ def record(config: Config, options: MethodOptions, sources: Mapping[str, Any], s
         "seed": config.seed,
         "backbone": _plain(config.backbone, include={"name", "family", "size", "architecture"}),
         "schedule": dict(schedule),
-        "compute": _plain(config.compute, include={"dtype", "fp8"}),
+        "compute": _plain(config.compute, include={"dtype", "base"}),
         "data": _plain(config.stage_data()),
         "stages": {
             config.stage: {

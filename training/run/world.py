@@ -162,7 +162,7 @@ def _contradictions(config: Config, size: int) -> Iterator[str]:
     if whole and config.parallel.context > 1:
         yield "parallel.shard=1 and parallel.context do not go together: leave parallel.shard out."
     if size > 1 and not whole:
-        settings = [f"compute.{name}=true" for name in ("offload", "fp8") if getattr(config.compute, name)]
+        settings = config.compute.frozen_apart
         for stage in map(config.of_stage, stages):
             if stage.selected().optimizer.name == "adamw8bit":
                 settings.append(f"stages.{stage.stage}.optimizer.name=adamw8bit")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,13 @@ from training.config import ConfigError, load_config
 from training.data.batch import Conditions
 from training.distill import main
 from training.estimate.probe import Cost, Counter, cost, counted, fewest
-from training.estimate.report import card_size, clip_size
+from training.estimate.report import card_size, clip_size, told
 from training.estimate.stage import need
+from training.methods.teacher import Teacher
 from training.registry import build_backbone, estimated
 
-CONFIGS = sorted((Path(__file__).parents[3] / "training" / "configs").glob("[!a]*.yaml"))
+ROOT = Path(__file__).parents[3]
+CONFIGS = sorted((ROOT / "training" / "configs").glob("[!a]*.yaml"))
 
 
 @pytest.mark.parametrize("stage", ["semantic", "detail"])
@@ -120,3 +125,51 @@ def test_what_makes_it_smaller_is_named(capsys):
 def test_sizes_that_cannot_be_read_are_named(read, text):
     with pytest.raises(ConfigError, match=text):
         read(text)
+
+
+@pytest.mark.parametrize("fused", [None, True, False])
+def test_copies_that_the_optimizer_makes_on_a_gpu_are_counted_where_it_makes_any(tiny, tmp_path, fused):
+    """One kernel makes none; many make one of all weights, when the activations are gone."""
+    weights = [nn.Parameter(torch.randn(100, 100)) for _ in range(3)]
+    for p in weights:
+        p.grad = torch.ones_like(p)
+    asked = {"foreach": True} if fused is False else {"fused": True}  # as PyTorch does on a GPU
+    optimizer = torch.optim.AdamW(weights, **asked)
+    optimizer.step()
+    with Counter() as counter:
+        optimizer.step()
+    config = tiny(tmp_path, "teacher", optimizer={"fused": fused})
+    found = need(config, Teacher, Teacher.Options(), build_backbone, None, None)
+    assert counter.peak / (4 * 30000) == pytest.approx(found.copies / (4 * found.trained), abs=1e-3)
+    assert replace(found, activations=0).memory == found.weights + found.gradients + found.optimizer + found.copies
+
+
+def test_copies_that_do_not_fit_are_named_with_the_setting_that_makes_none(tiny, tmp_path):
+    config = tiny(tmp_path, "teacher", optimizer={"fused": False})
+    found = need(config, Teacher, Teacher.Options(), build_backbone, None, None)
+    large = replace(found, activations=0, copies=2**40)
+    text = told(config, Teacher.Options(), large, card_size("24GB"), 350.0)
+    assert "copies 1024.0" in text and "activations" not in text and "stages.teacher.optimizer.fused=true" in text
+
+
+# The largest of both kinds, in main memory: all else that it needs is on the GPU that it speaks of.
+LARGEST = [pytest.param(name, marks=pytest.mark.slow) for name in ("hunyuanvideo", "wan2.1_14b_adapter")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts memory as Linux tells it")
+@pytest.mark.parametrize("name", ["wan2.1_1.3b_adapter_24gb", *LARGEST])
+def test_a_dry_run_takes_little_memory_whatever_the_model(name):
+    """Measured: 0.5 GB, of which the libraries are most."""
+    command = [sys.executable, "-c", DRY_RUN, "--config", f"training/configs/{name}.yaml", "--dry-run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.splitlines()[-1]) * 1024 < 1e9
+
+
+DRY_RUN = """
+import re, sys
+from pathlib import Path
+from training.distill import main
+main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
+"""

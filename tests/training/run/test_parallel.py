@@ -179,7 +179,8 @@ def test_two_processes_share_each_clip_and_train_what_one_trains(runs, stage):
         ({"parallel": {"context": 2}, "data": {"batch_size": 3}}, "cannot be .* 2 groups of processes: use 2 or 4,"),
         ({"parallel": {"context": 3}}, "parallel.context=3 does not divide the number of processes, 4"),
         ({"parallel": {"shard": 3}}, "parallel.shard=3 does not divide the 4 processes"),
-        ({"compute": {"fp8": True, "checkpointing": "full"}}, "compute.fp8=true is for networks that are whole"),
+        ({"compute": {"base": "fp8", "checkpointing": "full"}}, "compute.base=fp8 is for networks that are whole"),
+        ({"compute": {"base": "nf4", "checkpointing": "full"}}, "compute.base=nf4 is for networks that are whole"),
         (
             {"compute": {"offload": True, "checkpointing": "full"}},
             "compute.offload=true is for networks that are whole on each process: set parallel.shard=1.",
