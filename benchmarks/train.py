@@ -6,7 +6,10 @@ Memory: a Wan network on so few tokens that weights are a large share of full mo
 process each. Counted is what PyTorch's allocator has given out, the peak of two iterations; beside it stands what a dry
 run says. (The process holds some 100 MB more: gaps that the C library keeps, and code that is imported on the way.)
 Where weights are a share w of the peak and adapter mode leaves one of two copies away, its peak is
-no less than 1 - w / 2 of full mode's; a semantic expert's gradients and moments go as well.
+no less than 1 - w / 2 of full mode's; a semantic expert's gradients and moments go as well. A detail expert is an
+adapter in both modes, with the same gradients, moments and activations: adapter mode leaves a copy of the backbone
+away and holds the semantic expert beside it. So its third row has what adapter mode alone can have, a frozen
+backbone in 8 bits, with the checkpoints that this needs.
 
 Time: the networks of the Shapes world. An iteration's own work is all but its network calls, their backward passes, the
 optimizers with the cutting of gradients, and the data; the ratio is taken within each iteration, in processor time of
@@ -33,6 +36,8 @@ HERE = Path(__file__).resolve().parent
 GOALS = {"adapter mode": 0.55, "dry run": 0.15, "time": 1.05, "share of peak": 0.5}
 PEAK = 989.0  # TFLOP a second in bfloat16 that NVIDIA states for H100 and H200
 MODES = ("full", "adapter")
+NARROW = "adapter, 8 bits"
+NARROWED = {"checkpointing": "full", "base": "fp8"}
 STAGES = {"memory": ("semantic", "detail"), "time": ("semantic", "detail", "trajectory"), "gpu": ("semantic", "detail")}
 WIDE = {"num_attention_heads": 6, "attention_head_dim": 96, "ffn_dim": 2304, "num_layers": 5}
 CPU = {"device": "cpu", "compute": {"read_ahead": False}, "validation": {"steps": 4}}
@@ -67,20 +72,32 @@ def measured(processes: ProcessPoolExecutor, what: str) -> list[dict]:
         processes.submit(train_child.teacher, what, given).result()
         for stage in STAGES[what]:
             row: dict = {"stage": stage}
-            for mode in MODES:
+            for mode in modes(what):
                 given = values(Path(folder), what, stage, mode)
                 row[mode] = processes.submit(train_child.measure, what, given).result()
             rows.append(row)
     return rows
 
 
+def modes(what: str) -> tuple[str, ...]:
+    return (*MODES, NARROW) if what == "memory" else MODES
+
+
 def values(folder: Path, what: str, stage: str, mode: str) -> dict:
     """A configuration with one stage."""
-    options = {"mode": mode, "rank": 16, "alpha": 32.0, "teacher": str(folder / "teacher.safetensors")}
+    settings = SETTINGS[what]
+    if mode == NARROW:
+        settings = settings | {"compute": settings["compute"] | NARROWED}
+    options = {
+        "mode": mode.partition(",")[0],
+        "rank": 16,
+        "alpha": 32.0,
+        "teacher": str(folder / "teacher.safetensors"),
+    }
     if stage == "detail":
         options["semantic"] = str(folder / mode / "semantic" / "semantic.safetensors")
     return {
-        **SETTINGS[what],
+        **settings,
         "output": str(folder / mode),
         "stage": stage,
         "stages": {stage: {"method": stage, "iterations": 2, "options": {**OPTIONS[stage], **options}}},
@@ -98,15 +115,20 @@ def write(rows: dict[str, list[dict]]) -> None:
 
 
 def memory_table(rows: list[dict]) -> Iterator[str]:
-    yield "| stage | mode | weights | peak | of full mode's | goal | the dry run says | of the peak | goal |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield (
+        "| stage | mode | weights | moments | gradients, activations | peak | of full mode's | goal | "
+        "the dry run says | of the peak | goal |"
+    )
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     for row in rows:
-        for mode in MODES:
+        for mode in modes("memory"):
             found, full = row[mode], row["full"]["peak"]
-            share = f"{found['peak'] / full:.0%} | <= {GOALS['adapter mode']:.0%}" if mode == "adapter" else " | "
-            weights, peak, said = (f"{found[name] / 1e6:.0f} MB" for name in ("weights", "peak", "estimate"))
+            share = " | " if mode == "full" else f"{found['peak'] / full:.0%} | <= {GOALS['adapter mode']:.0%}"
+            made = found["peak"] - found["weights"] - found["moments"]
+            parts = found["weights"], found["moments"], made, found["peak"], found["estimate"]
+            *held, said = (f"{part / 1e6:.0f} MB" for part in parts)
             yield (
-                f"| {row['stage']} | {mode} | {weights} | {peak} | {share} | {said} | "
+                f"| {row['stage']} | {mode} | {' | '.join(held)} | {share} | {said} | "
                 f"{found['estimate'] / found['peak']:.0%} | 100% +- {GOALS['dry run']:.0%} |"
             )
 

@@ -61,8 +61,10 @@ def memory(config: Config) -> dict:
         held += event.nbytes()
         peak = max(peak, held if event.start_ns() > built else 0)
     weights = sum(p.numel() * p.element_size() for network in method.networks for p in network.parameters())
+    moments = sum(tensor.nbytes for learner in method.learners.values() for tensor in learner.tensors().values())
+    moments -= sum(p.nbytes for learner in method.learners.values() for p in learner.parameters.values())
     export(method, config)
-    return {"peak": peak, "weights": weights, "estimate": estimate(config, method).memory}
+    return {"peak": peak, "weights": weights, "moments": moments, "estimate": estimate(config, method).memory}
 
 
 def parts(config: Config) -> dict:

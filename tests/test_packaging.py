@@ -23,7 +23,7 @@ else:
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 # What other packages import: torch.utils.tensorboard, diffusers, and transformers to read a tokenizer's .model.
 THROUGH_OTHERS = {"tensorboard", "ftfy", "sentencepiece", "protobuf"}
-OPTIONAL = {"pyarrow", "torchao"}  # asked for by name where it is needed and missing
+OPTIONAL = {"bitsandbytes", "pyarrow", "torchao"}  # asked for by name where it is needed and missing
 
 
 def requirements(file: str) -> list[str]:
