@@ -158,6 +158,7 @@ class _Probe:
 
     def __init__(self, config: Config, options: Any, make: Callable[[BackboneConfig], Backbone], clip: Clip, rows: int):
         self.config, self.options, self.make, self.clip, self.rows = config, options, make, clip, rows
+        self.dtype = getattr(torch, config.compute.dtype)
         self.cast: dict[tuple, tuple[Backbone, Roles]] = {}
         self.no_data = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -177,7 +178,7 @@ class _Probe:
         seen = cost({**depth, _TAPS: taps}, {**few, _TAPS: 1}, self.features)
         judged = cost({_TAPS: taps}, {_TAPS: 1}, self.judged)
         _, channels = self.discriminator(taps)
-        features = 4 * self.rows * taps * channels * self.clip.tokens
+        features = self.dtype.itemsize * self.rows * taps * channels * self.clip.tokens
         # What the fake is compared with is seen without gradient, and held until the discriminator has learned too.
         others = features + 4 * self.rows * taps * prod(self.clip.latents)
         if self.options.real == "data":
@@ -196,7 +197,7 @@ class _Probe:
         discriminator, channels = self.discriminator(taps)
         with without_data(self.no_data):
             grid = network.grid(torch.empty(self.rows, *self.clip.latents))
-            tokens = [torch.empty(self.rows, self.clip.tokens, channels)] * taps
+            tokens = [torch.empty(self.rows, self.clip.tokens, channels, dtype=self.dtype)] * taps
 
             def call() -> Tensor:
                 return torch.stack([each.mean() for _ in range(2) for each in discriminator(tokens, grid)])

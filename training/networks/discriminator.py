@@ -50,7 +50,7 @@ class Discriminator(nn.Module):
         self.heads = nn.ModuleList(FeatureHead(channels, width) for _ in range(layers))
 
     def forward(self, features: Sequence[Tensor], grid: Grid, frozen: bool = False) -> list[Tensor]:
-        """One ``[B, tokens, C]`` per layer to logits ``[B, T, h, w]`` each, (T, h, w) being the token grid.
+        """One ``[B, tokens, C]`` per layer, in any precision, to logits ``[B, T, h, w]``; the grid is (T, h, w).
 
         ``frozen``: gradient passes through to the features, none is collected in the weights. Raises ValueError when
         the layers or the tokens are not what the discriminator and the grid say.
@@ -72,7 +72,7 @@ def _judge(head: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
     frames, height, width = grid
     if tokens.shape[1] != frames * height * width:
         raise ValueError(f"{tokens.shape[1]} tokens do not make the grid {grid} (frames, height, width)")
-    images = rearrange(tokens, "b (t h w) c -> (b t) c h w", t=frames, h=height, w=width)
+    images = rearrange(tokens.float(), "b (t h w) c -> (b t) c h w", t=frames, h=height, w=width)
     return rearrange(head(images), "(b t) 1 h w -> b t h w", t=frames)
 
 

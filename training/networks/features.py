@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,9 @@ class Features:
     velocities: list[Tensor]
     grid: tuple[int, int, int]
 
-    def to(self, dtype: torch.dtype) -> Features:
-        return Features(
-            [each.to(dtype) for each in self.tokens], [each.to(dtype) for each in self.velocities], self.grid
-        )
+    def seen_in(self, dtype: torch.dtype) -> Features:
+        """The same with velocities in this dtype. Tokens stay as the network has them: they are gigabytes."""
+        return replace(self, velocities=[each.to(dtype) for each in self.velocities])
 
     def rows(self, index: Tensor) -> Features:
         """Those of some samples of the batch."""

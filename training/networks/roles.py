@@ -50,12 +50,12 @@ class Player:
     adapters: tuple[str, ...] = ()
 
     def __call__(self, x: Tensor, timestep: Tensor, conditions: Conditions, stride: int = 0) -> tuple[Tensor, Any]:
-        """Velocity and features in the dtype of ``x``, whatever the network computes in."""
+        """Velocity, and features with velocities, in the dtype of ``x``, whatever the network computes in."""
         dtype = self.network.compute_dtype
         cast = torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32)
         with self.network.having(self.adapters), cast:
             velocity, features = self.network(x, timestep, conditions, stride)
-        return velocity.to(x.dtype), features.to(x.dtype) if features else None
+        return velocity.to(x.dtype), features.seen_in(x.dtype) if features else None
 
     def state(self) -> dict[str, Tensor]:
         """The weights that act in this role: those below all adapters, and those of its own."""

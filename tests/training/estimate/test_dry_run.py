@@ -46,10 +46,10 @@ def test_a_call_on_no_data_takes_what_it_takes_on_data(trainer):
     assert found.weights == found.gradients == 4 * sum(p.numel() for p in method.student.network.parameters())
 
 
-@pytest.mark.parametrize("real", ["target", "data"])
-def test_an_iteration_with_an_adversary_is_told_as_it_is_counted(trainer, real):
+@pytest.mark.parametrize(("real", "dtype"), [("target", "float32"), ("data", "float32"), ("target", "bfloat16")])
+def test_an_iteration_with_an_adversary_is_told_as_it_is_counted(trainer, real, dtype):
     """Every second of its blocks is tapped, and both networks have their turn."""
-    run = trainer("detail", {"real": real, "discriminator": {"width": 256}})
+    run = trainer("detail", {"real": real, "discriminator": {"width": 256}}, compute={"dtype": dtype})
     method = run.method
     with Counter() as counter:
         method.step(0)

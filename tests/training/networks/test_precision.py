@@ -48,3 +48,19 @@ def test_the_file_of_a_run_in_16_bits_holds_what_was_learned_and_no_rounding_of_
     run.run()
     expert = load_expert(tmp_path / "semantic" / "semantic.safetensors")
     assert max(norm for norm in expert.norms().values() if norm is not None) < 1e-7
+
+
+def test_features_are_held_as_the_network_has_them_and_judged_in_32_bits(trainer):
+    """They are what a detail stage holds most of. Their velocities, which are compared, are in 32 bits."""
+    method = trainer("detail", **BF16).method
+    batch = method.data.batch(method.draws(0))
+    features = method.teacher(batch.latents, torch.full((4,), 500.0), batch.conditions, 1)[1]
+    assert {each.dtype for each in features.tokens} == {torch.bfloat16}
+    assert {each.dtype for each in features.velocities} == {torch.float32}
+    judge = method.adversary.discriminator
+    layers = features.tokens[::2]
+    logits, wide = (
+        judge([each if dtype is None else each.to(dtype) for each in layers], features.grid)
+        for dtype in (None, torch.float32)
+    )
+    assert all(one.dtype == torch.float32 and torch.equal(one, other) for one, other in zip(logits, wide, strict=True))
