@@ -6,10 +6,9 @@ from inspect import cleandoc
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 
-from training.config import BackboneConfig, Config, ConfigError, build
-from training.registry import build_backbone
+from training.config import BackboneConfig, Config, ConfigError, build, load_config
+from training.registry import build_backbone, check
 from training.trainer import build_trainer
 
 ADDED = {
@@ -90,26 +89,32 @@ def test_each_is_one_added_file(added, tmp_path):
     assert method.step(0)["pull"] == 0.25
 
 
-def test_the_examples_of_the_page_are_such_files(added, tmp_path):
-    page = (Path(__file__).resolve().parents[2] / "training" / "README.md").read_text("utf-8")
-    examples = re.findall(r"```python\n# (\w+)/(\w+)\.py\n(.+?)```", page, re.DOTALL)
-    assert [example[:2] for example in examples] == [("methods", "anchored"), ("backbones", "small_shapes")]
-    for example in examples:
-        added(*example)
-    backbone = {"name": "small_shapes", "family": "shapes", "weights": str(tmp_path / "teacher.safetensors")}
-    small = build_backbone(BackboneConfig(**backbone))
-    save_file(small.comfy_state(small.build(0)), backbone["weights"])
-    values = {
-        "output": str(tmp_path),
-        "stage": "only",
-        "device": "cpu",
-        "backbone": backbone,
-        "data": {"name": "shapes", "batch_size": 2},
-        "stages": {"only": {"method": "anchored", "iterations": 1, "options": {"anchor": 0.25, "mode": "adapter"}}},
-    }
-    method = build_trainer(build(Config, values)).method
-    assert len(method.student.network.blocks) == 2
-    assert method.step(0)["anchor"] > 0
+def test_the_page_of_an_own_method_and_backbone_trains_them_to_the_end(added, tmp_path):
+    """Its three files as they stand there, for fewer iterations."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "training" / "write_your_own.md").read_text("utf-8")
+    files = dict(re.findall(r"```\w+\n# training/(\S+)\n(.+?)```", page, re.DOTALL))
+    assert list(files) == ["methods/anchored.py", "backbones/small_shapes.py", "configs/mine.yaml"]
+    for file, text in files.items():
+        if file.endswith(".py"):
+            added(*file.removesuffix(".py").split("/"), text)
+    file = tmp_path / "mine.yaml"
+    file.write_text(files["configs/mine.yaml"])
+    few = [
+        "stages.teacher.iterations=2",
+        "stages.mine.iterations=2",
+        "log_every=1",
+        "watch.every=0",
+        "validation.every=0",
+    ]
+    config = load_config(file, [f"output={tmp_path}", *few])
+    check(config)
+    for stage in config.stages:
+        run = build_trainer(config.of_stage(stage))
+        assert len(run.method.student.network.blocks) == 2
+        run.run()
+    assert (tmp_path / "mine" / "mine.safetensors").exists()
+    logged = (tmp_path / "mine" / "log.jsonl").read_text()
+    assert '"anchor"' in logged and '"consistency"' in logged
 
 
 def test_what_is_added_is_listed_and_what_only_helps_is_not(added):

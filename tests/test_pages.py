@@ -1,0 +1,37 @@
+"""The pages that a reader walks through: their links lead somewhere, and they tell of every configuration."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from harness.hosts import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "training/README.md", *ROOT.glob("docs/**/*.md")])
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_a_page_and_to_a_heading_of_it(page):
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", page.read_text("utf-8"))):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        name, _, heading = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (heading and heading not in anchors(target)):
+            wrong.append(link)
+    assert not wrong
+
+
+def test_every_configuration_stands_on_a_page_of_a_backbone():
+    pages = "".join(page.read_text("utf-8") for page in ROOT.glob("docs/training/*.md"))
+    shipped = {file.stem for file in ROOT.glob("training/configs/*.yaml")} - {"ablation_shapes"}
+    assert not {name for name in shipped if f"`{name}`" not in pages}
