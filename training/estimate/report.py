@@ -21,7 +21,7 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
     seconds = need.flop / 1e12 / rate
     made = "activations" if need.activations >= need.copies else "copies"
     parts = ("weights", "gradients", "optimizer", "averages", made)
-    memory = ", ".join(f"{name} {getattr(need, name) / GIB:.1f}" for name in parts if getattr(need, name))
+    memory = ", ".join(f"{name} {_gib(getattr(need, name))}" for name in parts if getattr(need, name))
     # The trained weights, their two moments and their averages, in float32; of a file, as it is exported.
     checkpoint = (4 * need.trained + need.optimizer + need.averages) / GIB
     return "\n".join(
@@ -29,7 +29,7 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
             f"stage {config.stage}: {stage.method}{_of_pair(config)}, {need.trained / 1e6:.1f} M trained parameters; "
             f"{need.batch} clips an iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of "
             f"{need.clip.size} ({need.clip.tokens} tokens)",
-            f"  memory of one GPU, GiB: {need.memory / GIB:.1f} = {memory}",
+            f"  memory of one GPU, GiB: {_gib(need.memory)} = {memory}",
             f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed); "
             f"{stage.iterations} iterations: {_span(seconds * stage.iterations)}",
             f"  disk: {config.checkpoints_kept} checkpoints of {checkpoint:.2g} GiB",
@@ -85,6 +85,10 @@ def _smaller(config: Config, options: Any, need: Need) -> Iterator[str]:
         yield f"{stage}.optimizer.fused=true"
     if config.selected().optimizer.name == "adamw":
         yield f"{stage}.optimizer.name=adamw8bit"
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.2g}"
 
 
 def _span(seconds: float) -> str:

@@ -122,6 +122,7 @@ def test_what_makes_it_smaller_is_named(capsys):
     main(command)
     told = capsys.readouterr().out
     assert "does not fit a card of 0.2 GB" in told and "stages.semantic.options.mode=adapter" in told
+    assert "optimizer 0.0076" in told  # and not 0.0
     main([*command, "--size", "24x24x16"])
     assert "of 24x24x16 (144 tokens)" in capsys.readouterr().out
 

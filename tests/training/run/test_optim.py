@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from training.config import ConfigError, OptimizerConfig
+from training.run.checkpoint import Checkpoints
 from training.run.optim import Learner, build_optimizers
 from training.run.world import World
 
@@ -33,21 +34,23 @@ def network():
     return nn.Sequential(nn.Linear(64, 128), nn.Linear(128, 64))
 
 
-def test_8_bit_adamw_steps_like_adamw_and_goes_on_from_a_checkpoint_bit_for_bit(monkeypatch):
+def test_8_bit_adamw_steps_like_adamw_and_goes_on_from_a_checkpoint_bit_for_bit(monkeypatch, tmp_path):
     pytest.importorskip("torchao", reason="torchao is not installed")
     monkeypatch.setattr(torch, "compile", lambda step, **_: step)  # of its step, for minutes
     small, plain = network(), network()
-    learner = Learner(small, EIGHT, World(torch.device("cpu")))
+    world = World(torch.device("cpu"))
+    learner, checkpoints = Learner(small, EIGHT, world), Checkpoints(tmp_path, world)
     stepped(learner, small, range(2))
+    checkpoints.save(2, learner.state(), learner.tensors())
     held = next(iter(learner.optimizers[0].state.values()))["exp_avg"]
     assert held.codes.dtype == torch.uint8
     other = network()
-    resumed = Learner(other, EIGHT, World(torch.device("cpu")))
-    for name, tensor in resumed.tensors().items():
-        tensor.copy_(learner.tensors()[name])
-    resumed.load(learner.state())
+    resumed = Learner(other, EIGHT, world)
+    path, state = checkpoints.newest()
+    checkpoints.read(path, resumed.tensors())
+    resumed.load(state)
     whole, halves = stepped(learner, small, range(2, 4)), stepped(resumed, other, range(2, 4))
-    exact = stepped(Learner(plain, OptimizerConfig(lr=1e-3), World(torch.device("cpu"))), plain, range(4))
+    exact = stepped(Learner(plain, OptimizerConfig(lr=1e-3), world), plain, range(4))
     for name, value in whole.items():
         assert torch.equal(value, halves[name]), name
         assert (value - exact[name]).abs().max() < 4e-4  # of steps that sum to about 4e-3
