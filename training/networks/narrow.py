@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ def check_base(base: Base | None) -> None:
         raise ConfigError("compute.base=nf4 needs bitsandbytes: pip install bitsandbytes, or use compute.base=fp8.")
 
 
-def narrowed(block: nn.Module) -> Iterator[nn.Linear]:
-    """The layers of a block whose matrices are held so."""
+def narrowed(block: nn.Module) -> Iterator[Any]:
+    """The linear layers of a block whose matrices are held so."""
     for name, layer in block.named_modules():
         if isinstance(layer, nn.Linear) and not any(part in name for part in _KEPT):
             if not layer.weight.requires_grad:
@@ -45,7 +46,7 @@ def narrow(block: nn.Module, base: Base, dtype: torch.dtype, device: torch.devic
         layer.forward = _widening(layer, hold(layer.weight, dtype))
 
 
-def _widening(layer: nn.Linear, widened: Callable[[], Tensor]) -> Callable[[Tensor], Tensor]:
+def _widening(layer: Any, widened: Callable[[], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda x: linear(x, widened(), layer.bias)
 
 

@@ -40,6 +40,14 @@ def test_frozen_matrices_are_rounded_and_give_nearly_the_same(trainer, base):
     assert 1e-3 < (one - other).norm() / one.norm() < {"fp8": 0.1, "nf4": 0.3}[base]
 
 
+def test_rounded_matrices_may_come_from_main_memory(trainer):
+    settings = FULL | {"base": "fp8"}
+    at_hand, visiting = (
+        trainer("detail", ADAPTER, compute=settings | {"offload": each}).method for each in (False, True)
+    )
+    assert torch.equal(gradients(at_hand), gradients(visiting))
+
+
 def test_rounded_matrices_are_held_in_so_many_bits_and_a_dry_run_counts_them(trainer, base):
     run = trainer("semantic", ADAPTER, compute=FULL | {"base": base})
     network = run.method.student.network
