@@ -152,6 +152,22 @@ def test_paths_that_are_missing_or_damaged_are_named(cached, trainer):
     (cache.folder / "index.json").unlink()
     with pytest.raises(ConfigError, match="There are no paths in .* Run training/paths.py first"):
         trainer("semantic", **settings)
+    with pytest.raises(ConfigError, match="has files of paths and no index.json, which says what they are. Put"):
+        PathCache.begin(cache.folder, cache.plan)
+
+
+def test_fewer_paths_than_are_asked_for_are_named_and_more_are_a_change_of_the_data(cached, trainer):
+    cache, _ = cached
+    settings = {"paths": {**PATHS, "folder": str(cache.folder)}, "data": {"source": "teacher"}, "iterations": 1}
+    asked = settings | {"paths": settings["paths"] | {"count": 5}}
+    with pytest.raises(ConfigError, match=r"paths.count=5, and .* holds 4 paths. .* or set paths.count=4\."):
+        trainer("semantic", **asked)
+    trainer("semantic", **settings).run()
+    for batch in (2, 3):
+        shutil.copy(cache.folder / "paths-000000.safetensors", cache.folder / f"paths-00000{batch}.safetensors")
+    PathCache.begin(cache.folder, replace(cache.plan, count=8))
+    with pytest.raises(ConfigError, match=r"the data set was 4 paths \(\w+\) and is 8 paths \(\w+\) now\."):
+        trainer("semantic", **settings).run()
 
 
 def test_more_paths_may_be_added_and_nothing_else_changed(cached):
