@@ -75,7 +75,12 @@ class Trainer:
         Raises, before training, OSError for an output that is unwritable or has too little room, and ConfigError for a
         checkpoint of weights that were trained with other settings; Stopped where it was asked to stop and has saved.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"Nothing can be written into {self.folder} ({error.strerror}): choose another output."
+            ) from None
         if restart:
             self.checkpoints.remove()
         if self.checkpoints.exist():
