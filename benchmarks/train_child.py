@@ -127,7 +127,7 @@ def on_gpu(config: Config) -> dict:
 class Noise:
     """Clips of 480x832x81 that are noise, all with one text."""
 
-    latent_shape, batch_size, made_for, prompts = (16, 21, 60, 104), 1, None, ()
+    latent_shape, batch_size, made_for, content, prompts = (16, 21, 60, 104), 1, None, "", ()
 
     def batch(self, draws: Draws) -> Batch:
         count = len(draws.rows)

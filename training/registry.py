@@ -53,9 +53,20 @@ def build_method(setup: Setup) -> Method:
     """The method of the selected stage, with its options read and its networks built. Raises ConfigError."""
     check_first_frames(setup.backbone, setup.data)
     method = _method(setup.config).build(setup, _options(setup.config))
+    _check_texts(method)
     if isinstance(setup.data, TeacherPaths) and isinstance(method, Distillation):
         check_paths(method, setup.config)
     return method
+
+
+def _check_texts(method: Method) -> None:
+    """Raises ConfigError where texts are of another width than the network takes."""
+    wide, taken = method.data.conditions([""]).text.shape[-1], method.student.network.text_width
+    if wide != taken:
+        raise ConfigError(
+            f"data.name={method.config.stage_data().name}: its embedded texts are {wide} wide, and this backbone takes "
+            f"texts of width {taken}. Prepare the data with the text encoder of this backbone."
+        )
 
 
 def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> str:

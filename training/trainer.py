@@ -29,7 +29,7 @@ from .errors import ConfigError, Stopped
 from .methods.base import Method, Setup
 from .registry import build_backbone, build_method, build_training_data
 from .run.checkpoint import Checkpoints
-from .run.record import check_unchanged
+from .run.record import CONTENT, Record, check_unchanged
 from .run.signals import StopRequest
 from .run.world import join
 
@@ -75,7 +75,12 @@ class Trainer:
         Raises, before training, OSError for an output that is unwritable or has too little room, and ConfigError for a
         checkpoint of weights that were trained with other settings; Stopped where it was asked to stop and has saved.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"Nothing can be written into {self.folder} ({error.strerror}): choose another output."
+            ) from None
         if restart:
             self.checkpoints.remove()
         if self.checkpoints.exist():
@@ -90,8 +95,13 @@ class Trainer:
             callback.start(self)
         self.saved_at = time.monotonic()
         with StopRequest(self.folder) as request:
-            while self.iteration < self.stage.iterations and not self.stopped:
-                self._iterate(request)
+            try:
+                while self.iteration < self.stage.iterations and not self.stopped:
+                    self._iterate(request)
+            except BaseException:
+                for callback in self.callbacks:
+                    callback.left(self)
+                raise
             for callback in self.callbacks:
                 callback.finish(self)
 
@@ -166,12 +176,16 @@ class Trainer:
         state = {
             "iteration": self.iteration,
             "iterations": self.stage.iterations,
-            "trained_with": self.method.trained_with(),
+            "trained_with": self._trained_with(),
             "method": self.method.state(),
             "callbacks": {type(callback).__name__: callback.state() for callback in self.callbacks},
         }
         self.checkpoints.save(self.iteration, state, self.method.tensors())
         self.saved_at = time.monotonic()
+
+    def _trained_with(self) -> Record:
+        content = self.method.data.content
+        return self.method.trained_with() | ({CONTENT: content} if content else {})
 
     def load(self) -> None:
         """Continue from the checkpoint.
@@ -180,7 +194,7 @@ class Trainer:
         """
         path, state = self.checkpoints.newest()
         stage, done = self.config.stage, state["iteration"]
-        check_unchanged(state["trained_with"], self.method.trained_with(), path, stage)
+        check_unchanged(state["trained_with"], self._trained_with(), path, stage)
         if done > self.stage.iterations:
             raise ConfigError(
                 f"stages.{stage}.iterations is {self.stage.iterations}, and the weights in {path} have {done} behind "

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,20 +17,30 @@ MOMENTS = [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 2 else []) for
 SHARD = "shard-00001-model-00001-of-00001.safetensors"  # what one process writes of a checkpoint
 
 
-def kill_9(arguments: list[str], ready: Callable[[], bool], wait: float = 0.0) -> None:
-    """Starts a Python and kills it, so many seconds after it is ready. Fails where it has ended by then."""
-    command = [sys.executable, *arguments]
+def kill_9(arguments: list[str], folder: Path, moment: int) -> None:
+    """Runs a script, which the system kills when it opens a file below ``folder`` to write it, or renames one, for the
+    ``moment``-th time, which is the same however fast the machine is. Fails where it ends before.
+    """
+    command = [sys.executable, "-c", _COUNTED, str(folder), str(moment), *arguments]
     environment = host_environment() | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
-        try:
-            while process.poll() is None and not ready():
-                time.sleep(0.01)
-            time.sleep(wait)
-            assert process.poll() is None, f"it ended before it could be killed: {process.stdout.read().decode()}"
-        finally:
-            process.kill()
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, f"it ended by itself: {ended.stdout.decode()}{ended.stderr.decode()}"
+
+
+_COUNTED = """
+import os, runpy, signal, sys
+folder, left, process = sys.argv[1], int(sys.argv[2]), os.getpid()
+def count(event, told):
+    global left
+    writes = event == "os.rename" or (event == "open" and told[2] & (os.O_WRONLY | os.O_RDWR))
+    if writes and os.getpid() == process and str(told[0]).startswith(folder):
+        left -= 1
+        if left == 0:
+            os.kill(process, signal.SIGKILL)
+sys.addaudithook(count)
+sys.argv = sys.argv[3:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def assert_bit_equal(first: Path, second: Path, stage: str) -> None:

@@ -153,6 +153,7 @@ class Noise:
 
     batch_size = 2
     made_for = None
+    content = ""
     prompts = ()
 
     def __init__(self, tiny: Tiny):

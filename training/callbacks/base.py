@@ -69,6 +69,9 @@ class Callback:
     def show(self, run: TrainingRun, iteration: int, name: str, picture: Image) -> None:
         """A picture to be looked at, after so many iterations."""
 
+    def left(self, run: TrainingRun) -> None:
+        """The stage is left before its last iteration: it was asked to stop, or something went wrong."""
+
     def finish(self, run: TrainingRun) -> None:
         """After the last iteration and its checkpoint."""
 

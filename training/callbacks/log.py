@@ -51,6 +51,9 @@ class Log(Callback):
         with (run.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": iteration, **values}) + "\n")
 
+    def left(self, run: TrainingRun) -> None:
+        self.bar.close()  # what is said next begins a line
+
     def finish(self, run: TrainingRun) -> None:
         self.bar.close()
 

@@ -20,6 +20,12 @@ class Data(Protocol):
     told_of_image: frozenset[str]  # what of its conditions is of a first frame: nothing for text to video
 
     @property
+    def content(self) -> str:
+        """What it holds, in words and a digest: another one where a resumed run would be given other clips. Empty where
+        the settings say it all."""
+        ...
+
+    @property
     def prompts(self) -> Sequence[str]:
         """Captions to make paths of the teacher with, where no others are given; empty where there are none."""
         ...

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -58,6 +60,16 @@ class BucketedData(ABC):
     @abstractmethod
     def shown(self, number: int) -> str:
         """What a clip is called."""
+
+    def identities(self) -> list[str]:
+        """Tell its clips and captions, in their order, from those of another set."""
+        return [f"{self.shown(number)} {bucket}" for number, bucket in enumerate(self.buckets)]
+
+    @cached_property
+    def content(self) -> str:
+        """How many clips it holds, and a digest of them in their order, by which batches are drawn."""
+        told = "\0".join(self.identities()).encode("utf-8", "surrogatepass")
+        return f"{len(self.buckets)} clips ({hashlib.sha256(told).hexdigest()[:12]})"
 
     @property
     @abstractmethod

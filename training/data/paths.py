@@ -35,7 +35,7 @@ from .base import Data
 from .batch import Conditions
 from .levels import float32
 
-_INDEX, _VERSION = "index.json", 1
+_INDEX, _VERSION, _FILES = "index.json", 1, "paths-"
 _WORDS = {
     "teacher": "another backbone, or other weights of it",
     "guidance": "guidance {kept}, and this run's is {now}",
@@ -163,6 +163,11 @@ class PathCache:
                     "another folder."
                 )
             plan = replace(plan, count=max(plan.count, kept.count))
+        elif any(folder.glob(f"{_FILES}*")):
+            raise ConfigError(
+                f"{folder} has files of paths and no {_INDEX}, which says what they are. Put it back, remove the "
+                "files, or name another folder."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / _INDEX) as file:
             file.write(json.dumps({"version": _VERSION, **asdict(plan)}, indent=1, ensure_ascii=False).encode())
@@ -222,7 +227,7 @@ class PathCache:
             raise OSError(f"{path} cannot be read: {error}. Remove it and run training/paths.py again.") from error
 
     def _path(self, batch: int) -> Path:
-        return self.folder / f"paths-{batch:06d}.safetensors"
+        return self.folder / f"{_FILES}{batch:06d}.safetensors"
 
 
 def fill(

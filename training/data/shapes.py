@@ -40,6 +40,7 @@ class ShapesData:
     Options = ShapesOptions
     made_for = None
     told_of_image: frozenset[str] = frozenset()
+    content = ""
 
     def __init__(self, config: DataConfig):
         self.choices = _choices(build(self.Options, config.options, "data.options").only)

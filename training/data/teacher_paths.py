@@ -35,6 +35,10 @@ class TeacherPaths:
         self.told_of_image = data.told_of_image
 
     @property
+    def content(self) -> str:
+        return f"{len(self.cache)} paths ({self.ends.plan.name})"
+
+    @property
     def prompts(self) -> Sequence[str]:
         return self.cache.plan.prompts
 

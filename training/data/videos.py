@@ -72,6 +72,11 @@ class VideosData(BucketedData):
         channels, frames, height, width = self.index.shape
         return channels, frames, height, width
 
+    def identities(self) -> list[str]:
+        """The names of its items, which follow from their content, and of what guidance leads away from."""
+        away = self.index.texts[self.index.negative if self.options.negative_prompt else ""]
+        return [*(f"{clip.latents} {clip.text}" for clip in self.index.clips), away]
+
     def shown(self, number: int) -> str:
         """The file of a clip."""
         return self.index.clips[number].source

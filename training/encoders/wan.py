@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanImageToVideoPipeline, WanPipeline
+from diffusers import AutoencoderKLWan, WanPipeline
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.utils import is_ftfy_available
 from PIL import Image
@@ -119,6 +119,9 @@ class WanImageEncoder(WanEncoder):
     def _of_images(self) -> Any:
         """WanImageToVideoPipeline with the autoencoder, and CLIP where the network is told what it sees."""
         if self._image_pipeline is None:
+            # It imports the processor of CLIP, which warns of torchvision; text to video needs neither.
+            from diffusers import WanImageToVideoPipeline
+
             absent: Any = None
             seeing: dict[str, Any] = {}
             if self.clip is not None:

@@ -262,10 +262,9 @@ def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
 def empty_conditions(backbone: Backbone, network: Network, rows: int, latents: Latents) -> Conditions:
     """What a network is told beside latents [rows, C, T, H, W] and timestep, without a value in it."""
     config, (channels, *grid) = network.transformer.config, latents
-    width = config.get("text_dim") or config.get("text_embed_dim")
     pooled = config.get("pooled_projection_dim")
     return Conditions(
-        torch.empty(rows, backbone.text_tokens, width),
+        torch.empty(rows, backbone.text_tokens, network.text_width),
         pooled=None if pooled is None else torch.empty(rows, pooled),
         guidance=torch.empty(rows) if config.get("guidance_embeds") else None,
         image=torch.empty(rows, config.in_channels - channels, *grid) if "image" in backbone.told_of_image else None,

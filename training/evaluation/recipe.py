@@ -114,6 +114,11 @@ def training_data(data: Data, config: Config) -> Data:
     if settings.source is None:
         return data
     cache = PathCache.read(training_paths(config))
+    if config.paths.count > len(cache):
+        raise ConfigError(
+            f"paths.count={config.paths.count}, and {cache.folder} holds {len(cache)} paths. Run training/paths.py, "
+            f"which adds the others, or set paths.count={len(cache)}."
+        )
     # Of the high-noise model they end at kappa, and with the other as clips.
     rest = PathCache.read(cache.folder.with_name("low_noise")) if config.part == "high_noise" else None
     return TeacherPaths(data, cache, settings.text_dropout, rest)
@@ -156,8 +161,9 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
         tqdm.write(
             f"Solving {len(cache)} held-out {paths} of the teacher, {plan.calls} calls each, into {cache.folder}"
         )
-    at_once = config.compute.micro_batch
-    for _ in fill(cache, method.data, method.guided_teacher, method.process, world, before=begun, at_once=at_once):
+    todo, at_once = len(cache.missing()), config.compute.micro_batch
+    made = fill(cache, method.data, method.guided_teacher, method.process, world, before=begun, at_once=at_once)
+    for _ in tqdm(made, total=todo, desc="held-out files", ncols=80, disable=not (world.first and todo)):
         pass
     return cache
 

@@ -66,6 +66,11 @@ def _measured(paths: Sequence[Path], wanted: Sequence[Path], shown: int) -> tupl
         if clip.shape[-2:] != other.shape[-2:]:
             sizes = [f"{each.shape[-1]} x {each.shape[-2]}" for each in (clip, other)]
             raise ConfigError(f"{path} is {sizes[0]} and {beside} {sizes[1]}: videos of one name must be of one size.")
+        if clip.shape[1] != other.shape[1]:
+            raise ConfigError(
+                f"{path} has {clip.shape[1]} frames and {beside} {other.shape[1]}: videos of one name must be of one "
+                "length."
+            )
         if not 1 / _ALIKE < rate / usual < _ALIKE:
             raise ConfigError(
                 f"{path} has {rate:.3g} frames a second and {beside} {usual:.3g}, and motion is measured from frame to "

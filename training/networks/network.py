@@ -81,6 +81,12 @@ class Network(nn.Module, ABC):
     def dtype(self) -> torch.dtype:
         """What the first layer computes in."""
 
+    @property
+    def text_width(self) -> int:
+        """Of an embedded text's tokens."""
+        config = self.transformer.config
+        return config.get("text_dim") or config.get("text_embed_dim")
+
     @abstractmethod
     def velocity(self, x: Tensor, timestep: Tensor, conditions: Conditions) -> Tensor:
         """The transformer's call at latents with the image's channels, all but timestep and guidance in ``dtype``."""

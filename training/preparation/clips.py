@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,12 +63,18 @@ def frames_at(source: Source, fps: float) -> int:
     return 1 if source.still else int((source.seconds + _ROUNDED) * fps)
 
 
-def make(clip: Clip) -> np.ndarray:
-    """The pixels of a clip, uint8 [T, H, W, 3]. Raises Unfit where the file turns out to be damaged."""
+def scaled(clip: Clip) -> Iterator[Callable[[], np.ndarray]]:
+    """Of each frame of a clip what makes its pixels, uint8 [H, W, 3]. Raises Unfit where the file turns out to be
+    damaged."""
     times = [(clip.begin + i) / clip.fps for i in range(clip.size.frames)]
     found = frames(clip.entry.path, clip.source, times[0])
-    chosen = resampled(found, times, clip.source.gap)
-    return np.stack([fitted(frame.pixels(), clip.source, clip.size, clip.crop) for frame in chosen])
+    for frame in resampled(found, times, clip.source.gap):
+        yield lambda pixels=frame.pixels: fitted(pixels(), clip.source, clip.size, clip.crop)
+
+
+def make(clip: Clip) -> np.ndarray:
+    """The pixels of a clip, uint8 [T, H, W, 3]. Raises Unfit where the file turns out to be damaged."""
+    return np.stack([pixels() for pixels in scaled(clip)])
 
 
 def resampled(found: Iterable[Frame], times: Sequence[float], gap: float) -> Iterator[Frame]:

@@ -17,7 +17,7 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _DARK = 24  # of 255: as dark as the letterbox of a film
-_BLACK_SHARE = 0.98
+_BRIGHT_SHARE = 0.02  # a clip of which less is brighter is black
 _STILL = 0.5  # mean change of a pixel, of 255: less than the grain of a camera on a tripod
 
 
@@ -38,13 +38,49 @@ class Dropped:
     detail: str
 
 
+class PixelCheck:
+    """Whether ``count`` frames show something, and something that moves.
+
+    It is given them in their order, and the first few usually tell: it need not be given one while it is ``sure``.
+    """
+
+    def __init__(self, count: int, black: bool = True, static: bool = True):
+        self.count, self._black, self._static = count, black, static and count > 1
+        self._bright = 0.0  # share of the pixels that are not dark, summed over the frames
+        self._first: np.ndarray | None = None
+
+    @property
+    def sure(self) -> bool:
+        """Whether nothing is wrong, whatever the frames to come show."""
+        return not self._black and not self._static
+
+    def take(self, frame: np.ndarray) -> None:
+        """Look at the next frame, uint8 [H, W, 3]."""
+        coarse = frame[::4, ::4].astype(np.int16)
+        self._bright += (coarse.max(-1) >= _DARK).mean()
+        if self._bright >= _BRIGHT_SHARE * self.count:
+            self._black = False
+        if self._first is None:
+            self._first = coarse
+        elif abs(coarse - self._first).mean() >= _STILL:
+            self._static = False
+
+    def finish(self) -> None:
+        """After the last frame. Raises Unfit where they show nothing, or nothing that moves."""
+        if self._black:
+            raise Unfit("black", "nearly all of it is black")
+        if self._static:
+            raise Unfit("static", "nothing moves in it")
+
+
 def check_pixels(frames: np.ndarray, black: bool = True, static: bool = True) -> None:
     """Raises Unfit for uint8 frames [T, H, W, 3] that show nothing, or nothing that moves."""
-    coarse = frames[:, ::4, ::4].astype(np.int16)
-    if black and (coarse.max(-1) < _DARK).mean() > _BLACK_SHARE:
-        raise Unfit("black", "nearly all of it is black")
-    if static and len(coarse) > 1 and max(abs(each - coarse[0]).mean() for each in coarse[1:]) < _STILL:
-        raise Unfit("static", "nothing moves in it")
+    check = PixelCheck(len(frames), black, static)
+    for frame in frames:
+        if check.sure:
+            return
+        check.take(frame)
+    check.finish()
 
 
 def check_shape(width: float, height: float, size: Size, crop: float, enlarge: float) -> None:

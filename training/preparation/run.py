@@ -16,11 +16,12 @@ from tqdm import tqdm
 from ..data.buckets import Size, usual
 from ..data.cache import CachedClip, CacheIndex
 from ..errors import ConfigError
-from .clips import Clip, make, named
+from .clips import Clip, named
 from .encoder import Encoder
-from .filters import Dropped, Unfit, check_pixels
+from .filters import Dropped
 from .first_frames import FirstFrame, first_frames, labels
 from .manifest import Entry, read_collection
+from .pixels import decoded, shown
 from .scan import ClipRules, Scanned, plan, scan
 from .sheet import ContactSheet
 from .summary import Summary
@@ -152,7 +153,7 @@ class _Preparation:
     def _encoded(self, clips: list[Clip], sheet: ContactSheet) -> Iterator[Clip]:
         """Decode and encode what is not there yet; the clips that are there in the end, in their order."""
         settings = self.settings
-        decode = partial(decoded, black=settings.black, static=settings.static)
+        decode = partial(shown if settings.dry_run else decoded, black=settings.black, static=settings.static)
         found = ordered(decode, [clip for clip in clips if not self._there(clip)], settings.workers)
         for clip in tqdm(clips, "clips", ncols=80, disable=None):
             pixels = None if self._there(clip) else next(found)
@@ -198,7 +199,7 @@ class _Preparation:
     def _finish(self, sheet: ContactSheet, clips: list[Clip]) -> None:
         """Clips of former runs are decoded once more to be shown."""
         lacking = sheet.lacks(set(clips))
-        decode = partial(decoded, black=False, static=False)
+        decode = partial(shown, black=False, static=False)
         for clip, pixels in zip(lacking, ordered(decode, lacking, self.settings.workers), strict=True):
             if not isinstance(pixels, Dropped):
                 sheet.take(clip, pixels)
@@ -263,16 +264,3 @@ def _sound(tensor: Tensor, clip: Clip) -> Tensor:
     if not tensor.isfinite().all():
         raise FloatingPointError(f"The latents of {clip.entry.source} are not finite; nothing of them was kept.")
     return tensor
-
-
-def decoded(clip: Clip, black: bool, static: bool) -> np.ndarray | Dropped:
-    """The pixels of a clip, or why it is not used."""
-    try:
-        pixels = make(clip)
-        check_pixels(pixels, black, static)
-        return pixels
-    except Unfit as error:
-        where = f" at {clip.begin / clip.fps:.1f} s" if clip.begin else ""
-        return Dropped(clip.entry.source + where, error.reason, str(error))
-    except OSError as error:
-        return Dropped(clip.entry.source, "unreadable", f"it cannot be opened ({error.strerror})")

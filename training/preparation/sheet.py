@@ -25,9 +25,9 @@ class ContactSheet:
         self._cells: dict[Clip, list[np.ndarray]] = {}
 
     def take(self, clip: Clip, pixels: np.ndarray) -> None:
-        """Keep small pictures of a clip, if it is wanted."""
+        """Keep small pictures of a clip, if it is wanted, from all its frames or the three that are shown."""
         if clip in self.wanted:
-            self._cells[clip] = [_cell(pixels[i]) for i in _three(len(pixels))]
+            self._cells[clip] = [_cell(pixels[i]) for i in three(len(pixels))]
 
     def lacks(self, clips: Collection[Clip]) -> list[Clip]:
         """Those of the clips that are wanted and were not taken."""
@@ -40,7 +40,8 @@ class ContactSheet:
             save_png(path, sheet(f"{len(rows)} of {total} clips", ["first frame", "middle", "last"], rows))
 
 
-def _three(frames: int) -> tuple[int, int, int]:
+def three(frames: int) -> tuple[int, int, int]:
+    """First, middle and last of so many frames; of three, these."""
     return 0, frames // 2, frames - 1
 
 

@@ -152,6 +152,22 @@ def test_paths_that_are_missing_or_damaged_are_named(cached, trainer):
     (cache.folder / "index.json").unlink()
     with pytest.raises(ConfigError, match="There are no paths in .* Run training/paths.py first"):
         trainer("semantic", **settings)
+    with pytest.raises(ConfigError, match="has files of paths and no index.json, which says what they are. Put"):
+        PathCache.begin(cache.folder, cache.plan)
+
+
+def test_fewer_paths_than_are_asked_for_are_named_and_more_are_a_change_of_the_data(cached, trainer):
+    cache, _ = cached
+    settings = {"paths": {**PATHS, "folder": str(cache.folder)}, "data": {"source": "teacher"}, "iterations": 1}
+    asked = settings | {"paths": settings["paths"] | {"count": 5}}
+    with pytest.raises(ConfigError, match=r"paths.count=5, and .* holds 4 paths. .* or set paths.count=4\."):
+        trainer("semantic", **asked)
+    trainer("semantic", **settings).run()
+    for batch in (2, 3):
+        shutil.copy(cache.folder / "paths-000000.safetensors", cache.folder / f"paths-00000{batch}.safetensors")
+    PathCache.begin(cache.folder, replace(cache.plan, count=8))
+    with pytest.raises(ConfigError, match=r"the data set was 4 paths \(\w+\) and is 8 paths \(\w+\) now\."):
+        trainer("semantic", **settings).run()
 
 
 def test_more_paths_may_be_added_and_nothing_else_changed(cached):
@@ -202,7 +218,7 @@ def test_prompts_that_cannot_be_read_are_named(trainer, tmp_path):
 
 
 def test_kill_9_while_paths_are_made_and_go_on_is_bit_equal(trainer, tmp_path):
-    """The real command, killed by the operating system wherever it is after its first file."""
+    """The real command, killed by the operating system while it writes its second file."""
     config = yaml.safe_load(written(trainer, tmp_path, count=8).read_text())
     run = {}
     for name in ("whole", "killed"):
@@ -211,8 +227,8 @@ def test_kill_9_while_paths_are_made_and_go_on_is_bit_equal(trainer, tmp_path):
         run[name] = ["--config", str(file)]
     command.main(run["whole"])
     folder = tmp_path / "killed" / "paths"
-    kill_9(["training/paths.py", *run["killed"]], (folder / "paths-000000.safetensors").exists)
-    assert len(list(folder.glob("paths-*"))) < 4
+    kill_9(["training/paths.py", *run["killed"]], folder / ".paths-000001", 1)
+    assert [path.name for path in folder.glob("paths-*")] == ["paths-000000.safetensors"]
     command.main(run["killed"])
     for path in sorted((tmp_path / "whole" / "paths").iterdir()):
         assert (folder / path.name).read_bytes() == path.read_bytes(), path.name

@@ -221,6 +221,9 @@ def test_a_network_trains_on_prepared_clips(tiny, tmp_path):
 
     settings = {"name": "videos", "batch_size": 2, "options": {"cache": str(cache)}}
     backbone = {"name": "shapes", "family": "shapes", "architecture": ARCHITECTURE}
+    wide = backbone | {"architecture": ARCHITECTURE | {"text_dim": 14}}
+    with pytest.raises(ConfigError, match=r"its embedded texts are \d+ wide, and this backbone takes .* width 14"):
+        build_trainer(tiny(tmp_path, "teacher", data=settings, backbone=wide))
     prompts = [ALL_ATTRIBUTES[60].caption()]
     validation = {"every": 1, "prompts": prompts, "steps": 2}
     trainer = build_trainer(tiny(tmp_path, "teacher", data=settings, backbone=backbone, validation=validation))
@@ -229,6 +232,12 @@ def test_a_network_trains_on_prepared_clips(tiny, tmp_path):
     again = build_trainer(tiny(tmp_path / "again", "teacher", data=settings, backbone=backbone)).method
     batch = trainer.method.data.batch(trainer.method.draws(1))
     assert torch.equal(batch.latents, again.data.batch(again.draws(1)).latents)
+
+    (videos / "0.txt").write_text(ALL_ATTRIBUTES[61].caption())
+    prepare(Settings(data=videos, output=cache, backbone="shapes", rules=rules), encoder)
+    changed = build_trainer(tiny(tmp_path, "teacher", data=settings, backbone=backbone))
+    with pytest.raises(ConfigError, match=r"the data set was 5 clips \(\w+\) and is 5 clips \(\w+\) now\."):
+        changed.run()
 
     with pytest.raises(ConfigError, match="data.name=videos: its clips were prepared for shapes, and backbone.name is"):
         build_trainer(tiny(tmp_path / "wan", "teacher", data=settings, backbone=backbone | {"name": "wan"}))

@@ -100,3 +100,8 @@ def test_the_text_encoder_is_let_go_before_the_autoencoder_is_loaded(encoder, mo
     monkeypatch.setattr(encoder, "autoencoder", lambda: alive.append(model()) or load())
     encoder.latents(torch.zeros(1, 3, 1, 16, 16, dtype=torch.uint8))
     assert alive == [None]
+
+
+def test_what_image_to_video_imports_is_not_imported_for_text_to_video():
+    """Its pipeline imports the processor of CLIP, which warns of torchvision."""
+    assert not hasattr(wan, "WanImageToVideoPipeline")

@@ -72,6 +72,10 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
     with pytest.raises(ConfigError, match="is 64 x 64 and .* 48 x 48: videos of one name"):
         compare_folders([other], folders / "teacher", 1)
     for name in NAMES:
+        write_video(other / f"{name}.mp4", to_pixels(torch.zeros(3, 12, 48, 48)))
+    with pytest.raises(ConfigError, match="has 12 frames and .* 16: videos of one name must be of one length"):
+        compare_folders([other], folders / "teacher", 1)
+    for name in NAMES:
         write_video(other / f"{name}.mp4", to_pixels(torch.zeros(3, 16, 48, 48)), 16)
     with pytest.raises(
         ConfigError, match="has 16 frames a second and .* 8, and motion is measured from frame to frame"

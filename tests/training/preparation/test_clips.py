@@ -104,6 +104,22 @@ def test_what_shows_nothing():
     check_pixels(late)
 
 
+@given(st.lists(st.sampled_from([0, 10, 23, 24, 200]), min_size=1, max_size=6), st.booleans(), st.booleans())
+def test_looking_no_further_than_needed_says_what_all_frames_say(levels, black, static):
+    frames = np.zeros((len(levels), 8, 8, 3), np.uint8)
+    for frame, level in zip(frames, levels, strict=True):
+        frame[0, : 1 + level % 7] = level  # of some a single pixel that is looked at, of others two
+    coarse = frames[:, ::4, ::4].astype(int)
+    dark = black and (coarse.max(-1) >= 24).mean() < 0.02
+    still = static and len(frames) > 1 and max(abs(each - coarse[0]).mean() for each in coarse) < 0.5
+    try:
+        check_pixels(frames, black, static)
+    except Unfit as unfit:
+        assert unfit.reason == ("black" if dark else "static") and (dark or still)
+    else:
+        assert not dark and not still
+
+
 def test_shapes_that_do_not_fit():
     check_shape(640, 480, Size(9, 480, 640), 0.0, 1.0)
     check_shape(1280, 720, Size(9, 480, 640), 0.3, 1.0)

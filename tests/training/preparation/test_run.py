@@ -13,6 +13,7 @@ from PIL import Image
 from training.data.buckets import Size
 from training.data.cache import CachedTensors, read_index
 from training.errors import ConfigError
+from training.preparation import clips as clips_module
 from training.preparation import run as run_module
 from training.preparation.write import ShardWriter
 
@@ -82,6 +83,21 @@ def test_a_dry_run_does_all_but_encode(collection, run, tmp_path):
     seen = {each.source: each.reason for each in summary.dropped}
     assert seen == {source: reason for source, reason in DROPPED.items() if source != "unspeakable.mp4"}
     assert (tmp_path / "cache" / "summary.json").exists() and (tmp_path / "cache" / "contact_sheet.png").exists()
+
+
+def test_a_dry_run_shows_what_a_run_shows_and_scales_no_more(run, tmp_path, monkeypatch):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    write_video(folder / "moving.mp4", moving(9))
+    scaled, fitted = [], clips_module.fitted
+    monkeypatch.setattr(clips_module, "fitted", lambda *arguments: scaled.append(1) or fitted(*arguments))
+    sheets = []
+    for dry, frames in ((True, 4), (False, 9)):  # the first two tell that it moves; the middle and the last are shown
+        scaled.clear()
+        run(folder, caption="x", output=tmp_path / str(dry), dry_run=dry)
+        assert len(scaled) == frames
+        sheets.append((tmp_path / str(dry) / "contact_sheet.png").read_bytes())
+    assert sheets[0] == sheets[1]
 
 
 def test_nothing_is_encoded_twice_and_new_files_are_added(collection, run, tmp_path):

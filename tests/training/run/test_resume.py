@@ -9,7 +9,8 @@ import pytest
 import torch
 from harness.kills import SHARD, assert_bit_equal
 
-from training.config import ConfigError
+from training import distill
+from training.config import ConfigError, to_yaml
 from training.run.checkpoint import Checkpoints
 from training.run.world import World
 
@@ -80,6 +81,13 @@ def test_disk_full_while_saving_keeps_the_former_checkpoints(trainer, monkeypatc
     with pytest.raises(OSError, match="disk is full.*former checkpoints are unchanged"):
         run.save()
     assert contents(run) == before
+
+
+def test_an_output_that_takes_no_files_is_named_by_the_command(tiny, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "config.yaml").write_text(to_yaml(tiny(tmp_path / "file" / "run", "teacher").of_stage("")))
+    with pytest.raises(SystemExit, match=r"error: Nothing can be written into .* \(Not a directory\): choose"):
+        distill.main(["--config", str(tmp_path / "config.yaml")])
 
 
 def test_too_little_disk_is_said_before_the_first_iteration(trainer, monkeypatch):

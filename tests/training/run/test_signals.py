@@ -40,6 +40,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_can_go_on(trainer, capsys, former
     assert [path.name for path in run.checkpoints.all()] == ["00000002"]
     assert not (run.folder / "stop").exists() and not (run.folder / "teacher.safetensors").exists()
     assert signal.getsignal(signal.SIGTERM) == former
+    assert capsys.readouterr().err.endswith("\n"), "what is said next begins a line"
     second = trainer("teacher", iterations=4)
     second.run()
     assert second.iteration == 4 and "continued from iteration 2" in capsys.readouterr().out
