@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from comfy_api.v0_0_2 import io
 
@@ -10,6 +11,7 @@ from ..dcm_core.errors import shortened
 from .backbone.model import declare_remarked, remarks_on
 from .experts.lora import add_lora, order_matters, shared_text, strengths_text
 from .experts.lora_file import read_lora
+from .run.speed import speed_text
 from .ui import inputs
 from .ui.folders import lora_names, lora_path
 from .ui.say import say
@@ -52,14 +54,15 @@ class DCMLora(io.ComfyNode):
         refuse_unreasonable(strengths)
         if not any(strengths.values()):
             return io.NodeOutput(model, say(cls, f"{lora_name}: both strengths are 0, so nothing is changed"))
-        warnings = remarks_on(model)
-        lora = read_lora(lora_path(lora_name), model)
+        warnings, file = remarks_on(model), Path(lora_path(lora_name))
+        lora = read_lora(file, model)
         text = f"{lora_name}: {lora.acting} of {lora.acting + len(lora.silent)} keys act"
         if lora.silent:
             text += f", not {shortened(lora.silent, 3)}"
-        text += f"; {strengths_text(model, strengths)}{shared_text(model, lora.patches)}"
-        warnings += order_matters(model, lora.patches)
-        model = add_lora(model, lora_name, lora.patches, strengths)
+        speed, doubts = speed_text(file)
+        text += f"; {strengths_text(model, strengths)}{shared_text(model, lora.patches)}{speed}"
+        warnings += [*order_matters(model, lora.patches), *doubts]
+        model = add_lora(model, lora_name, file, lora.patches, strengths)
         declare_remarked(model)
         return io.NodeOutput(model, say(cls, text, warnings))
 

@@ -62,7 +62,7 @@ class DCMSigmas(io.ComfyNode):
             sigmas = speed_sigmas(preset, steps)
         elif preset == "experts":
             sigmas = run.sigmas(None, steps, semantic_steps or None, denoise)
-            if speed and speed.passport.expert:  # of a pair, of which this is one MODEL
+            if speed and speed.passport.expert and not run.has_experts:  # of a pair, of which this is one MODEL
                 schedule, names = pair_schedule_of(model), PAIR_NAMES
         else:
             schedule, names = family_preset(family_of(model).name, preset), names_of(model)

@@ -67,11 +67,11 @@ def what_it_is(names: Collection[str], metadata: Mapping[str, str], speed: str =
         return "a file without a tensor. Download or export it again."
     if {"state", "version"} <= metadata.keys():  # as this project's trainer writes them
         return _CHECKPOINT
-    lora = "an ordinary LoRA. Load it with a LoRA loader (LoraLoaderModelOnly)."
+    lora = "an ordinary LoRA. Load it with DCM LoRA or a LoRA loader (LoraLoaderModelOnly)."
     if speed:
         lora = (
-            f"{speed}, a speed LoRA. Load it with a LoRA loader (LoraLoaderModelOnly): DCM KSampler and DCM Sigmas "
-            "take its noise levels behind that."
+            f"{speed}, a speed LoRA. Load it with DCM LoRA or a LoRA loader (LoraLoaderModelOnly): DCM KSampler and "
+            "DCM Sigmas take its noise levels behind that."
         )
     return _known(names, lora, f"a whole backbone. {_BACKBONE}") or (
         f"no file that is known here: its tensors are {shortened(names, 3)}. Choose an expert file, whose metadata "

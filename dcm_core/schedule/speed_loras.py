@@ -16,14 +16,24 @@ _SIDE = re.compile(r"(?:^|[-_. /])(high|low)(?:[-_. ]?noise|[-_. /]|$)")
 
 @dataclass(frozen=True)
 class SpeedLora:
-    """A LoRA whose noise levels are known. ``why`` ends the sentence that says which: "by its file's name"."""
+    """A LoRA whose noise levels are known. ``why`` ends the sentence that says which: "by its file's name".
+
+    ``strength``: what it is loaded with; None where nobody tells.
+    """
 
     passport: Passport
     why: str
+    strength: float | None = None
 
     @property
     def title(self) -> str:
         return self.passport.title
+
+    @property
+    def is_misused(self) -> bool:
+        """Is its strength less than half of the one that it is made for, or more than twice that?"""
+        meant = self.passport.strength
+        return meant is not None and self.strength is not None and not 0.5 <= self.strength / meant <= 2
 
 
 def recognise(header: Mapping[str, str], name: str = "") -> SpeedLora | None:

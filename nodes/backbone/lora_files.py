@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from comfy.model_patcher import ModelPatcher
 def lora_metadata_of(model: ModelPatcher) -> Mapping[str, str]:
     """The metadata of the LoRA that was loaded last of those that have any; nothing in 0.3.64."""
     return model.get_attachment("lora_metadata") or {}
+
+
+@dataclass(frozen=True)
+class LoadedLora:
+    """A LoRA file on a MODEL. ``strength``: what it is loaded with; None where nobody tells."""
+
+    path: Path
+    strength: float | None
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,11 @@ class RunningNode:
         hidden: Any = getattr(node, "hidden", None)
         return cls(hidden.prompt or {}, str(hidden.unique_id)) if hidden else cls()
 
-    def lora_files(self, input_name: str) -> list[Path]:
-        """The LoRA files that loaders upstream of this input have put on its MODEL, the last one first."""
+    def loras(self, input_name: str, but: str) -> list[LoadedLora]:
+        """The LoRAs that loaders upstream of this input have put on its MODEL, the last one first.
+
+        ``but``: the kind of node that tells of its own LoRAs itself.
+        """
         found, seen, ahead = [], set(), [self._upstream(self.node_id, input_name)]
         while ahead:
             node_id = ahead.pop(0)
@@ -45,8 +57,9 @@ class RunningNode:
                 continue
             seen.add(node_id)
             inputs = self._inputs(node_id)
-            paths = [folder_paths.get_full_path("loras", name) for name in _active_loras(inputs)]
-            found += [Path(path) for path in paths if path]
+            loaded = () if self.prompt.get(node_id, {}).get("class_type") == but else _active_loras(inputs)
+            paths = [(folder_paths.get_full_path("loras", name), strength) for name, strength in loaded]
+            found += [LoadedLora(Path(path), strength) for path, strength in paths if path]
             ahead += [self._upstream(node_id, name) for name in inputs if "model" in name]
         return found
 
@@ -58,11 +71,17 @@ class RunningNode:
         return str(link[0]) if isinstance(link, list) and len(link) == 2 else None
 
 
-def _active_loras(inputs: Mapping[str, Any]) -> Iterator[str]:
-    """The names in a loader's inputs: ``lora_name``, or a table for each LoRA, as in rgthree's loader of several."""
+def _active_loras(inputs: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
+    """The names in a loader's inputs, with their strengths: ``lora_name``, or a table for each LoRA, as in rgthree's
+    loader of several."""
     of_model = [value for name, value in inputs.items() if "strength" in name and "clip" not in name]
     if isinstance(inputs.get("lora_name"), str) and any(of_model or [1]):
-        yield inputs["lora_name"]
+        yield inputs["lora_name"], _number(of_model[0]) if len(of_model) == 1 else None
     for value in inputs.values():
         if isinstance(value, Mapping) and "lora" in value and value.get("on", True) and value.get("strength", 1):
-            yield str(value["lora"])
+            yield str(value["lora"]), _number(value.get("strength"))
+
+
+def _number(value: Any) -> float | None:
+    """None for a link: its value is another node's."""
+    return float(value) if isinstance(value, Real) else None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import USUAL_STEPS, ExpertSchedule, steps_text
+from ...dcm_core.schedule.passport import Passport
 from ..backbone.host import (
     add_outermost_wrapper,
     dtype_of_computation,
@@ -39,6 +40,7 @@ class Applied:
     detail: Expert
     detail_strength: float
     trained_sigmas: Tensor | None = None  # the noise levels [N + 1] of the run they were trained for, if for one alone
+    passport: Passport | None = None  # what was written into their files as into a speed LoRA's
     key: str = field(default_factory=lambda: f"dcm-{uuid.uuid4()}")
     patches: list[tuple[str | tuple, object]] = field(default_factory=list)  # of merged experts, by weight
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)  # likewise, for bare Parameters
@@ -115,6 +117,7 @@ def apply_experts(
         detail,
         detail_strength,
         above if below is None else below,
+        detail.metadata.passport or (semantic.metadata.passport if semantic else None),
         patches=list(patches.items()),
         parameters=parameters,
     )

@@ -10,6 +10,7 @@ import copy
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,9 +50,10 @@ Strengths = Mapping[str, float]  # by expert
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA on a MODEL: what it changes, and what of it lies ``beside`` the network, if anything does."""
+    """A LoRA ``file`` on a MODEL: what it changes, and what of it lies ``beside`` the network, if anything does."""
 
     name: str
+    file: Path
     strengths: Strengths
     patches: WeightPatches
     beside: Changes | None
@@ -73,7 +75,7 @@ def loras_on(model: ModelPatcher) -> tuple[Lora, ...]:
     return model.get_attachment(ATTACHMENT) or ()
 
 
-def add_lora(model: ModelPatcher, name: str, patches: WeightPatches, strengths: Strengths) -> ModelPatcher:
+def add_lora(model: ModelPatcher, name: str, file: Path, patches: WeightPatches, strengths: Strengths) -> ModelPatcher:
     """A clone of the MODEL with one more LoRA, whose patches fit it.
 
     Raises ValueError naming what it cannot do with different strengths.
@@ -84,7 +86,7 @@ def add_lora(model: ModelPatcher, name: str, patches: WeightPatches, strengths: 
     beside, changes = {key: patch for key, patch in patches.items() if key not in in_weights}, None
     if beside:
         changes = Changes(*terms_of(network_of(model), beside, shapes_of(model), dtype_of_computation(model.model)))
-    lora = Lora(name, strengths, patches, changes)
+    lora = Lora(name, file, strengths, patches, changes)
     if changes:
         side = side_model(changes, model.load_device, model.offload_device)
         model.set_additional_models(lora.key, [side])

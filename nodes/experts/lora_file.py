@@ -27,9 +27,9 @@ class LoraFile:
     silent: list[str]
 
 
-def read_lora(path: str, model: ModelPatcher) -> LoraFile:
+def read_lora(path: Path, model: ModelPatcher) -> LoraFile:
     """Raises ValueError for a file that is no LoRA for this MODEL, and for kinds of changes that are not known here."""
-    name = Path(path).name
+    name = path.name
     with TensorSource([path]) as source:
         tensors = {key: source.read(key) for key in source.infos}
         metadata = source.metadata

@@ -42,13 +42,13 @@ def warnings_for(
         )
     warnings += of_unlike_pair(run)
     warnings += of_speed_loras(run, sigmas, given, sampler_name, is_stock)
-    cfg = max(run.cfg, run.detail_cfg)
-    if applied and applied.guidance > 1 and cfg > 1:
+    cfg, told = max(run.cfg, run.detail_cfg), run.speed_lora.passport if run.speed_lora else None
+    if applied and applied.guidance > 1 and cfg > 1 and not (told and told.cfg is not None):
         warnings.append(
             f"cfg is {cfg:g}, but the experts carry a guidance of {applied.guidance:g} already: that takes twice the "
             "time and burns colours. Set cfg to 1 and detail_cfg to 0."
         )
-    if run.has_experts and sampler_name not in (None, *USUAL_SAMPLERS):
+    if run.has_experts and sampler_name not in (None, *USUAL_SAMPLERS) and not (told and told.samplers):
         warnings.append(
             f"{sampler_name} is unusual for few-step experts: it mixes calls of different noise levels, also "
             "across the switch, where the experts differ. euler is what they were trained for."
@@ -99,7 +99,7 @@ def of_steps(run: Run, sigmas: Tensor, given: bool, is_stock: bool) -> list[str]
     """What is wrong with who takes which steps, at which noise levels: the one thing to change first."""
     applied, trained, names = applied_to(run.model), run.trained_sigmas, run.names
     in_one_step = trained is not None and len(trained) == 2  # the semantic expert's alone
-    if run.speed_lora and isinstance(names, str):
+    if run.speed_lora and isinstance(names, str) and not run.has_experts:
         return []
     if applied is None and isinstance(names, str) and not in_one_step:
         whole = "the plain one" if names == PLAIN else "its semantic expert"

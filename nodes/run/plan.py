@@ -87,7 +87,7 @@ class Run:
         """What its two parts are called, or who takes all steps."""
         if self.is_pair:
             return PAIR_NAMES
-        return self.speed_lora.title if self.speed_lora else names_of(self.model)
+        return self.speed_lora.title if self.speed_lora and not self.has_experts else names_of(self.model)
 
     @property
     def has_experts(self) -> bool:
@@ -95,8 +95,15 @@ class Run:
 
     @property
     def speed_lora(self) -> SpeedLora | None:
-        """The speed LoRA whose noise levels are the run's; experts go before it."""
-        return None if self.has_experts else self.speed.lora
+        """The speed LoRA that the run follows. With experts it is what their files say of all but the noise levels,
+        which their own schedule makes."""
+        return self.speed.experts if self.has_experts else self.speed.lora
+
+    @property
+    def sides(self) -> tuple[SpeedLora | None, SpeedLora | None]:
+        """The speed LoRA at high noise, and at low."""
+        own = self.speed.experts
+        return (own, own) if self.has_experts else (self.speed.high, self.speed.low)
 
     @property
     def trained_sigmas(self) -> Tensor | None:
@@ -106,8 +113,10 @@ class Run:
 
     @property
     def usual_steps(self) -> int:
-        """How many steps its experts were trained for, or 4."""
-        return USUAL_STEPS if self.trained_sigmas is None else len(self.trained_sigmas) - 1
+        """How many steps its experts were trained for, or are usually run with, or 4."""
+        if self.trained_sigmas is not None:
+            return len(self.trained_sigmas) - 1
+        return len(levels(self.speed.experts.passport)) - 1 if self.speed.experts else USUAL_STEPS
 
     def sigmas(self, given: Tensor | None, steps: int, semantic_steps: int | None, denoise: float) -> Tensor:
         """The noise levels [N + 1] of the whole run: the given ones, or else the speed LoRA's, or the schedule's.
@@ -117,7 +126,7 @@ class Run:
         """
         if given is not None:
             return self.schedule.check(given)
-        if self.speed_lora and semantic_steps is None and denoise == 1:
+        if self.speed_lora and not self.has_experts and semantic_steps is None and denoise == 1:
             return levels(self.speed_lora.passport, steps)
         return self.schedule.sigmas(steps or self.usual_steps, semantic_steps, denoise)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
@@ -12,19 +12,24 @@ from ...dcm_core.errors import ExpertFileError, shortened
 from ...dcm_core.expert.speed_lora_file import speed_lora_of
 from ...dcm_core.families.family import Family
 from ...dcm_core.families.presets import FAMILIES
-from ...dcm_core.schedule.experts import PartNames
+from ...dcm_core.schedule.experts import ExpertKind, PartNames
 from ...dcm_core.schedule.speed_loras import SpeedLora, recognise
 from ..backbone.host import patched_weights
-from ..backbone.lora_files import RunningNode, lora_metadata_of
+from ..backbone.lora_files import LoadedLora, RunningNode, lora_metadata_of
 from ..backbone.model import family_of
+from ..experts.apply import applied_to
+from ..experts.lora import loras_on
+
+LORA_NODE = "DCMLora"  # whose LoRAs a MODEL knows itself
 
 
 @dataclass(frozen=True)
 class Speed:
-    """``high`` and ``low``: the speed LoRA of each MODEL, where one is known; a run of one MODEL has the first alone.
+    """``high`` and ``low``: the speed LoRA of each side of a run, where one is known and acts there.
 
     ``doubts``: why the noise levels of one are not used, or whose are, a sentence each; ``mistakes``: what is wrong
-    whatever noise levels are used. ``unknown``: what people call LoRAs that nothing is known of.
+    whatever noise levels are used. ``unknown``: what people call LoRAs that nothing is known of. ``experts``: what the
+    experts' files say as a speed LoRA's does, if anything.
     """
 
     high: SpeedLora | None = None
@@ -32,6 +37,7 @@ class Speed:
     doubts: tuple[str, ...] = ()
     mistakes: tuple[str, ...] = ()
     unknown: str = ""
+    experts: SpeedLora | None = None
 
     @property
     def lora(self) -> SpeedLora | None:
@@ -52,21 +58,43 @@ class Speed:
 
 
 def speed_of(model: ModelPatcher, low_noise_model: ModelPatcher | None, node: RunningNode) -> Speed:
-    """Of the MODELs at the inputs ``model`` and ``low_noise_model`` of a node."""
-    high = _of_one(model, node.lora_files("model"))
+    """Of the MODELs at the inputs ``model`` and ``low_noise_model`` of a node; of one alone, for both sides."""
+    high = _of_side(model, "semantic", node.loras("model", but=LORA_NODE))
     if low_noise_model is None:
-        return high
-    low = _of_one(low_noise_model, node.lora_files("low_noise_model"))
+        low = _of_side(model, "detail", node.loras("model", but=LORA_NODE))
+    else:
+        low = _of_side(low_noise_model, "detail", node.loras("low_noise_model", but=LORA_NODE))
+    loras, is_pair = (high.lora, low.lora), low_noise_model is not None
     return Speed(
-        high.high,
-        low.high,
-        (*high.doubts, *low.doubts, *_unlike(high.high, low.high)),
-        (*high.mistakes, *low.mistakes, *_swapped(high.high, low.high)),
+        *loras,
+        tuple(dict.fromkeys([*high.doubts, *low.doubts, *_unlike(*loras, is_pair)])),
+        tuple(dict.fromkeys([*high.mistakes, *low.mistakes, *(_swapped(*loras) if is_pair else ())])),
         high.unknown or low.unknown,
+        _of_experts(model) or (_of_experts(low_noise_model) if low_noise_model else None),
     )
 
 
-def _of_one(model: ModelPatcher, files: list[Path]) -> Speed:
+def speed_text(file: Path) -> tuple[str, list[str]]:
+    """What the line of a loader goes on with for a LoRA file, and what is wrong with what the file says."""
+    try:
+        lora = speed_lora_of(file)
+    except ExpertFileError as error:
+        return "", [_unused(error)]
+    return f"; {lora.title} {lora.why}, a speed LoRA with noise levels of its own" if lora else "", []
+
+
+def _of_experts(model: ModelPatcher) -> SpeedLora | None:
+    applied = applied_to(model)
+    if applied is None or applied.passport is None:
+        return None
+    title = applied.passport.title or "the pair of experts"
+    return SpeedLora(replace(applied.passport, title=title), "by its own metadata")
+
+
+def _of_side(model: ModelPatcher, expert: ExpertKind, found: list[LoadedLora]) -> Speed:
+    """What is known of the LoRAs on a MODEL, those ``found`` in the graph and its own, in the steps of an expert."""
+    own = [LoadedLora(lora.file, lora.strengths[expert]) for lora in loras_on(model) if lora.strengths[expert]]
+    files = _strengths([*reversed(own), *found])
     loras, doubts = _recognised(model, files)
     family = family_of(model)
     fitting = [lora for lora in loras if lora.passport.family in ("", family.name)]
@@ -85,20 +113,35 @@ def _of_one(model: ModelPatcher, files: list[Path]) -> Speed:
     return Speed(doubts=tuple(doubts), mistakes=mistakes, unknown="" if loras or doubts else names)
 
 
-def _recognised(model: ModelPatcher, files: list[Path]) -> tuple[list[SpeedLora], list[str]]:
-    """The speed LoRAs that the graph tells of and the one that the MODEL's metadata does, and why some are not used."""
+def _strengths(loaded: list[LoadedLora]) -> dict[Path, float | None]:
+    """The strength that each file has in all: several loaders of one file add up."""
+    found: dict[Path, float | None] = {}
+    for each in loaded:
+        before = found.get(each.path, 0.0)
+        found[each.path] = None if before is None or each.strength is None else before + each.strength
+    return found
+
+
+def _recognised(model: ModelPatcher, files: dict[Path, float | None]) -> tuple[list[SpeedLora], list[str]]:
+    """The speed LoRAs among these files, else the one that the MODEL's metadata tells, and why some are not used."""
     found, doubts = [], []
-    for file in files:
+    for file, strength in files.items():
         try:
-            found.append(speed_lora_of(file))
+            if lora := speed_lora_of(file):
+                found.append(replace(lora, strength=strength))
         except (ExpertFileError, OSError) as error:
-            doubts.append(f"{error} Its noise levels are not used.")
-    if not any(found) and not doubts:  # else it is most likely one of these
+            doubts.append(_unused(error))
+    if not found and not doubts:  # else it is most likely one of these
         try:
-            found.append(recognise(lora_metadata_of(model)))
+            if lora := recognise(lora_metadata_of(model)):
+                found.append(lora)
         except ValueError as error:
-            doubts.append(f"of the LoRA on this MODEL, {error} Its noise levels are not used.")
-    return [lora for lora in found if lora is not None], doubts
+            doubts.append(_unused(f"of the LoRA on this MODEL, {error}"))
+    return found, doubts
+
+
+def _unused(why: Exception | str) -> str:
+    return f"{why} Its noise levels are not used."
 
 
 def _foreign(lora: SpeedLora, family: Family) -> str:
@@ -113,9 +156,10 @@ def _swapped(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:
             return
 
 
-def _unlike(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:
+def _unlike(high: SpeedLora | None, low: SpeedLora | None, is_pair: bool) -> Iterator[str]:
     if high and low and high.passport.sigmas != low.passport.sigmas:
+        of = "two MODELs" if is_pair else "semantic and the detail steps"
         yield (
-            f"the LoRAs of the two MODELs, {high.title} and {low.title}, are for different noise levels; those of the "
+            f"the LoRAs of the {of}, {high.title} and {low.title}, are for different noise levels; those of the "
             "high-noise one are used. Take two files that belong together."
         )

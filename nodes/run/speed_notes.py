@@ -17,20 +17,20 @@ _SAME = {"ddim": "euler"}  # in the host
 
 def of_speed_loras(run: Run, sigmas: Tensor, given: bool, sampler_name: str | None, is_stock: bool) -> list[str]:
     """The warnings about the speed LoRAs of a run down ``sigmas`` [N + 1]; the rest as in ``warnings_for``."""
-    warnings, lora = [*run.speed.mistakes, *(() if given else run.speed.doubts)], run.speed.lora
+    warnings, of_others = [*run.speed.mistakes, *(() if given else run.speed.doubts)], run.speed.lora
+    if run.has_experts and of_others and not are_levels_of(of_others.passport, sigmas):
+        warnings.append(
+            f"{of_others.title} ({of_others.why}) is a speed LoRA for noise levels of its own, and this run takes "
+            "those of its experts: take the LoRA off."
+        )
+    lora = run.speed_lora
     if lora is None:
         return warnings
-    if run.has_experts:
-        if not are_levels_of(lora.passport, sigmas):
-            warnings.append(
-                f"{lora.title} ({lora.why}) is a speed LoRA for noise levels of its own, and this run takes those of "
-                "its experts: take the LoRA off."
-            )
-        return warnings
     wrong = [
-        *_of_levels(lora.passport, sigmas, given, is_stock),
+        *(() if run.has_experts else _of_levels(lora.passport, sigmas, given, is_stock)),
         *_of_sampler(lora.passport, sampler_name),
         *_of_cfg(run),
+        *_of_strength(run),
     ]
     if wrong:
         made_for, remedies = (_listed(each) for each in zip(*wrong, strict=True))
@@ -76,11 +76,16 @@ def _of_cfg(run: Run) -> Iterator[tuple[str, str]]:
 
 def _cfgs(run: Run) -> list[tuple[SpeedLora | None, float, str]]:
     """The cfg that the LoRA of each side meets, and the input that sets it."""
-    low = run.speed.low if run.is_pair else run.speed.high
-    return [
-        (run.speed.high, run.cfg, "cfg"),
-        (low, run.detail_cfg, "cfg" if run.detail_cfg == run.cfg else "detail_cfg"),
-    ]
+    high, low = run.sides
+    return [(high, run.cfg, "cfg"), (low, run.detail_cfg, "cfg" if run.detail_cfg == run.cfg else "detail_cfg")]
+
+
+def _of_strength(run: Run) -> Iterator[tuple[str, str]]:
+    for lora, place in zip(run.sides, ("model", "low_noise_model"), strict=True):
+        if lora and lora.is_misused:
+            which = f"the one at {place}" if run.is_pair else "it"
+            yield f"a strength of {lora.passport.strength:g}", f"load {which} with that, not with {lora.strength:g}"
+            return
 
 
 def _listed(parts: tuple[str, ...]) -> str:

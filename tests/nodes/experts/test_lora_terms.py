@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.sd
 import pytest
@@ -71,7 +72,9 @@ def test_a_part_of_a_weight(this):
     stocks = [this.model() for _ in BOTH]
     for model, strength in zip(stocks, BOTH, strict=True):
         model.add_patches(patches, strength)
-    model = add_lora(this.model(), "parts", patches, {"semantic": BOTH[0], "detail": BOTH[1]})
+    model = add_lora(
+        this.model(), "parts", Path("parts.safetensors"), patches, {"semantic": BOTH[0], "detail": BOTH[1]}
+    )
     expected = this.in_two_runs(*stocks, steps=STEPS)
     assert relative(sampled(this, model), expected) <= 1e-4
     assert relative(sampled(this, stocks[0]), expected) >= 1e-2
