@@ -189,6 +189,11 @@ def test_speed_presets_are_named_in_their_table_and_in_the_records_of_families_a
         "training/README.md",
         "docs/architecture.md",
         "docs/architecture.svg",
+        "docs/memory.md",
+        "docs/nodes.md",
+        "docs/pairs.md",
+        "docs/performance.md",
+        "docs/real_weights.md",
     ],
 )
 def test_every_path_that_a_page_names_is_there(page):

@@ -25,7 +25,7 @@ from ..networks.precision import lowered
 from ..networks.roles import Player, Roles, cast_roles
 from .probe import Cost, Depth, cost, counted, fewest, without_data
 
-_BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call the numbers of their blocks
+BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call the numbers of their blocks
 _TAPS = "taps"  # layers of features that are looked at
 _MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # bytes a trained weight; of muon's vectors twice as many
 _SEEN = 257  # patches of CLIP's picture, and one for all of it
@@ -120,7 +120,7 @@ def need(
     at_once = min(rows, config.compute.micro_batch or rows)
     calls, stride = method.calls(options, config), getattr(options, "feature_stride", 0)
     probe = _Probe(config, options, make, clip, at_once)
-    depth = {name: backbone.arguments[name] for name in _BLOCKS if name in backbone.arguments}
+    depth = {name: backbone.arguments[name] for name in BLOCKS if name in backbone.arguments}
     few = fewest(depth)
     own, plain = cost(depth, few, probe.student), cost(depth, few, probe.teacher)
     memory, flop = max(own.memory, plain.memory), calls.trained * own.flop + calls.plain * plain.flop
@@ -203,7 +203,7 @@ class _Probe:
             stride = len(network.tapped) if taps == 1 else (len(network.tapped) - 1) // (taps - 1)
         with without_data(self.no_data):
             x = torch.empty(self.rows, *latents, requires_grad=bool(taps))
-            timestep, conditions = torch.empty(self.rows), _conditions(backbone, network, self.rows, latents)
+            timestep, conditions = torch.empty(self.rows), empty_conditions(backbone, network, self.rows, latents)
             if not taps:
                 return counted(network, lambda: player(x, timestep, conditions)[0], trained)
 
@@ -248,7 +248,8 @@ def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:
     return cast_roles(outline, network, options.mode, adapter, options.averaged_target, semantic)
 
 
-def _conditions(backbone: Backbone, network: Network, rows: int, latents: Latents) -> Conditions:
+def empty_conditions(backbone: Backbone, network: Network, rows: int, latents: Latents) -> Conditions:
+    """What a network is told beside latents [rows, C, T, H, W] and timestep, without a value in it."""
     config, (channels, *grid) = network.transformer.config, latents
     width = config.get("text_dim") or config.get("text_embed_dim")
     pooled = config.get("pooled_projection_dim")
