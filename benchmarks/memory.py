@@ -106,7 +106,7 @@ def fitting(card: int, rows: list[dict]) -> list[str]:
         needed = (summed(row, "weights"), summed(row, "weights_fp8"), row["expert"] + row["call"], 0)
         way = next(way for way, each in enumerate(needed) if each <= OF_USE * card * GIB)
         cells[way].append(f"{row['backbone']} {row['video']}")
-    return [", ".join(cell) for cell in cells[:3]]
+    return ["<br>".join(cell) for cell in cells[:3]]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

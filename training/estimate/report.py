@@ -79,7 +79,7 @@ def _smaller(config: Config, options: Any, need: Need) -> Iterator[str]:
     if getattr(options, "mode", "adapter") == "full":
         yield f"{stage}.options.mode=adapter"
     elif not compute.offload:
-        yield "compute.offload=true, or compute.fp8=true"
+        yield "compute.offload=true" + ("" if compute.fp8 else ", or compute.fp8=true")
     if config.selected().optimizer.name == "adamw":
         yield f"{stage}.optimizer.name=adamw8bit"
 

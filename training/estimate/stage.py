@@ -18,7 +18,7 @@ from ..data.buckets import Size
 from ..errors import ConfigError
 from ..methods.base import Method
 from ..methods.distillation import DistillationOptions
-from ..networks.blocks import prepare
+from ..networks.blocks import prepare, store_in_8_bits
 from ..networks.discriminator import Discriminator
 from ..networks.network import Network
 from ..networks.precision import lowered
@@ -114,6 +114,9 @@ def need(
     that the backbone is for."""
     backbone = make(config.backbone)
     whole = _networks(config, options, backbone)
+    if config.compute.fp8:
+        for block in (block for network in whole.networks for block in network.blocks):
+            store_in_8_bits(block, getattr(torch, config.compute.dtype))
     first = whole.student.network
     clip = clip_of(backbone, first, size, latents)
     rows = config.stage_data().batch_size
@@ -229,10 +232,12 @@ class _Probe:
             architecture = {**self.config.backbone.architecture, **few}
             backbone = self.make(self.config.backbone.model_copy(update={"architecture": architecture}))
             roles = _networks(self.config, self.options, backbone)
+            # Layers without data cannot be cast in place; what a call casts is one layer at a time.
+            compute = self.config.compute.model_copy(update={"fp8": False})
             with without_data(self.no_data):
                 for network in roles.networks:
                     network.to_empty(device="cpu")
-                    prepare(network, self.config.compute, None, torch.device("cpu"))
+                    prepare(network, compute, None, torch.device("cpu"))
             self.cast[key] = backbone, roles
         return self.cast[key]
 

@@ -50,7 +50,7 @@ def prepare(network: Network, compute: ComputeConfig, backend: str | None, devic
         network.head = _checkpointed(network.head, network, selective=False)  # each layer of features goes through it
     for block in network.blocks:
         if compute.fp8:
-            _store_in_8_bits(block, network.compute_dtype)
+            store_in_8_bits(block, network.compute_dtype)
         if backend is not None:
             block.forward = torch.compile(block.forward, backend=backend)
         if compute.offload:
@@ -109,7 +109,8 @@ def _frozen(block: nn.Module) -> list[nn.Parameter]:
     return [p for p in block.parameters() if not p.requires_grad]
 
 
-def _store_in_8_bits(block: nn.Module, dtype: torch.dtype) -> None:
+def store_in_8_bits(block: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the matrices of a frozen block in 8 bits, and have each layer cast its own to ``dtype`` for its call."""
     from diffusers.hooks import apply_layerwise_casting
 
     if not any(p.requires_grad for name, p in block.named_parameters() if not any(part in name for part in _UNCAST)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,18 @@ def test_the_card_that_most_people_own_is_enough_for_its_configuration():
     for name in config.stages:
         text = estimated(config.of_stage(name), None, card_size("22GB"), 350.0)
         assert "fits a card of 22 GB" in text, text
+
+
+def test_frozen_weights_in_8_bits_are_half_as_large():
+    file = next(file for file in CONFIGS if file.stem == "wan2.1_1.3b_adapter_24gb")
+
+    def weights(*settings: str) -> float:
+        config = load_config(file, settings).of_stage("semantic")
+        told = estimated(config, clip_size("64x64x5"), None, 350.0)
+        return float(re.search(r"weights ([\d.]+)", told)[1])
+
+    of_blocks = 30 * (8 * 1536**2 + 2 * 1536 * 8960) / 2**30  # a byte less for each
+    assert weights() - weights("compute.fp8=true") == pytest.approx(of_blocks, abs=0.1)
 
 
 def test_what_makes_it_smaller_is_named(capsys):
