@@ -6,7 +6,7 @@ PYTHON   ?= python3
 TORCH    ?= torch==2.13.0
 PIP_ARGS ?=
 VENV     ?= .venv
-BENCH    ?= adapter path convert load sampler train prepare
+BENCH    ?= adapter memory path convert load sampler train prepare
 TESTS    ?=
 RUN       = $(VENV)/bin/python
 STAMP     = $(VENV)/.installed
@@ -28,7 +28,7 @@ $(STAMP): requirements.txt training/requirements.txt pyproject.toml
 demo: $(STAMP)     ## 4 steps with both experts beside 50 of the teacher: videos, a sheet and a table in runs/demo
 	$(RUN) -m training.shapes.demo
 
-evaluate: $(STAMP)     ## the README's table, and more of the same: report, plot, contact sheet and A/B page in runs/evaluation
+evaluate: $(STAMP)     ## the table of Shapes, and more of the same: report, plot, contact sheet and A/B page in runs/evaluation
 	$(RUN) training/evaluate.py --html
 
 test: $(STAMP)     ## all tests, or those of TESTS="tests/dcm_core"; what is skipped is told at the end

@@ -19,23 +19,36 @@ from torch.nn.functional import interpolate
 
 ROOT = Path(__file__).resolve().parents[1]
 ICON, BANNER = (384, 384), (1680, 720)  # the registry takes icons of up to 400 x 400, and banners of 21:9
-COARSE = 6  # blocks in a row of the icon's coarse half
+SEEN = 18  # pixels of a frame in a row of the icon
+COARSE = 6  # blocks in a row of its coarse half
 GROUND, INK, FAINT = (22, 24, 30), (245, 245, 242), (150, 154, 166)
 SEMANTIC, DETAIL = (232, 152, 60), (84, 164, 236)
 
 
 def icon() -> Image.Image:
-    from dcm_core.shapes.captions import Attributes
-    from dcm_core.shapes.render import render_clips
-
-    shown = Attributes("red", "striped", "circle", "right", "slowly")
-    frame = render_clips([shown], torch.Generator().manual_seed(1))[:, :, 8]
+    frame = frame_with_its_shape_in_the_middle()
     coarse = interpolate(frame, (COARSE, COARSE), mode="area")
     half = Image.new("L", ICON)
     ImageDraw.Draw(half).polygon([(0, 0), (ICON[0], 0), ICON], fill=255)
     picture = Image.composite(square(frame, ICON[0]), square(coarse, ICON[0]), half)
     ImageDraw.Draw(picture).line([(0, 0), ICON], fill=INK, width=5)
     return picture
+
+
+def frame_with_its_shape_in_the_middle() -> Tensor:
+    """The middle [1, 3, SEEN, SEEN] of the frame of many clips whose circle is nearest to the middle of the picture."""
+    from dcm_core.shapes.captions import Attributes
+    from dcm_core.shapes.render import SIZE, path, random_start, render_clips
+
+    shown = Attributes("red", "striped", "circle", "right", "slowly")
+
+    def seeded(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    off = torch.stack([(path(shown, random_start(shown, seeded(seed))) - SIZE / 2).norm(dim=1) for seed in range(500)])
+    seed, moment = divmod(int(off.argmin()), off.shape[1])
+    around = (SIZE - SEEN) // 2
+    return render_clips([shown], seeded(seed))[:, :, moment, around : SIZE - around, around : SIZE - around]
 
 
 def banner() -> Image.Image:

@@ -190,6 +190,11 @@ def test_speed_presets_are_named_in_their_table_and_in_the_records_of_families_a
         *(page.relative_to(ROOT).as_posix() for page in sorted(ROOT.glob("docs/training/*.md"))),
         "docs/architecture.md",
         "docs/architecture.svg",
+        "docs/memory.md",
+        "docs/nodes.md",
+        "docs/pairs.md",
+        "docs/performance.md",
+        "docs/real_weights.md",
     ],
 )
 def test_every_path_that_a_page_names_is_there(page):

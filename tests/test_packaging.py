@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness.hosts import ROOT, host_environment
 from harness.imports import HOST_MODULES, imports
-from PIL import Image
+from PIL import Image, ImageChops
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -169,6 +169,13 @@ def test_the_registrys_pictures_are_in_the_tree(project, field, ratio):
     picture = Image.open(ROOT / address.partition("/main/")[2])
     assert picture.width / picture.height == pytest.approx(ratio, abs=0.01)
     assert field == "Banner" or picture.width <= 400
+
+
+def test_the_icon_shows_its_circle_in_the_middle():
+    red, green, _ = Image.open(ROOT / "docs" / "icon.png").convert("RGB").split()
+    left, top, right, bottom = ImageChops.subtract(red, green).point(lambda value: 255 * (value > 40)).getbbox()
+    assert (left + right) / 2 == pytest.approx(red.width / 2, rel=0.1)
+    assert (top + bottom) / 2 == pytest.approx(red.height / 2, rel=0.1)
 
 
 def workflows() -> list[Path]:

@@ -1,6 +1,6 @@
 """Measure experts on the Shapes world, or folders of finished videos against a reference folder.
 
-python training/evaluate.py                                  the README's table: the rows of training/shapes/rows.yaml
+python training/evaluate.py                                  the table of Shapes: the rows of training/shapes/rows.yaml
 python training/evaluate.py --rows MY.yaml                   other experts; rows.yaml says how rows are written
 python training/evaluate.py --videos FOLDER FOLDER --reference FOLDER      files of the same names are compared
 

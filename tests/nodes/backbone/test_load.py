@@ -158,11 +158,11 @@ def test_a_bundle_whose_adapter_was_taken_off(backbones):
 
 @pytest.mark.parametrize("kind", ["wan", "hunyuan_video"])
 def test_a_bundle_in_the_stock_loader(kind):
-    """Its words, which are not ours to change, and the help page that answers them."""
+    """Its words, which are not ours to change, and the pages that answer them."""
     folder()
     with pytest.raises(RuntimeError, match="Could not detect model type"):
         nodes.UNETLoader().load_unet(f"{kind}/released/diffusion_pytorch_model.safetensors", "default")
-    for page in ("README.md", "web/docs/DCMLoadBackbone.md", "web/docs/DCMLoadBackbone/zh.md"):
+    for page in ("docs/real_weights.md", "web/docs/DCMLoadBackbone.md", "web/docs/DCMLoadBackbone/zh.md"):
         assert "Could not detect model type" in (ROOT / page).read_text("utf-8")
 
 
