@@ -285,12 +285,14 @@ def with_own_options(guider: Any) -> dict[str, Any]:
     return guider.model_options
 
 
-def is_of(base_model: Any, kind: str, wrapper: Callable) -> bool:
-    """Was this wrapper put on the MODEL that a ``comfy.model_base.BaseModel`` runs as just now?
+def running_as(base_model: Any) -> ModelPatcher:
+    """The MODEL that a ``comfy.model_base.BaseModel`` runs as just now."""
+    return base_model.current_patcher
 
-    A guider gives the wrappers of its own MODEL to every network it asks: DualModelGuider's second one too.
-    """
-    return wrapper in base_model.current_patcher.get_all_wrappers(kind)
+
+def is_of(base_model: Any, kind: str, wrapper: Callable) -> bool:
+    """Was this wrapper put on the MODEL that runs? A guider gives its own MODEL's to every network it asks."""
+    return wrapper in running_as(base_model).get_all_wrappers(kind)
 
 
 def make_current(patcher: ModelPatcher) -> None:

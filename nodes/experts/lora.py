@@ -30,6 +30,7 @@ from ..backbone.host import (
     is_of,
     network_of,
     patched_weights,
+    running_as,
     set_maker,
 )
 from ..backbone.host_layers import WAYS
@@ -179,8 +180,9 @@ class LoraSwitch:
         arguments = x, t, c_concat, c_crossattn, control, options
         if not is_of(model, WrappersMP.APPLY_MODEL, self):
             return executor(*arguments, **kwargs)
-        expert = caller(model.current_patcher, t, options, self.schedule)
-        changes = [(lora.beside, lora.strengths[expert]) for lora in loras_on(model.current_patcher) if lora.beside]
+        running = running_as(model)
+        expert = caller(running, t, options, self.schedule)
+        changes = [(lora.beside, lora.strengths[expert]) for lora in loras_on(running) if lora.beside]
         with acting(model.diffusion_model, changes, WAYS) as watch:
             denoised = executor(*arguments, **kwargs)
         refuse_bypassed(watch.bypassed(), "A LoRA", "Give both of its strengths the same value")
