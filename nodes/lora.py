@@ -13,14 +13,15 @@ from .experts.lora import add_lora, order_matters, shared_text, strengths_text
 from .experts.lora_file import read_lora
 from .run.speed import speed_text
 from .ui import inputs
-from .ui.folders import lora_names, lora_path
+from .ui.folders import all_lora_names, lora_path
 from .ui.say import say
+from .ui.search import found_by
 
 
 class DCMLora(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        schema = io.Schema(
             node_id="DCMLora",
             display_name="DCM LoRA",
             category="DCM",
@@ -29,7 +30,7 @@ class DCMLora(io.ComfyNode):
             "or after them; several in a row add up.",
             inputs=[
                 inputs.model("The backbone, with or without experts and other LoRAs."),
-                inputs.lora_name(lora_names()),
+                inputs.lora_name(all_lora_names()),
                 inputs.lora_strength("semantic", "high-noise"),
                 inputs.lora_strength("detail", "low-noise"),
             ],
@@ -41,6 +42,8 @@ class DCMLora(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
+        searches = ("lora per step", "high low noise lora", "style lora", "character lora", "load lora", "dora", "lokr")
+        return found_by(schema, *searches)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **others) -> str:

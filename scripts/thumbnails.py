@@ -27,6 +27,7 @@ GRAPHS = {
     "hunyuanvideo_dual_expert": ("#46203a", "HunyuanVideo\ntwo expert files", ["text", "2 + 2 steps", "video"]),
     "cogvideox_dual_expert": ("#2a3a17", "CogVideoX 5B\ntwo expert files", ["folder", "2 + 2 steps", "video"]),
     "baked_experts_guider": ("#402020", "Experts baked\ninto two models", ["bake", "guider", "video"]),
+    "shapes_lora_per_expert": ("#1f3b2a", "An ordinary LoRA\nfor one expert", ["LoRA", "2 + 2 steps", "video"]),
     "expert_as_ordinary_lora": ("#2b2b44", "Experts as\nordinary LoRAs", ["LoRA", "LoRA", "video"]),
 }
 CLIPS = {

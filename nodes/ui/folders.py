@@ -8,6 +8,7 @@ import os
 import folder_paths
 
 from ...dcm_core.files.shards import is_safetensors, shard_set
+from ...dcm_core.shapes import weights
 
 FOLDER = "dcm"
 EXTENSIONS = {".safetensors", ".sft"}  # the host asks for them in lower case, however a file's is written
@@ -39,14 +40,21 @@ def expert_path(name: str) -> str:
     return path
 
 
+def all_lora_names() -> list[str]:
+    """The safetensors files of models/loras, and the one that comes with the Shapes world."""
+    return list(dict.fromkeys([*lora_names(), weights.style().name]))
+
+
 def lora_names() -> list[str]:
     """The safetensors files of models/loras."""
     return [name for name in folder_paths.get_filename_list("loras") if is_safetensors(name)]
 
 
 def lora_path(name: str) -> str:
-    """The file of that name in models/loras. Raises FileNotFoundError naming the folder."""
+    """The file of that name in models/loras, or that of Shapes. Raises FileNotFoundError naming the folder."""
     path = folder_paths.get_full_path("loras", name)
+    if path is None and name == weights.style().name:
+        return str(weights.style())
     if path is None:
         raise FileNotFoundError(
             f"There is no file {name!r} in models/loras. Put the LoRA there, press R in the page to refresh the list, "

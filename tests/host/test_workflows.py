@@ -17,6 +17,7 @@ PUBLIC_FILES = {
 # What the log says of a workflow's run: who takes which noise levels, and of motion.json how its video moves.
 SAID = {
     "motion": "of the reference's motion: slow.",
+    "shapes_lora_per_expert": "SemE 2 steps",
     "wan21_released_bundle": "SemE 3 steps 1.000 0.992 0.982 | DetE 3 steps 0.949 0.905 0.810",
     "hunyuanvideo_released_bundle": "SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912",
     "wan22_high_low_pair": "1.000 0.938 | low noise 2 steps 0.833 0.625 (wan2.2 lightning by its file's name)",

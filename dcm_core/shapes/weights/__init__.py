@@ -28,6 +28,11 @@ def experts() -> list[Path]:
     return sorted(path for kind in ("semantic", "detail") for path in _FOLDER.glob(f"{kind}*.safetensors"))
 
 
+def style() -> Path:
+    """An ordinary LoRA over the teacher: pale backgrounds and outlined shapes."""
+    return _FOLDER / "shapes_outlined.safetensors"
+
+
 def _shipped(name: str) -> Path:
     path = _FOLDER / name
     if not path.exists():

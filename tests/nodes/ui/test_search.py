@@ -9,6 +9,7 @@ SEARCHES = {
     "lightning": "DCMSigmas",
     "load diffusion model": "DCMLoadBackbone",
     "frozen motion": "DCMMotion",
+    "style lora": "DCMLora",
 }
 
 
