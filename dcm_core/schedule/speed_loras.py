@@ -31,9 +31,12 @@ class SpeedLora:
 
     @property
     def is_misused(self) -> bool:
-        """Is its strength less than half of the one that it is made for, or more than twice that?"""
+        """Is its strength less than half of the one that it is made for, or more than three times that?
+
+        Up to three times is usual at high noise, against the slow motion of Wan 2.2 with LoRAs made for 2.1.
+        """
         meant = self.passport.strength
-        return meant is not None and self.strength is not None and not 0.5 <= self.strength / meant <= 2
+        return meant is not None and self.strength is not None and not 0.5 <= self.strength / meant <= 3
 
 
 def recognise(header: Mapping[str, str], name: str = "") -> SpeedLora | None:

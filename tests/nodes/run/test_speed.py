@@ -343,9 +343,9 @@ def test_a_passport_that_contradicts_itself_is_said_where_it_is_loaded(this, lor
     assert run(this, model, {})[1].count("contradicts itself") == 1
 
 
-@pytest.mark.parametrize("strength", [0.3, 0.7, 1.0, 1.9, 3.0, -1.0])
+@pytest.mark.parametrize("strength", [0.3, 0.7, 1.0, 3.0, 3.5, -1.0])
 def test_a_strength_that_is_not_the_loras(this, loras, strength):
-    is_said = strength in (0.3, 3.0, -1.0)
+    is_said = strength in (0.3, 3.5, -1.0)
     loaded(this.model(), loras, LIGHTX2V)
     stock = nodes.LoraLoaderModelOnly().load_lora_model_only(this.model(), LIGHTX2V, strength)[0]
     prompts = [{"lora_name": LIGHTX2V, "strength_model": strength}, {"a": {"lora": LIGHTX2V, "strength": strength}}]
