@@ -63,7 +63,7 @@ def expert_name(names: list[str]) -> io.Combo.Input:
 
 
 def lora_name(names: list[str]) -> io.Combo.Input:
-    tooltip = "A .safetensors or .sft file in models/loras. shapes_outlined comes with the Shapes world, and is for that."
+    tooltip = "A .safetensors or .sft file in models/loras; shapes_outlined comes with Shapes, and is for that."
     return io.Combo.Input("lora_name", options=names, tooltip=tooltip)
 
 
