@@ -40,10 +40,10 @@ REPLACED = {
 }
 
 
-def wan(dim: int = 128, blocks: int = 2, in_dim: int = 16) -> nn.Module:
+def wan(dim: int = 128, blocks: int = 2, in_dim: int = 16, ffn: int = 0, device: str = "cpu") -> nn.Module:
     """A Wan text-to-video network (with 36 input channels, Wan 2.2's for images); the host detects dim // 128 heads."""
-    sizes = {"dim": dim, "ffn_dim": 2 * dim, "num_heads": dim // 128, "num_layers": blocks, "in_dim": in_dim}
-    return WanModel(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    sizes = {"dim": dim, "ffn_dim": ffn or 2 * dim, "num_heads": dim // 128, "num_layers": blocks, "in_dim": in_dim}
+    return WanModel(**sizes, dtype=torch.float32, device=device, operations=comfy.ops.disable_weight_init)
 
 
 def wan_i2v(dim: int = 128, blocks: int = 2) -> nn.Module:
@@ -53,7 +53,9 @@ def wan_i2v(dim: int = 128, blocks: int = 2) -> nn.Module:
     return WanModel(model_type="i2v", **sizes, **made)
 
 
-def hunyuan_video(context: int = 256, width: int = 128, double: int = 1, single: int = 2) -> nn.Module:
+def hunyuan_video(
+    context: int = 256, width: int = 128, double: int = 1, single: int = 2, device: str = "cpu"
+) -> nn.Module:
     """A HunyuanVideo network of so many double and single blocks, for text vectors of `context` channels."""
     sizes = {
         "in_channels": 16,
@@ -73,19 +75,19 @@ def hunyuan_video(context: int = 256, width: int = 128, double: int = 1, single:
     }
     for field in dataclasses.fields(HunyuanVideoParams):  # parts of later versions of the model stay off
         sizes.setdefault(field.name, False if field.type in (bool, "bool") else None)
-    return HunyuanVideo(**sizes, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    return HunyuanVideo(**sizes, dtype=torch.float32, device=device, operations=comfy.ops.disable_weight_init)
 
 
-def cogvideox(heads: int = 2, blocks: int = 2) -> nn.Module:
+def cogvideox(heads: int = 2, blocks: int = 2, context: int = 256, time: int = 64, device: str = "cpu") -> nn.Module:
     """A CogVideoX text-to-video network of the 5B kind; only hosts from 0.20 on have the class."""
     from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel
 
-    sizes = {"num_attention_heads": heads, "num_layers": blocks, "text_embed_dim": 256, "time_embed_dim": 64}
+    sizes = {"num_attention_heads": heads, "num_layers": blocks, "text_embed_dim": context, "time_embed_dim": time}
     return CogVideoXTransformer3DModel(
         **sizes,
         use_rotary_positional_embeddings=True,
         dtype=torch.float32,
-        device="cpu",
+        device=device,
         operations=comfy.ops.disable_weight_init,
     )
 

@@ -1,0 +1,202 @@
+"""What two experts cost on a GPU: whole networks of random weights in ComfyUI, at the sizes of real videos.
+
+    python benchmarks/gpu.py [--parts wan1.3b wan14b] [--minutes 30]
+    python benchmarks/gpu.py --small        the same code on a CPU with a tiny Wan: no figures to quote
+
+Needs a ComfyUI (see `make hosts`) with a CUDA build of PyTorch; the newest one found is used. Each part, a network at a
+size of video, is measured in a process of its own for each variant:
+
+    experts      4 steps in DCM KSampler, in turns with stock SamplerCustom at the same sigmas, over the same MODEL
+    attention    4 steps with DCM Attention, in turns with the host's attention
+    merged       4 steps over two MODELs that the experts are merged into
+    guided       4 steps against 50 guided ones, calculated from 3 that are timed
+    24 GB, 12 GB 4 steps with all but so much of the card kept away from ComfyUI (--reserve-vram)
+
+Each figure is written to results/gpu_CARD.json when it is there, and a rerun takes up what is missing: what this card
+and these versions have measured, or cannot hold, stays. What fails is written with its reason, and tried again by the
+next run. At the end, or when the minutes are over, gpu_CARD.md tells all in tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+# Comes first: it makes the tests' helpers importable.
+from comfy_run import HERE, newest_host
+from gpu_goals import as_markdown
+from harness.hosts import ROOT, Host
+
+from dcm_core.files.atomic import atomic_write
+
+VARIANTS = ("experts", "attention", "merged", "guided", "24 GB", "12 GB")
+LONGEST = 3600  # seconds for one process, where --minutes leaves more
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network, given to its function in tests/harness/tiny.py, and what it is run on."""
+
+    family: str
+    network: dict[str, int]
+    latent: tuple[int, ...]
+    text: tuple[int, int]  # tokens and channels
+    cfg: float  # of a guided step; 1 where the guidance is an input, and a step one call
+    rounds: int = 3
+
+
+def latent(height: int, width: int, frames: int) -> tuple[int, ...]:
+    return (1, 16, (frames - 1) // 4 + 1, height // 8, width // 8)
+
+
+HUNYUAN = {"context": 4096, "width": 3072, "double": 20, "single": 40}
+COGVIDEOX = {"heads": 48, "blocks": 42, "context": 4096, "time": 512}
+# The most important first.
+PARTS = {
+    "wan1.3b": Part("wan", {"dim": 1536, "blocks": 30, "ffn": 8960}, latent(480, 832, 81), (512, 4096), 5.0),
+    "hunyuan544": Part("hunyuan_video", HUNYUAN, latent(544, 960, 61), (256, 4096), 1.0),
+    "hunyuan720": Part("hunyuan_video", HUNYUAN, latent(720, 1280, 129), (256, 4096), 1.0, rounds=1),
+    "wan14b": Part("wan", {"dim": 5120, "blocks": 40, "ffn": 13824}, latent(480, 832, 81), (512, 4096), 5.0),
+    "cogvideox5b": Part("cogvideox", COGVIDEOX, latent(480, 720, 49), (226, 4096), 6.0),
+}
+SMALL = {"wan": {}, "hunyuan_video": {"context": 4096}, "cogvideox": {"context": 4096}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="default all, and with --small the first")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default all")
+    parser.add_argument("--minutes", type=float, default=240, help="begin and run nothing longer; default 240")
+    parser.add_argument("--small", action="store_true", help="tiny networks on the CPU, written to runs/")
+    parser.add_argument("--results", type=Path, help="another folder for the results")
+    given = parser.parse_args()
+    host, deadline = newest_host(), time.monotonic() + 60 * given.minutes
+    about = next(lines(host, deadline, given.small, "about"))
+    if not given.small and not about.get("card"):
+        raise SystemExit(
+            "there is no CUDA GPU that this ComfyUI's PyTorch can use: --small runs tiny networks on the CPU"
+        )
+    folder = given.results or (ROOT / "runs" if given.small else HERE / "results")
+    results = Results(folder, "small" if given.small else about["card"], about | {"comfyui": host.version})
+    for name in given.parts or [*PARTS][: 1 if given.small else None]:
+        part = small(PARTS[name]) if given.small else PARTS[name]
+        variants = [each for each in given.variants if not results.settled(name, each)]
+        measure(name, part, variants, host, results, deadline, given.small)
+    results.write_tables()
+
+
+def small(part: Part) -> Part:
+    sizes = {"network": SMALL[part.family], "latent": latent(64, 64, 9), "text": (16, 4096), "rounds": 1}
+    return replace(part, **sizes)
+
+
+class Results:
+    """results/gpu_CARD.json, written anew with each figure, and the tables beside it."""
+
+    def __init__(self, folder: Path, card: str, about: dict):
+        self.path = folder / f"gpu_{re.sub(r'[^A-Za-z0-9.]+', '_', card)}.json"
+        self.memory = about["memory"]
+        self.versions = {name: about[name] for name in ("comfyui", "torch", "driver")} | {"dcm": pack_version()}
+        self.record: dict = {"card": card, "parts": {}}
+        if self.path.is_file():
+            self.record = json.loads(self.path.read_text("utf-8"))
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def settled(self, name: str, variant: str) -> bool:
+        """Whether these versions have measured that, or found that it does not fit."""
+        row = self.record["parts"].get(name, {}).get(variant, {})
+        over = row.get("complete") or row.get("failed", "").startswith("does not fit")
+        return bool(over) and row["versions"] == self.versions
+
+    def begin(self, name: str, variant: str) -> None:
+        self.record["parts"].setdefault(name, {})[variant] = {"versions": self.versions}
+
+    def add(self, name: str, variant: str, figures: dict) -> None:
+        self.record["parts"][name][variant] |= figures
+        self.write(self.path, json.dumps(self.record, indent=1) + "\n")
+
+    def write_tables(self) -> None:
+        tables = as_markdown(self.record)
+        self.write(self.path.with_suffix(".md"), tables)
+        print(tables)
+
+    def write(self, path: Path, text: str) -> None:
+        with atomic_write(path) as file:
+            file.write(text.encode())
+
+
+def pack_version() -> str:
+    return re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[0]
+
+
+def measure(
+    name: str, part: Part, variants: list[str], host: Host, results: Results, deadline: float, on_cpu: bool
+) -> None:
+    """Variants of a part, of which none stops the others; its weights are on the disk only meanwhile."""
+    if not variants or time.monotonic() > deadline:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        given = json.dumps(asdict(part)), folder
+        failed: dict = {}
+        for told in lines(host, deadline, on_cpu, "write", *given):
+            failed |= told
+        for variant in variants:
+            if time.monotonic() > deadline:
+                return
+            print(name, variant, flush=True)
+            results.begin(name, variant)
+            options = host_options(variant, results.memory, on_cpu)
+            for told in [failed] if failed else lines(host, deadline, on_cpu, variant, *given, *options):
+                results.add(name, variant, told)
+
+
+def host_options(variant: str, memory: float, on_cpu: bool) -> list[str]:
+    """Of ComfyUI's command line. ``memory``: GiB of the card."""
+    options = ["--cpu"] if on_cpu else []
+    if variant.endswith("GB"):
+        options += ["--reserve-vram", f"{max(memory - float(variant.split()[0]), 0):.2f}"]
+    return options
+
+
+def lines(host: Host, deadline: float, on_cpu: bool, *arguments: str) -> Iterator[dict]:
+    """What gpu_in_host.py says, line by line; at its end that it is complete, or why it failed.
+
+    Nothing at the end where the minutes were over: then the next run measures it.
+    """
+    environment = host.environment() | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
+    command = [str(host.python), str(HERE / "gpu_in_host.py"), *arguments]
+    left = max(deadline - time.monotonic(), 1)
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, env=environment, cwd=host.folder, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        timer = threading.Timer(min(left, LONGEST), process.kill)
+        timer.start()
+        failed = False
+        try:
+            for line in process.stdout or ():
+                if line.startswith("{"):
+                    told = json.loads(line)
+                    failed |= "failed" in told
+                    yield told
+            code = process.wait()
+        finally:
+            timer.cancel()
+            process.kill()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or ["no word"])[-1]
+    if failed or time.monotonic() > deadline or arguments[0] in ("about", "write") and not code:
+        return
+    yield {"complete": True} if not code else {"failed": f"the process ended with {code}: {last}"}
+
+
+if __name__ == "__main__":
+    main()
