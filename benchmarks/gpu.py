@@ -79,7 +79,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="another folder for the results")
     given = parser.parse_args()
     host, deadline = newest_host(), time.monotonic() + 60 * given.minutes
-    about = next(lines(host, deadline, given.small, "about"))
+    about = next(lines(host, time.monotonic() + LONGEST, given.small, "about"))
+    if "failed" in about:
+        raise SystemExit(about["failed"])
     if not given.small and not about.get("card"):
         raise SystemExit(
             "there is no CUDA GPU that this ComfyUI's PyTorch can use: --small runs tiny networks on the CPU"

@@ -46,11 +46,13 @@ def driver() -> str:
 
 def write(part: dict, folder: Path) -> None:
     in_host.prepare()
+    in_host.load_pack()
     if part["family"] == "cogvideox" and not find_spec("comfy.ldm.cogvideo"):
         raise ValueError("this ComfyUI has no CogVideoX: 0.20 and later do")
+    from dcm_pack.dcm_core.expert.file import save_expert
     from harness import tiny
+    from published_kind import random_expert
     from safetensors.torch import save_file
-    from sampler_in_host import random_expert, save_expert
 
     network = getattr(tiny, part["family"])(**part["network"], device="meta")
     # Parameters alone: the released CogVideoX 5B has none of the positions that the host's class makes a buffer of.
@@ -238,13 +240,12 @@ def main(what: str, *given: str) -> None:
         return about()
     part, folder = json.loads(given[0]), Path(given[1])
     try:
-        with torch.inference_mode():
-            if what == "write":
-                return write(part, folder)
-            start_host(["--base-directory", str(folder), *given[2:]])
-            with peak_told():
-                VARIANTS[what](Part(part, folder))
-    except torch.OutOfMemoryError as error:
+        if what == "write":
+            return write(part, folder)
+        start_host(["--base-directory", str(folder), *given[2:]])
+        with torch.inference_mode(), peak_told():
+            VARIANTS[what](Part(part, folder))
+    except torch.cuda.OutOfMemoryError as error:
         say(failed=f"does not fit: {first_line(error)}")
     except Exception as error:
         say(failed=f"{type(error).__name__}: {first_line(error)}")

@@ -31,19 +31,15 @@ from comfy.ldm.wan.model import WanModel  # noqa: E402
 from comfy.ops import disable_weight_init  # noqa: E402
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3  # noqa: E402
 from dcm_pack.dcm_core.expert.file import load_expert, save_expert  # noqa: E402
-from dcm_pack.dcm_core.expert.layers import Difference, Expert, FusedLowRank, LowRank  # noqa: E402
-from dcm_pack.dcm_core.expert.metadata import ExpertMetadata  # noqa: E402
-from dcm_pack.dcm_core.families.presets import FAMILIES, find_family  # noqa: E402
+from dcm_pack.dcm_core.families.presets import FAMILIES  # noqa: E402
 from dcm_pack.nodes.apply_experts import DCMApplyExperts  # noqa: E402
 from dcm_pack.nodes.bake import DCMBake  # noqa: E402
 from dcm_pack.nodes.ksampler import DCMKSampler  # noqa: E402
 from harness import tiny  # noqa: E402
-from torch import nn  # noqa: E402
+from published_kind import random_expert  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 import nodes  # noqa: E402
-
-RANK = 128  # that of the published detail experts
 
 
 @dataclass(frozen=True)
@@ -89,29 +85,6 @@ STEPS = (
 OVERHEAD = Size("wan", 30, (1, 16, 5, 30, 52)) if CUDA else Size("wan", 2, (1, 16, 2, 16, 16))
 MEMORY = Size("wan", 4, (1, 16, 1, 8, 8))
 DTYPE = torch.bfloat16 if CUDA else torch.float32
-
-
-def random_expert(network: nn.Module, family: str, dtype: torch.dtype) -> Expert:
-    """A detail expert of the published kind: rank 128 on the attention, and the embedders and the head whole."""
-    table, names = find_family(family).keymap, network.state_dict()
-    low_rank, replaced = table.detail_layers(names)
-
-    def normal(scale: float, *shape: int):
-        return scale * torch.randn(shape, dtype=dtype)
-
-    layers = {}
-    for name in [*low_rank, *replaced]:
-        rows, columns = names[f"{name}.weight"].shape
-        parts = table.projections(name)
-        if name in replaced:
-            layers[name] = Difference(normal(0.001, rows, columns), torch.zeros(rows, dtype=dtype))
-        elif parts > 1:
-            pairs = normal(0.01, parts * RANK, columns), normal(0.01, parts * columns, RANK)
-            layers[name] = FusedLowRank(*pairs, 2.0 * RANK, rows)
-        else:
-            layers[name] = LowRank(normal(0.01, RANK, columns), normal(0.01, rows, RANK), 2.0 * RANK)
-    metadata = ExpertMetadata("detail", family, "random", FAMILIES[family].schedule, 5.0, RANK, 2.0 * RANK)
-    return Expert(metadata, layers)
 
 
 def seconds() -> float:
