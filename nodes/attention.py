@@ -10,6 +10,7 @@ from .backbone.attention import HOST, WAYS
 from .backbone.attention_choice import has_gpu, override_of, with_attention
 from .backbone.attention_inexact import INEXACT, Inexact, require
 from .ui import inputs
+from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
 from .ui.search import found_by
 
@@ -29,8 +30,8 @@ class DCMAttention(io.ComfyNode):
             inputs=[
                 inputs.model("Any MODEL; before or after DCM Apply Experts and torch.compile."),
                 inputs.attention([FASTEST, HOST, *WAYS]),
-                inputs.inexact([NEVER, *INEXACT]),
-                inputs.inexact_in([DETAIL, ALL]),
+                advanced(inputs.inexact([NEVER, *INEXACT])),
+                advanced(inputs.inexact_in([DETAIL, ALL])),
             ],
             outputs=[
                 io.Model.Output(tooltip="The MODEL with this attention."),
@@ -42,8 +43,9 @@ class DCMAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, attention: str = FASTEST, inexact: str = NEVER, inexact_in: str = DETAIL) -> io.NodeOutput:
+        changed = set_by_hand(cls, locals())
         if not has_gpu(model):
-            text = "there is no NVIDIA GPU here to choose for: the MODEL stays as it is"
+            text = f"there is no NVIDIA GPU here to choose for: the MODEL stays as it is{changed}"
         elif attention == HOST and inexact == NEVER:
             text = "the MODEL stays as it is"
         else:

@@ -14,6 +14,7 @@ PUBLIC_FILES = {
     "DualCLIPLoader": "text_encoders",
     "VAELoader": "vae",
 }
+SAVERS = {"SaveVideo": ".mp4", "SaveAnimatedWEBP": ".webp"}
 # What the log says of a workflow's run: who takes which noise levels, and of motion.json how its video moves.
 SAID = {
     "motion": "of the reference's motion: slow.",
@@ -43,8 +44,9 @@ def test_workflow_makes_a_video(name, prompt, client, server):
     before = server.log.stat().st_size
     run = client.run(prompt)
     assert run.status == "success", run.error
-    (file,) = run.files(node_of(prompt, "SaveVideo"))
-    assert file["filename"].endswith(".mp4")
+    (saver,) = {node["class_type"] for node in prompt.values()} & SAVERS.keys()
+    (file,) = run.files(node_of(prompt, saver))
+    assert file["filename"].endswith(SAVERS[saver])
     assert len(client.view(file)) > 1000
     said = server.log.read_bytes()[before:].decode(errors="replace")
     assert SAID.get(name, "") in said

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+import types
 
 import pytest
 import torch
@@ -63,6 +65,24 @@ def test_another_way_has_to_be_there_as_exact_and_faster_by_a_twentieth(ways, se
     choice = fastest(lambda *tensors: exact(*tensors), q, k, v, None)
     assert choice.name == chosen
     assert chosen == HOST or choice.times == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("name", ["flash_attn_interface", "flash_attn.cute"])
+@pytest.mark.parametrize("with_more", [False, True], ids=["a tensor", "a tensor and more"])
+def test_packages_of_flash_attention_are_asked_in_their_layout(monkeypatch, name, with_more):
+    """A stand-in takes [B, tokens, heads, width], and gives what it is asked for alone or first of several."""
+
+    def flash_attn_func(q, k, v, softmax_scale):
+        out = exact(*(each.transpose(1, 2) for each in (q, k, v)), softmax_scale).transpose(1, 2)
+        return (out, None) if with_more else out
+
+    package = types.ModuleType(name)
+    package.flash_attn_func = flash_attn_func
+    monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
+    monkeypatch.setitem(sys.modules, name, package)
+    way = attention.WAYS["FlashAttention 3" if name == "flash_attn_interface" else "FlashAttention 4"]
+    q, k, v = (each.unflatten(-1, (2, 8)).transpose(1, 2) for each in inputs())
+    assert torch.equal(way(q, k, v, 0.3), exact(q, k, v, 0.3))
 
 
 def test_results_that_are_nan_or_of_another_shape_agree_with_nothing():

@@ -11,6 +11,7 @@ FIRST_CHOICES = {
     "DCMSigmas": {"steps", "preset"},
     "DCMKSampler": {"seed", "steps"},
     "DCMGuider": {"cfg"},
+    "DCMAttention": {"attention"},
 }
 SOCKETS = {"MODEL", "CONDITIONING", "LATENT", "SIGMAS", "DCM_EXPERT"}
 
