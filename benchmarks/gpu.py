@@ -20,6 +20,7 @@ next run. At the end, or when the minutes are over, gpu_CARD.md tells all in tab
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import subprocess
@@ -136,7 +137,13 @@ class Results:
 
 
 def pack_version() -> str:
-    return re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[0]
+    """With a digest of the code that is measured: what it was before an edit is measured anew."""
+    version = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)[0]
+    code = [path for folder in ("nodes", "dcm_core") for path in ROOT.glob(f"{folder}/**/*.py")]
+    digest = hashlib.sha256()
+    for path in sorted([*code, *HERE.glob("gpu*.py")]):
+        digest.update(path.read_bytes())
+    return f"{version} ({digest.hexdigest()[:12]})"
 
 
 def measure(

@@ -9,9 +9,10 @@ from comfy_api.v0_0_2 import io
 
 from ..dcm_core.errors import shortened
 from .backbone.model import declare_remarked, remarks_on
-from .experts.lora import add_lora, order_matters, shared_text, strengths_text
+from .experts.lora import add_lora, loras_on, order_matters, shared_text, strengths_text, whole_at_any_strength
 from .experts.lora_file import read_lora
 from .run.speed import speed_text
+from .run.stock_runs import note_stock_runs
 from .ui import inputs
 from .ui.folders import all_lora_names, lora_path
 from .ui.say import say
@@ -64,9 +65,11 @@ class DCMLora(io.ComfyNode):
             text += f", not {shortened(lora.silent, 3)}"
         speed, doubts = speed_text(file)
         text += f"; {strengths_text(model, strengths)}{shared_text(model, lora.patches)}{speed}"
-        warnings += [*order_matters(model, lora.patches), *doubts]
+        warnings += [*order_matters(model, lora.patches), *whole_at_any_strength(lora.patches, strengths), *doubts]
         model = add_lora(model, lora_name, file, lora.patches, strengths)
         declare_remarked(model)
+        if any(each.beside for each in loras_on(model)):
+            note_stock_runs(model)
         return io.NodeOutput(model, say(cls, text, warnings))
 
 

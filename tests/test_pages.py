@@ -15,7 +15,7 @@ README_LINES = 150
 PAGES = [
     *ROOT.glob("*.md"),
     ROOT / "training" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted(HELP.rglob("*.md")),
 ]
 

@@ -57,6 +57,11 @@ def patches_of(model: ModelPatcher, tensors: Mapping[str, Tensor]) -> tuple[Weig
     return patches, [name for name in taken if name not in read]
 
 
+def numbers_of_patches(model: ModelPatcher) -> dict[str, int]:
+    """How many patches each weight has, by full name."""
+    return {name: len(patches) for name, patches in model.patches.items()}
+
+
 def target_of(key: str | tuple[str, Rows]) -> tuple[str, Rows | None]:
     """The full name of the weight that a patch is for, and the part of it."""
     return (key, None) if isinstance(key, str) else (key[0], key[1])

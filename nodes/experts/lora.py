@@ -34,7 +34,7 @@ from ..backbone.host import (
     set_maker,
 )
 from ..backbone.host_layers import WAYS
-from ..backbone.host_lora import is_additive
+from ..backbone.host_lora import is_additive, kind_of, numbers_of_patches, target_of
 from ..backbone.model import family_of, shapes_of
 from .apply import applied_to
 from .lora_file import weight_of
@@ -51,13 +51,17 @@ Strengths = Mapping[str, float]  # by expert
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA ``file`` on a MODEL: what it changes, and what of it lies ``beside`` the network, if anything does."""
+    """A LoRA ``file`` on a MODEL: what it changes, and what of it lies ``beside`` the network, if anything does.
+
+    ``below``: how many patches the weights held when it was put there, by full name.
+    """
 
     name: str
     file: Path
     strengths: Strengths
     patches: WeightPatches
     beside: Changes | None
+    below: Mapping[str, int] = field(default_factory=dict)
     key: str = field(default_factory=lambda: f"dcm-lora-{uuid.uuid4()}")
 
     @property
@@ -69,6 +73,11 @@ class Lora:
     def weights(self) -> set[str]:
         """The names of the weights that it changes."""
         return set(map(weight_of, self.patches))
+
+    @property
+    def measured(self) -> set[str]:
+        """The full names of the weights that it measures or replaces."""
+        return {target_of(key)[0] for key, patch in self.patches.items() if not is_additive(patch)}
 
 
 def loras_on(model: ModelPatcher) -> tuple[Lora, ...]:
@@ -87,7 +96,7 @@ def add_lora(model: ModelPatcher, name: str, file: Path, patches: WeightPatches,
     beside, changes = {key: patch for key, patch in patches.items() if key not in in_weights}, None
     if beside:
         changes = Changes(*terms_of(network_of(model), beside, shapes_of(model), dtype_of_computation(model.model)))
-    lora = Lora(name, file, strengths, patches, changes)
+    lora = Lora(name, file, strengths, patches, changes, numbers_of_patches(model))
     if changes:
         side = side_model(changes, model.load_device, model.offload_device)
         model.set_additional_models(lora.key, [side])
@@ -162,15 +171,7 @@ class LoraSwitch:
         self.schedule = schedule
 
     def __call__(
-        self,
-        executor,
-        x,
-        t,
-        c_concat=None,
-        c_crossattn=None,
-        control=None,
-        transformer_options=None,
-        **kwargs,
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
     ):
         """x [B, C, T, H, W] at t [B] (the host's sigmas) to the denoised x.
 
@@ -206,7 +207,7 @@ def strengths_text(model: ModelPatcher, strengths: Strengths) -> str:
         return f"strength {strengths[applied.only]:g}, for this MODEL takes the {applied.only} steps only"
     schedule = applied.schedule if applied else family.schedule
     switch = schedule.spell(schedule.switch_sigma)
-    pair = "; in a run of two MODELs each takes its side's" if family.pair and not applied else ""
+    pair = "; DCM KSampler and DCM Guider give each MODEL of a pair its side's" if family.pair and not applied else ""
     return f"strength {semantic:g} above {switch}, {detail:g} from there down{pair}"
 
 
@@ -237,5 +238,26 @@ def order_matters(model: ModelPatcher, patches: WeightPatches) -> list[str]:
         return []
     return [
         "this LoRA measures or replaces weights (DoRA, for one), and here they hold the semantic expert: put DCM LoRA "
-        "before DCM Apply Experts if it was trained on the backbone."
+        "before DCM Apply Experts, with the same strength for both, if it was trained on the backbone."
     ]
+
+
+def patched_since(model: ModelPatcher) -> list[str]:
+    """A warning where a LoRA with different strengths meets weights that nodes behind it have changed: it acts last."""
+    now, warnings = numbers_of_patches(model), []
+    for lora in loras_on(model):
+        changed = sorted(each for each in lora.measured if now.get(each, 0) > lora.below.get(each, 0))
+        if lora.beside and changed:
+            warnings.append(
+                f"{lora.name} measures or replaces weights, with different strengths after all others have changed "
+                f"them, and nodes behind it do ({shortened(changed, 2)}): give both of its strengths the same value."
+            )
+    return warnings
+
+
+def whole_at_any_strength(patches: WeightPatches, strengths: Strengths) -> list[str]:
+    """A warning where new weights are put in with a strength that ComfyUI takes no notice of."""
+    new = [weight_of(key) for key, patch in patches.items() if kind_of(patch) == "set"]
+    if not new or {*strengths.values()} <= {0.0, 1.0}:
+        return []
+    return [f"{shortened(new, 3)}: new weights, which ComfyUI puts in whole at any strength but 0: use 0 or 1."]

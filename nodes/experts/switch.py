@@ -28,15 +28,7 @@ class ExpertSwitch:
         self.schedule, self.sidecar, self.only = schedule, sidecar, only
 
     def __call__(
-        self,
-        executor,
-        x,
-        t,
-        c_concat=None,
-        c_crossattn=None,
-        control=None,
-        transformer_options=None,
-        **kwargs,
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
     ):
         """x [B, C, T, H, W] at t [B] (the host's sigmas; guidance stacks its conditions in B) to the denoised x.
 

@@ -13,6 +13,7 @@ from ..backbone.host_layers import fails_compiled
 from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of, trained_steps_of
 from ..experts.check import lost_patches
+from ..experts.lora import patched_since
 from ..ui.say import log
 from .plan import PLAIN, Run
 from .speed_notes import are_of_speed_lora, of_speed_loras
@@ -31,9 +32,7 @@ def warnings_for(
     may well be one expert's alone.
     """
     applied, warnings = applied_to(run.model), of_steps(run, sigmas, given, is_stock)
-    warnings += [*lost_attention(run.model), *of_inexact_attention(run), *of_compiled_network(run)]
-    if applied and applied.detail_strength and not applied.baked:
-        warnings += lost_patches(run.model, applied.detail)
+    warnings += [*of_inexact_attention(run), *of_compiled_network(run), *of_other_nodes(run)]
     others = run.low_noise_model and applied_to(run.low_noise_model)
     if applied and others and applied.schedule != others.schedule:
         warnings.append(
@@ -56,10 +55,22 @@ def warnings_for(
     return warnings
 
 
+def of_other_nodes(run: Run) -> list[str]:
+    """Warnings of what other nodes have taken from this pack's on any of the run's MODELs."""
+    warnings: list[str] = []
+    for model in run.models:
+        applied = applied_to(model)
+        warnings += lost_attention(model)
+        if applied and applied.detail_strength and not applied.baked:
+            warnings += lost_patches(model, applied.detail)
+        warnings += patched_since(model)
+    return list(dict.fromkeys(warnings))
+
+
 def of_inexact_attention(run: Run) -> list[str]:
     """A warning where an inexact attention is for the detail expert's steps, on a MODEL that does not know them."""
-    for model in (run.model, run.low_noise_model):
-        name, applied = model and inexact_of_detail_expert(model), model and applied_to(model)
+    for model in run.models:
+        name, applied = inexact_of_detail_expert(model), applied_to(model)
         if name and (applied is None or applied.baked or applied.only == "semantic"):
             return [
                 f"{name} is for the detail expert's steps, and no detail expert acts on this MODEL: set inexact_in of "
@@ -70,9 +81,8 @@ def of_inexact_attention(run: Run) -> list[str]:
 
 def of_compiled_network(run: Run) -> list[str]:
     """A warning before PyTorch's "mat1 and mat2 must have the same dtype", which names no remedy."""
-    for model in (run.model, run.low_noise_model):
-        stored = None if model is None else fails_compiled(model)
-        if model is not None and stored:
+    for model in run.models:
+        if stored := fails_compiled(model):
             computed, flag = dtype_of_computation(model.model), "bf16" if stored == torch.bfloat16 else "fp16"
             return [
                 f"a compiled network fails with Dynamic VRAM where weights are stored in {stored} and computed in "
@@ -84,8 +94,7 @@ def of_compiled_network(run: Run) -> list[str]:
 def of_unlike_pair(run: Run) -> list[str]:
     """A warning where the experts of two MODELs were trained for other numbers of steps; those over one are compared
     where they are put on it."""
-    models = [model for model in (run.model, run.low_noise_model) if model is not None]
-    trained = [steps for model in models if (steps := trained_steps_of(model)) is not None]
+    trained = [steps for model in run.models if (steps := trained_steps_of(model)) is not None]
     if len(set(trained)) < 2:
         return []
     high, low = (steps_text(steps) for steps in trained)

@@ -79,6 +79,11 @@ class Run:
         return cls(model, low_noise_model, schedule, cfg, detail_cfg or cfg, speed)
 
     @property
+    def models(self) -> list[ModelPatcher]:
+        """The one, or those at high and at low noise."""
+        return [self.model] if self.low_noise_model is None else [self.model, self.low_noise_model]
+
+    @property
     def is_pair(self) -> bool:
         return self.low_noise_model is not None
 
@@ -108,8 +113,7 @@ class Run:
     @property
     def trained_sigmas(self) -> Tensor | None:
         """The noise levels [N + 1] that its experts were trained for; None where they hold for any."""
-        models = [model for model in (self.model, self.low_noise_model) if model is not None]
-        return next((sigmas for model in models if (sigmas := trained_sigmas_of(model)) is not None), None)
+        return next((sigmas for model in self.models if (sigmas := trained_sigmas_of(model)) is not None), None)
 
     @property
     def usual_steps(self) -> int:

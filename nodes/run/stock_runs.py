@@ -12,13 +12,14 @@ from ..backbone.host import (
     has_lost_its_patches,
 )
 from ..experts.apply import applied_to
+from ..experts.lora import loras_on, patched_since
 from ..ui.say import log, to_log
 from .expert_guider import ExpertGuider
 from .notes import CallWatch, warnings_for
 from .plan import Run
 
 _KEY = "dcm-run-notes"
-_under_way: list[str] = []  # keys of the experts whose runs these are
+_under_way: list[set[str]] = []  # of each run the keys of the experts and LoRAs on its MODEL
 
 
 def note_stock_runs(model: ModelPatcher) -> None:
@@ -43,7 +44,10 @@ def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
             note_steps(guider, sigmas)
         note_shared_network(guider)
         note_embedded_guidance(guider, applied.embedded_guidance)
-    _under_way.append(applied.key if applied else "")
+    if not applied and not isinstance(guider, ExpertGuider):
+        for warning in patched_since(guider.model_patcher):
+            log.warning("DCM: %s", warning)
+    _under_way.append(keys_of(guider.model_patcher))
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
@@ -60,20 +64,35 @@ def note_steps(guider, sigmas) -> None:
     watch_calls(guider, sigmas)
 
 
+def keys_of(model: ModelPatcher) -> set[str]:
+    """Of the experts on a MODEL and the LoRAs beside it: of what acts by wrappers."""
+    applied = applied_to(model)
+    return {lora.key for lora in loras_on(model) if lora.beside} | ({applied.key} if applied else set())
+
+
+def has_own_run(key: str) -> bool:
+    return any(key in keys for keys in _under_way)
+
+
 def require_own_run(model: ModelPatcher) -> None:
     """Raises ValueError where a guider is about to ask this MODEL beside its own, without the wrappers it has."""
-    applied = applied_to(model)
-    if applied and not applied.baked and applied.key not in _under_way:
+    applied, beside = applied_to(model), [lora for lora in loras_on(model) if lora.beside]
+    remedy = ""
+    if applied and not applied.baked and not has_own_run(applied.key):
+        remedy = "switches experts: connect a MODEL without DCM Apply Experts to it."
+    elif not all(has_own_run(lora.key) for lora in beside):
+        remedy = f"makes {beside[0].name} act at two strengths: give both of its strengths the same value."
+    if remedy:
         raise ValueError(
             "A guider of two MODELs asks this one as its second (model_negative of DualModelGuider), and ComfyUI calls "
-            "nothing there of what switches experts: connect a MODEL without DCM Apply Experts to it."
+            f"nothing there of what {remedy}"
         )
 
 
 def note_lost_expert(model: ModelPatcher) -> None:
     """Warns, after a guider asked this MODEL beside its own, of a baked expert that was not in the weights then."""
     applied = applied_to(model)
-    if applied and applied.baked and applied.key not in _under_way and has_lost_its_patches(model):
+    if applied and applied.baked and not has_own_run(applied.key) and has_lost_its_patches(model):
         log.warning(
             "DCM: the second MODEL of this guider has its %s expert baked, but is one loaded network with the first, "
             "whose weights were used: its expert did not act. Load the file a second time, with another loader node, "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import comfy.lora
 import comfy.ops
+import comfy.sd
 import comfy.utils
 import torch
 import torch.nn.functional as F
@@ -98,3 +99,17 @@ class Patcher(ModelPatcher):
 
     def load(self, *args, force_patch_weights=False, **kwargs):
         super().load(*args, force_patch_weights=True, **kwargs)
+
+
+def linear_weights(network: nn.Module) -> set[str]:
+    """The names of the weights that are packed."""
+    return {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+
+
+def loaded(network: nn.Module) -> ModelPatcher:
+    """The MODEL of a network whose Linear weights are packed."""
+    linear = linear_weights(network)
+    state = {n: pack(tensor) if n in linear else tensor.clone() for n, tensor in network.state_dict().items()}
+    model = comfy.sd.load_diffusion_model_state_dict(state, {"custom_operations": Operations})
+    model.__class__ = Patcher
+    return model

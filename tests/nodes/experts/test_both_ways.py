@@ -144,11 +144,7 @@ def test_another_forward_of_the_hosts_class_keeps_acting(run, monkeypatch):
 
 def test_packed_weights_are_multiplied_by_their_own_class(run):
     this = world("wan")
-    linear = {f"{n}.weight" for n, m in this.network.named_modules() if isinstance(m, torch.nn.Linear)}
-    state = {n: packed.pack(t) if n in linear else t.clone() for n, t in this.network.state_dict().items()}
-    model = comfy.sd.load_diffusion_model_state_dict(state, {"custom_operations": packed.Operations})
-    model.__class__ = packed.Patcher
-    applied = this.applied(model)
+    applied = this.applied(packed.loaded(this.network))
     assert torch.equal(run(this, applied, WITHIN), run(this, applied, BESIDE))
 
 

@@ -67,11 +67,37 @@ def test_dora_over_a_semantic_expert_is_said(this, put):
     assert said not in put(this.applied(), all_of(maker.pair), 1.0, 1.0)[1]
 
 
+def test_with_two_strengths_it_acts_last_and_says_what_it_then_looks_at(this, put, caplog):
+    """A DoRA measures weights: nodes behind it change them, which it would not see at one strength."""
+    maker, said = Maker(this.network), "measures or replaces weights, with different strengths after all others"
+    dora, plain = all_of(lambda layer: maker.dora(layer, maker.pair)), all_of(maker.pair)
+
+    def info(model):
+        texts = this.text(0), this.text(1)
+        return dcm_node("DCMKSampler").execute(model, 0, 4, 1.0, *texts, empty_latent())[1]
+
+    before = put(this.model(), dora, *BOTH, "dora.safetensors")[0]
+    assert said in info(stock(before, plain, 1.0)) and said in info(this.applied(before))
+    assert said not in info(put(stock(this.model(), plain, 1.0), dora, *BOTH, "dora.safetensors")[0])
+    assert said not in info(stock(put(this.model(), dora, 1.0, 1.0, "dora.safetensors")[0], plain, 1.0))
+    assert said not in info(stock(put(this.model(), plain, *BOTH)[0], plain, 1.0))
+    caplog.clear()
+    sampled(this, stock(before, plain, 1.0))
+    assert caplog.text.count(said) == 1
+
+
+@pytest.mark.parametrize(("strengths", "is_said"), [((0.3, 1.0), True), ((0.3, 0.3), True), ((0.0, 1.0), False)])
+def test_a_new_weight_has_no_strength(this, put, strengths, is_said):
+    tensors = {"diffusion_model.time_embedding.0.set_weight": Maker(this.network).random(128, 256)}
+    info = put(this.model(), tensors, *strengths)[1]
+    assert ("time_embedding.0.weight: new weights, which ComfyUI puts in whole" in info) == is_said
+
+
 def test_each_model_of_a_pair_takes_its_side(this, put):
     tensors, (high, low) = all_of(Maker(this.network).pair), pairs.pair()
     text, latent = (this.text(0), this.text(1)), empty_latent()
     both = [put(model, tensors, *BOTH) for model in (high, low)]
-    assert "0.4 from there down; in a run of two MODELs each takes its side's" in both[0][1]
+    assert "0.4 from there down; DCM KSampler and DCM Guider give each MODEL of a pair its side's" in both[0][1]
     models = [model for model, _ in both]
     run = dcm_node("DCMKSampler").execute(models[0], 0, 4, 1.0, *text, latent, low_noise_model=models[1])
     expected = pairs.stock(

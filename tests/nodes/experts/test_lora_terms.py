@@ -140,15 +140,7 @@ class Packed(World):
     """Over Linear weights in blocks of 8 bits, as ComfyUI-GGUF has them."""
 
     def packed_model(self):
-        modules = self.network.named_modules()
-        linear = {f"{name}.weight" for name, module in modules if isinstance(module, torch.nn.Linear)}
-        state = {
-            name: packed.pack(tensor) if name in linear else tensor.clone()
-            for name, tensor in self.network.state_dict().items()
-        }
-        model = comfy.sd.load_diffusion_model_state_dict(state, {"custom_operations": packed.Operations})
-        model.__class__ = packed.Patcher
-        return model
+        return packed.loaded(self.network)
 
     @classmethod
     def of(cls, this):

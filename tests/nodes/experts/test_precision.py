@@ -40,23 +40,12 @@ class PackedWorld(World):
     """Over the network with weights in blocks of 8 bits; `network` holds what these stand for."""
 
     def model(self):
-        linear = self.linear()
-        state = {
-            name: packed.pack(tensor) if name in linear else tensor.clone()
-            for name, tensor in self.network.state_dict().items()
-        }
-        model = comfy.sd.load_diffusion_model_state_dict(state, {"custom_operations": packed.Operations})
-        model.__class__ = packed.Patcher
-        return model
-
-    def linear(self):
-        modules = self.network.named_modules()
-        return {f"{name}.weight" for name, module in modules if isinstance(module, torch.nn.Linear)}
+        return packed.loaded(self.network)
 
     @classmethod
     def over(cls, this: World):
         new = cls(this.family, this.merged(), this.semantic, this.detail)
-        linear = new.linear()
+        linear = packed.linear_weights(new.network)
         state = {
             name: packed.unpack(packed.pack(tensor), torch.float32) if name in linear else tensor
             for name, tensor in this.network.state_dict().items()

@@ -13,8 +13,10 @@ from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from dcm_pack.dcm_core.families.presets import find_family
 from dcm_pack.dcm_core.schedule.pairs import PAIR_NAMES
 from dcm_pack.dcm_core.schedule.plot import plot_schedule
+from dcm_pack.nodes.backbone.attention_choice import OVERRIDE, with_attention
 from dcm_pack.nodes.backbone.model import declare_semantic
 from dcm_pack.nodes.run.plan import Run
+from harness.pairs import pair
 from harness.worlds import dcm_node, empty_latent, world
 
 import nodes
@@ -37,6 +39,18 @@ def info(this, model, **options):
     options = {"seed": 0, "steps": 4, "cfg": 1.0, **options}
     positional = [options.pop(name) for name in ("seed", "steps", "cfg")]
     return dcm_node("DCMKSampler").execute(model, *positional, *texts, empty_latent(), **options)[1]
+
+
+def test_what_other_nodes_took_from_either_model_of_a_pair_is_said(this):
+    lost = "put DCM Attention behind it"
+    high, low = pair()
+    assert lost not in info(this, high, low_noise_model=with_attention(low))
+    for place in (0, 1):
+        models = [with_attention(each) for each in (high, low)]
+        models[place].model_options["transformer_options"][OVERRIDE] = lambda function, *args, **kwargs: function(
+            *args, **kwargs
+        )
+        assert info(this, models[0], low_noise_model=models[1]).count(lost) == 1
 
 
 @pytest.mark.parametrize("options", [{"cfg": 4.0}, {"detail_cfg": 1.5}], ids=str)

@@ -2,93 +2,20 @@
 
 import logging
 from dataclasses import replace
-from types import SimpleNamespace
 
-import folder_paths
 import pytest
 import torch
 from dcm_pack.dcm_core.errors import ExpertFileError
 from dcm_pack.dcm_core.expert.file import save_expert
 from dcm_pack.dcm_core.schedule.passport import KEYS, Passport, levels, write_passport
 from dcm_pack.dcm_core.schedule.speed_presets import SPEED_PRESETS
-from harness.worlds import dcm_node, empty_latent, world
-from safetensors.torch import save_file
-
-import nodes
-
-HIGH, LOW = (f"Wan2.2-Lightning_T2V-v1.1-A14B-4steps-lora_{side}_fp16.safetensors" for side in ("HIGH", "LOW"))
-LIGHTX2V, RCM = "wan2.1_i2v_lora_rank64_lightx2v_4step.safetensors", "Wan_2_1_T2V_14B_480p_rCM_lora.safetensors"
-KNOWN = [
-    ("wan", HIGH, "wan2.2 lightning"),
-    ("wan", LIGHTX2V, "wan2.1 lightx2v"),
-    ("wan", "Wan21_CausVid_14B_T2V_lora_rank32_v2.safetensors", "wan2.1 causvid 14B"),
-    ("wan", "Wan21_CausVid_bidirect2_T2V_1_3B_lora_rank32.safetensors", "wan2.1 causvid 1.3B"),
-    ("wan", "Wan21_AccVid_T2V_14B_lora_rank32_fp16.safetensors", "wan2.1 accvid"),
-    ("wan", "Wan2.1_T2V_14B_FusionX_LoRA.safetensors", "wan2.1 fusionx"),
-    ("wan", "FastWan_T2V_14B_480p_lora_rank_128_bf16.safetensors", "fastwan"),
-    ("wan", RCM, "wan2.1 rcm"),
-    ("wan", "Wan2_1_self_forcing_dmd_1_3B_lora_rank_32_fp16.safetensors", "wan2.1 self-forcing"),
-    ("hunyuan_video", "hyvideo_FastVideo_LoRA-fp8.safetensors", "fasthunyuan"),
-    ("hunyuan_video", "hunyuan_video_accvid_5_steps_lora_rank16.safetensors", "hunyuan accvid"),
-]
+from harness.speed_loras import HIGH, KNOWN, LIGHTX2V, LOW, RCM, graph, loaded, run, running
+from harness.worlds import dcm_node, world
 
 
 @pytest.fixture
 def this():
     return world("wan")
-
-
-@pytest.fixture
-def loras(tmp_path, monkeypatch):
-    paths, extensions = folder_paths.folder_names_and_paths["loras"]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "loras", ([str(tmp_path), *paths], extensions))
-    return tmp_path
-
-
-def loaded(model, folder, name, metadata=None):
-    """The MODEL with a tiny LoRA of this name, by the stock loader."""
-    layers = model.model.diffusion_model.named_modules()
-    layer, module = next((name, module) for name, module in layers if isinstance(module, torch.nn.Linear))
-    noise = torch.Generator().manual_seed(0)
-    pair = {
-        f"diffusion_model.{layer}.lora_down.weight": torch.randn(2, module.in_features, generator=noise),
-        f"diffusion_model.{layer}.lora_up.weight": 0.1 * torch.randn(module.out_features, 2, generator=noise),
-    }
-    save_file(pair, folder / name, metadata)
-    return nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0]
-
-
-def by_dcm_lora(model, folder, name, metadata=None, semantic=1.0, detail=1.0):
-    """(MODEL, info) of DCM LoRA with the same LoRA; the node is in no graph."""
-    loaded(model, folder, name, metadata)
-    return dcm_node("DCMLora").execute(model, name, semantic, detail)
-
-
-def graph(*loaders, low=()):
-    """The prompt of a sampler, node 9, behind these loaders, the last one next to it; by name, or as their inputs."""
-    prompt = {"9": {"class_type": "DCMKSampler", "inputs": {"steps": 0}}}
-    for place, inputs in (("model", loaders), ("low_noise_model", low)):
-        link = [f"{place} 0", 0]
-        for number, own in enumerate(inputs, 1):
-            own = own if isinstance(own, dict) else {"lora_name": own, "strength_model": 1.0}
-            prompt[f"{place} {number}"] = {"class_type": "LoraLoaderModelOnly", "inputs": {**own, "model": link}}
-            link = [f"{place} {number}", 0]
-        prompt["9"]["inputs"][place] = link
-    return prompt
-
-
-def running(name, prompt):
-    """The node as the host runs it in a graph."""
-    return type(name, (dcm_node(name),), {"hidden": SimpleNamespace(unique_id="9", prompt=prompt)})
-
-
-def run(this, model, prompt, **options):
-    """(latents, info) of DCM KSampler at its defaults."""
-    options = {"seed": 0, "steps": 0, "cfg": 1.0, **options}
-    positional = [options.pop(name) for name in ("seed", "steps", "cfg")]
-    texts = this.text(0), this.text(1)
-    latent, info = running("DCMKSampler", prompt).execute(model, *positional, *texts, empty_latent(), **options).args
-    return latent["samples"], info
 
 
 @pytest.mark.parametrize(("family", "name", "title"), KNOWN, ids=[title for *_, title in KNOWN])
@@ -105,22 +32,6 @@ def test_a_known_lora_runs_on_its_own_levels(family, name, title, loras):
     again, info = run(this, stamped, graph("stamped.safetensors"), sampler_name=sampler)
     assert torch.equal(samples, again) and " (by its own metadata)" in info
     assert title in shown and "by its file's name" in shown and "Warning" not in shown + info
-
-
-@pytest.mark.parametrize(("family", "name", "title"), KNOWN, ids=[title for *_, title in KNOWN])
-def test_a_known_lora_by_dcm_lora(family, name, title, loras):
-    """Without the graph: the MODEL knows its own."""
-    this, row = world(family), SPEED_PRESETS[title]
-    stamp, sampler = write_passport(replace(row, title=title)), (row.samplers or ("euler",))[0]
-    expected = run(this, loaded(this.model(), loras, name), {}, sampler_name=sampler, sigmas=levels(row))[0]
-    for file, metadata, why in ((name, None, "by its file's name"), ("cat.safetensors", stamp, "by its own metadata")):
-        model, said = by_dcm_lora(this.model(), loras, file, metadata)
-        assert f"; {title} {why}, a speed LoRA with noise levels of its own" in said
-        samples, info = run(this, model, {}, sampler_name=sampler)
-        assert info.startswith(f"{title}: ") and f" ({why})" in info
-        assert torch.equal(samples, expected)
-        wrong = run(this, model, {}, sigmas=torch.tensor([1.0, 0.77, 0.33, 0.0]), sampler_name=sampler)[1]
-        assert wrong.count("Warning") == 1 and f"{title} ({why}) is made for the noise levels" in wrong
 
 
 def test_a_stamped_file_tells_without_a_graph_where_the_host_keeps_metadata(this, loras):
@@ -312,56 +223,3 @@ def test_a_preset_of_ones_own_goes_before_the_file(this, loras):
     assert sigmas.tolist() == levels(SPEED_PRESETS["wan2.1 causvid 1.3B"]).tolist() and "lightx2v" not in shown
     uneven = running("DCMSigmas", graph(LIGHTX2V)).execute(model, 4, semantic_steps=1)[0]
     assert uneven.tolist() == this.schedule.sigmas(4, 1).tolist()
-
-
-def test_dcm_lora_on_the_sides_where_it_acts(this, loras):
-    off, _ = by_dcm_lora(this.model(), loras, LIGHTX2V, semantic=0.0, detail=0.0)
-    assert "lightx2v" not in run(this, off, {"9": {"class_type": "DCMKSampler", "inputs": {}}})[1]
-    low, _ = by_dcm_lora(this.model(), loras, LIGHTX2V, semantic=0.0)
-    prompt = graph({"lora_name": LIGHTX2V, "strength_semantic": 0.0, "strength_detail": 1.0})
-    prompt["model 1"]["class_type"] = "DCMLora"
-    for each in ({}, prompt):  # in the graph it is found once, by the MODEL
-        assert run(this, low, each)[1] == "wan2.1 lightx2v: 4 steps 1.000 0.938 0.833 0.625 (by its file's name)"
-        assert "Warning" not in run(this, low, each, cfg=3.5, detail_cfg=1.0)[1]
-        assert "is made for a cfg of 1: set detail_cfg to 1" in run(this, low, each, cfg=1.0, detail_cfg=3.5)[1]
-    # Of a pair, the high-noise MODEL has no steps in which it would act.
-    assert "lightx2v" not in run(this, low, {}, low_noise_model=this.model())[1]
-    assert "wan2.1 lightx2v by its file's name" in run(this, this.model(), {}, low_noise_model=low)[1]
-    shown = running("DCMSigmas", {}).execute(low, 0)[1]
-    assert shown.startswith("wan2.1 lightx2v: 4 steps") and "by its file's name" in shown
-    guider, info = running("DCMGuider", {}).execute(low, this.text(0), this.text(1)).args
-    assert info.startswith("no switch; wan2.1 lightx2v: 4 steps")
-    both, _ = by_dcm_lora(low, loras, RCM, detail=0.0)
-    said = run(this, both, {}, sampler_name="lcm")[1]
-    assert "of the semantic and the detail steps, wan2.1 rcm and wan2.1 lightx2v, are for different" in said
-    assert said.startswith("wan2.1 rcm: 4 steps")
-
-
-def test_a_passport_that_contradicts_itself_is_said_where_it_is_loaded(this, loras):
-    model, info = by_dcm_lora(this.model(), loras, "broken.safetensors", {f"{KEYS}sigmas.4": "[1.0, 0.5]"})
-    assert "contradicts itself" in info and "Its noise levels are not used." in info
-    assert run(this, model, {})[1].count("contradicts itself") == 1
-
-
-@pytest.mark.parametrize("strength", [0.3, 0.7, 1.0, 3.0, 3.5, -1.0])
-def test_a_strength_that_is_not_the_loras(this, loras, strength):
-    is_said = strength in (0.3, 3.5, -1.0)
-    loaded(this.model(), loras, LIGHTX2V)
-    stock = nodes.LoraLoaderModelOnly().load_lora_model_only(this.model(), LIGHTX2V, strength)[0]
-    prompts = [{"lora_name": LIGHTX2V, "strength_model": strength}, {"a": {"lora": LIGHTX2V, "strength": strength}}]
-    infos = [run(this, stock, graph(each))[1] for each in prompts]
-    infos.append(run(this, by_dcm_lora(this.model(), loras, LIGHTX2V, detail=strength)[0], {})[1])
-    said = f"is made for a strength of 1: load it with that, not with {strength:g}."
-    assert [info.count("Warning") for info in infos] == [is_said] * 3
-    assert [said in info for info in infos] == [is_said] * 3
-    if is_said:
-        pair = run(this, this.model(), graph(low=[prompts[0]]), low_noise_model=stock)[1]
-        assert "load the one at low_noise_model with that" in pair
-
-
-def test_a_strength_that_nobody_tells(this, loras):
-    model = loaded(this.model(), loras, LIGHTX2V)
-    half = {"lora_name": LIGHTX2V, "strength_model": 0.4}
-    for loaders in ([{"lora_name": LIGHTX2V, "strength_model": ["4", 0]}], [half, half]):
-        info = run(this, model, graph(*loaders))[1]
-        assert info.startswith("wan2.1 lightx2v") and "Warning" not in info

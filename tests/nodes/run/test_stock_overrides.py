@@ -10,6 +10,7 @@ import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from dcm_pack.dcm_core.sampling import euler, with_experts
+from harness.loras import Maker, all_of
 from harness.pairs import pair, second, with_lora
 from harness.worlds import assert_same, dcm_node, empty_latent, relative, world
 
@@ -199,6 +200,17 @@ def test_experts_act_on_the_model_they_were_put_on():
     changed = second().merged(this.detail)
     expected, wrong = (latent_format.process_out(truth(negative)) for negative in (other, changed))
     assert_same(result, expected, wrong, 1e-4)
+
+
+@two_models
+def test_a_lora_at_two_strengths_on_the_second_model_is_refused(put):
+    """Nothing would be called there of what switches it; with one strength it is in the weights."""
+    this = world("wan")
+    tensors, sigmas = all_of(Maker(this.network).pair), this.schedule.sigmas(STEPS)
+    switched, plain = (put(second().model(), tensors, *strengths)[0] for strengths in ((1.0, 0.4), (1.0, 1.0)))
+    with pytest.raises(ValueError, match=r"makes style.safetensors act at two strengths: give both"):
+        advanced(guided_by_two(this, this.model(), switched), sigmas)
+    advanced(guided_by_two(this, put(this.model(), tensors, 1.0, 0.4)[0], plain), sigmas)
 
 
 @two_models
