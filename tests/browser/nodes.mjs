@@ -4,8 +4,9 @@
 //                    "modern": true}'
 //
 // "modern" is the page's own canvas of DOM elements (Nodes 2.0), else the drawn one. Prints one line of JSON: the
-// `prompt` that was sent, the `end` of the run, the words of the nodes' lines that were `broken` over two lines, and
-// for each kind of node its `widgets` that are shown and the number of its `pictures`.
+// `prompt` that was sent, the `end` of the run, the words of the nodes' lines that were `broken` over two lines, for
+// each kind of node its `widgets` that are shown and the number of its `pictures`, and the `templates` of each pack as
+// the page lists them.
 
 import { withBrowser } from "./chromium.mjs";
 import { load, openPage, run } from "./host_page.mjs";
@@ -52,7 +53,8 @@ async function main() {
     await load(page, job.file);
     const { output } = await page.evaluate(() => window.app.graphToPrompt());
     const end = await run(page);
-    return { prompt: output, end, broken: await broken(page), nodes: await nodes(page, job.modern) };
+    const templates = await page.evaluate(() => window.app.api.getWorkflowTemplates());
+    return { prompt: output, end, broken: await broken(page), nodes: await nodes(page, job.modern), templates };
   });
   console.log(JSON.stringify(seen));
 }

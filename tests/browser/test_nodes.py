@@ -7,7 +7,8 @@ import json
 import pytest
 from harness.browser import look_at_nodes, missing
 from harness.fixtures import NO_BROWSER
-from harness.workflows import WORKFLOWS, node_of
+from harness.server import PACK
+from harness.workflows import IN_ORDER, NAMES, WORKFLOWS, node_of
 
 # What of a node's settings is shown where the page folds the others: the host's newest way to draw nodes.
 FIRST_CHOICES = {"DCMShapes": ["batch_size", "steps"], "DCMKSampler": ["seed", "steps"], "DCMApplyExperts": []}
@@ -61,3 +62,8 @@ def test_lines_break_between_words(seen):
 
 def test_the_noise_levels_are_drawn_on_their_node(seen):
     assert seen["nodes"]["DCMSigmas"]["pictures"] == 1
+
+
+def test_the_list_of_workflows_begins_with_those_that_need_no_download(seen):
+    listed = seen["templates"][PACK]
+    assert listed == IN_ORDER and sorted(listed) == NAMES

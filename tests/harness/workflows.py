@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from .hosts import ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 NAMES = [file.stem for file in WORKFLOWS]
+# As docs/nodes.md has them: what needs no download first.
+IN_ORDER = re.findall(r"^\| `(\w+)\.json`", (ROOT / "docs" / "nodes.md").read_text("utf-8"), re.MULTILINE)
 
 # Loader node -> (its input with the file name, the model folder it reads).
 LOADERS = {
