@@ -45,6 +45,7 @@ class DCMSigmas(io.ComfyNode):
                 io.Image.Output(display_name="plot", tooltip="The noise levels over the steps, with the switch."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            is_output_node=True,  # its plot is shown, whoever takes its noise levels
         )
         searches = ("lightning", "lightx2v", "causvid", "speed lora", "scheduler", "manual sigmas", "high low noise")
         return found_by(schema, *searches)

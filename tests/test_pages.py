@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from harness.hosts import ROOT
+from harness.workflows import WORKFLOWS
 
 OWN = "https://github.com/dcm-video/dcm-video/blob/main/"
 HELP = ROOT / "web" / "docs"
@@ -96,3 +98,10 @@ def test_every_workflow_and_its_files_are_on_a_page():
     shards = {address for address in addresses if "-of-0000" in address}  # which one command downloads
     assert addresses and not {file.name for file in files if f"`{file.name}`" not in nodes}
     assert not {address for address in addresses - shards if address not in weights}
+
+
+def test_notes_have_no_code_which_nodes_2_0_draws_blue_on_brown():
+    """There it cannot be read; a command is bold instead."""
+    nodes = [node for file in WORKFLOWS for node in json.loads(file.read_text("utf-8"))["nodes"]]
+    notes = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    assert len(notes) == len(WORKFLOWS) and not [note for note in notes if "`" in note]

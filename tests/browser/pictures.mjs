@@ -20,6 +20,7 @@ async function picture(page, id, file) {
   await page.evaluate((id) => {
     const { graph, canvas } = window.app;
     const node = graph.getNodeById(id);
+    for (const group of [...graph.groups]) graph.remove(group);
     for (const [place, other] of graph.nodes.entries()) other.pos = [4000 * (place + 1), 4000];
     node.pos = [0, 0];
     node.setSize([300, 40]);

@@ -2,11 +2,11 @@
 
 import pytest
 from harness.browser import SIZES
-from harness.layout import backward, crossings, overlaps
+from harness.layout import backward, crossings, half_in_groups, overlaps
 from harness.workflows import NAMES
 
 # Longer than seven columns, which is what fits: there the video is saved right below where it is made.
-TALL = ["baked_experts_guider", "expert_as_ordinary_lora", "motion"]
+TALL = ["baked_experts_guider", "expert_as_ordinary_lora", "motion", "wan21_i2v_dual_expert"]
 # Two samplers that take the same prompts: their links cannot be drawn without a crossing.
 TWO_SAMPLERS = ["expert_as_ordinary_lora", "motion"]
 
@@ -32,16 +32,18 @@ def test_the_page_shows_that_a_video_is_slow(dropped):
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_opens_with_text_beside_an_open_panel(dropped, name):
     for canvas, seen in dropped[name]["layouts"].items():
-        zooms = dict(zip(SIZES, seen["zooms"], strict=True))
-        small = {size: zoom for size, zoom in zooms.items() if zoom["zoom"] < zoom["readable"]}
+        views = dict(zip(SIZES, seen["views"], strict=True))
+        small = {size: view for size, view in views.items() if view["zoom"] < view["readable"]}
         assert not small, f"{canvas}: the page draws no text at this zoom"
+        hidden = {size: view for size, view in views.items() if not 0 < view["panel"] < view["note"]}
+        assert not hidden, f"{canvas}: the note begins under the panel"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_workflow_is_laid_out_from_left_to_right(dropped, name):
     for canvas, seen in dropped[name]["layouts"].items():
         assert len(seen["boxes"]) > 5 and len(seen["links"]) > 5
-        assert not overlaps(seen), canvas
+        assert not overlaps(seen) and not half_in_groups(seen), canvas
         assert backward(seen) == (["Create Video -> Save Video"] if name in TALL else []), canvas
         if name not in TWO_SAMPLERS:
             assert not crossings(seen), canvas

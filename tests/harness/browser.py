@@ -26,7 +26,8 @@ def drop_workflows(
 
     file stem -> `missing` (unknown node types), `types`, `alerts` (what the page complained about), `prompt` (API
     format), for those that ran `heard` (their last events) and `shown` (texts on their nodes), and `layouts` (canvas ->
-    boxes, links and the zooms at `SIZES`). Screenshots go to `screenshots`; with `pictures` also those at each size.
+    boxes, groups, links and the views at `SIZES`). Screenshots go to `screenshots`; with `pictures` also those at each
+    size.
     """
     files = [str(file) for file in files]
     job = {"files": files, "run": run, "screenshots": str(screenshots), "sizes": SIZES, "pictures": pictures}

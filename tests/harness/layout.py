@@ -13,6 +13,16 @@ def overlaps(seen: dict) -> list[str]:
     return [f"{_title(seen, a)} and {_title(seen, b)}" for (a, one), (b, other) in pairs if _share_area(one, other)]
 
 
+def half_in_groups(seen: dict) -> list[str]:
+    """Nodes that stick out of a group's frame."""
+    return [
+        f"{_title(seen, node)} and {title}"
+        for node, box in seen["boxes"].items()
+        for title, frame in seen["groups"].items()
+        if _share_area(box, frame) and not _encloses(frame, box)
+    ]
+
+
 def backward(seen: dict) -> list[str]:
     """Links that end left of their start."""
     return [_name(seen, link) for link in seen["links"] if link[3][0] < link[2][0]]
@@ -40,6 +50,12 @@ def _share_area(one: list[float], other: list[float], slack: float = 1) -> bool:
     return all(
         one[axis] < other[axis] + other[axis + 2] - slack and other[axis] < one[axis] + one[axis + 2] - slack
         for axis in (0, 1)
+    )
+
+
+def _encloses(frame: list[float], box: list[float]) -> bool:
+    return all(
+        frame[axis] <= box[axis] and box[axis] + box[axis + 2] <= frame[axis] + frame[axis + 2] for axis in (0, 1)
     )
 
 
