@@ -43,8 +43,8 @@ class DCMLora(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
         )
-        searches = ("lora per step", "high low noise lora", "style lora", "character lora", "load lora", "dora", "lokr")
-        return found_by(schema, *searches)
+        kinds = ("style lora", "character lora", "lightning", "dora", "lokr")
+        return found_by(schema, "lora per step", "high low noise lora", "load lora", *kinds)
 
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **others) -> str:
