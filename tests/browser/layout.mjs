@@ -57,7 +57,7 @@ const open = (page, workflow) =>
 
 // In the page: boxes, and the groups' by title, as [x, y, width, height] and links as [from, to, start, end], in the
 // graph's own units.
-function look() {
+export function look() {
   const { graph, canvas } = window.app;
   const { scale, offset } = canvas.ds;
   const box = (node) => {

@@ -6,14 +6,14 @@
 //
 // Drops each file on the canvas as a user would and notes the node types the page does not know, what it
 // complains about, and the prompt it would send. For those named in "run" it presses the queue button, waits
-// for the end and notes the texts on the nodes. Then measures how each lies on the page at the sizes. Leaves one
-// picture per file, or with "pictures" one more of each at each size, and prints one line of JSON: name -> what was
-// seen.
+// for the end, and notes the texts on the nodes and how the nodes lie then. Then measures how each lies on the page
+// at the sizes. Leaves one picture per file, or with "pictures" one more of each at each size, and prints one line
+// of JSON: name -> what was seen.
 
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { withBrowser } from "./chromium.mjs";
-import { measureLayouts } from "./layout.mjs";
+import { look, measureLayouts } from "./layout.mjs";
 
 const PAGE_MS = 120_000;
 const RUN_MS = 120_000;
@@ -114,7 +114,7 @@ async function main() {
       await drop(page, file);
       seen[name] = await inspect(page);
       if (job.run.includes(name) && !seen[name].missing.length)
-        seen[name] = { ...seen[name], heard: await run(page), shown: await shown(page) };
+        Object.assign(seen[name], { heard: await run(page), shown: await shown(page), after: await page.evaluate(look) });
       await closeDialogs(page);
       await page.screenshot({ path: path.join(job.screenshots, `${name}.png`) });
     }

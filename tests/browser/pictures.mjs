@@ -15,7 +15,7 @@ const EDGE = 14; // pixels beside a node: its sockets stand out
 const ours = (page) =>
   page.evaluate(() => window.app.graph.nodes.filter((node) => node.type.startsWith("DCM")).map(({ type, id }) => [type, id]));
 
-// Alone in the view, and no larger than what is in it.
+// Alone in the view, without groups and links, and no larger than what is in it.
 async function picture(page, id, file) {
   await page.evaluate((id) => {
     const { graph, canvas } = window.app;
@@ -24,6 +24,7 @@ async function picture(page, id, file) {
     for (const [place, other] of graph.nodes.entries()) other.pos = [4000 * (place + 1), 4000];
     node.pos = [0, 0];
     node.setSize([300, 40]);
+    canvas.links_render_mode = window.LiteGraph.HIDDEN_LINK;
     canvas.ds.scale = 1;
     canvas.ds.offset = [500, 150];
     canvas.setDirty(true, true);

@@ -6,7 +6,7 @@ from harness.layout import backward, crossings, half_in_groups, overlaps
 from harness.workflows import NAMES
 
 # Longer than seven columns, which is what fits: there the video is saved right below where it is made.
-TALL = ["baked_experts_guider", "expert_as_ordinary_lora", "motion", "wan21_i2v_dual_expert"]
+TALL = ["baked_experts_guider", "expert_as_ordinary_lora", "motion", "shapes", "wan21_i2v_dual_expert"]
 # Two samplers that take the same prompts: their links cannot be drawn without a crossing.
 TWO_SAMPLERS = ["expert_as_ordinary_lora", "motion"]
 
@@ -23,6 +23,12 @@ def test_workflow_opens_without_missing_nodes(dropped, name):
 def test_what_needs_no_download_runs_from_the_page(dropped, name):
     events = dropped[name].get("heard", [])
     assert [kind for kind, _ in events] == ["execution_success"], events
+
+
+@pytest.mark.parametrize("name", ["shapes", "motion"])
+def test_what_the_nodes_show_has_room(dropped, name):
+    after = dropped[name]["after"]
+    assert not overlaps(after) and not half_in_groups(after)
 
 
 def test_the_page_shows_that_a_video_is_slow(dropped):

@@ -25,9 +25,9 @@ def drop_workflows(
     """Drops each file on the page and presses Run for those named in `run`.
 
     file stem -> `missing` (unknown node types), `types`, `alerts` (what the page complained about), `prompt` (API
-    format), for those that ran `heard` (their last events) and `shown` (texts on their nodes), and `layouts` (canvas ->
-    boxes, groups, links and the views at `SIZES`). Screenshots go to `screenshots`; with `pictures` also those at each
-    size.
+    format), for those that ran `heard` (their last events), `shown` (texts on their nodes) and `after` (boxes, groups
+    and links with what the nodes show), and `layouts` (canvas -> the same before, and the views at `SIZES`).
+    Screenshots go to `screenshots`; with `pictures` also those at each size.
     """
     files = [str(file) for file in files]
     job = {"files": files, "run": run, "screenshots": str(screenshots), "sizes": SIZES, "pictures": pictures}
