@@ -132,13 +132,13 @@ class Job:
             return self.row.not_run
         if (source := self.source) and source.result() is None:
             return f"'{source.row.name}' did not run"
-        if (self.folder / RESULT).exists():
-            return "its result was made with other settings"
         log = self.folder / LOG
         lines = log.read_text(encoding="utf-8").strip().splitlines() if log.exists() else []
         told = [line for line in lines if _FAILURE.match(line)]
         if told:
             return told[-1].removeprefix("error: ")
+        if (self.folder / RESULT).exists():
+            return "its result was made with other settings"
         return "it was stopped" if lines else "no time"
 
 
