@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 _WITH_GRADIENTS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def attention() -> AbstractContextManager[None]:
+def attention() -> AbstractContextManager[object]:
     """Calls without gradients, the teacher's and the target's, take what PyTorch finds the fastest; others not cuDNN's.
 
     On H100 and H200 that is cuDNN's by default, whose backward pass gives NaN for some masks and lengths
