@@ -23,6 +23,30 @@ from ..experts.lora import loras_on
 LORA_NODE = "DCMLora"  # whose LoRAs a MODEL knows itself
 
 
+class AskedFiles:
+    """The files that runs have asked for noise levels: what was made of them is old when one is written again."""
+
+    def __init__(self) -> None:
+        self._states: dict[Path, tuple[int, int] | None] = {}
+        self._changes = 0
+
+    def add(self, file: Path) -> None:
+        """One that is asked now."""
+        state = _state(file)
+        if self._states.setdefault(file, state) != state:
+            self._changes += 1
+        self._states[file] = state
+
+    def changes(self) -> int:
+        """A number that is another one after any of them was written again."""
+        for file in [*self._states]:
+            self.add(file)
+        return self._changes
+
+
+asked_files = AskedFiles()
+
+
 @dataclass(frozen=True)
 class Speed:
     """``high`` and ``low``: the speed LoRA of each side of a run, where one is known and acts there.
@@ -99,6 +123,9 @@ def _of_side(model: ModelPatcher, expert: ExpertKind, found: list[LoadedLora]) -
     family = family_of(model)
     fitting = [lora for lora in loras if lora.passport.family in ("", family.name)]
     mistakes = tuple(_foreign(lora, family) for lora in loras if lora not in fitting)
+    if fitting and family.schedule.grid.prediction != "flow":
+        doubts.append(_unused(f"{fitting[0].title} is for flow matching, and {family.title} takes other noise levels."))
+        fitting = []
     others = [lora for lora in fitting if lora.passport.sigmas != fitting[0].passport.sigmas]
     if others:
         doubts.append(
@@ -126,6 +153,7 @@ def _recognised(model: ModelPatcher, files: dict[Path, float | None]) -> tuple[l
     """The speed LoRAs among these files, else the one that the MODEL's metadata tells, and why some are not used."""
     found, doubts = [], []
     for file, strength in files.items():
+        asked_files.add(file)
         try:
             if lora := speed_lora_of(file):
                 found.append(replace(lora, strength=strength))
@@ -138,6 +166,14 @@ def _recognised(model: ModelPatcher, files: dict[Path, float | None]) -> tuple[l
         except ValueError as error:
             doubts.append(_unused(f"of the LoRA on this MODEL, {error}"))
     return found, doubts
+
+
+def _state(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _unused(why: Exception | str) -> str:
