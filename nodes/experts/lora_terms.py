@@ -109,7 +109,8 @@ def terms_of(
     """(terms, differences of bare Parameters by name) of patches that fit the network.
 
     Low-rank pairs and differences are in the ``dtype`` that the network computes in, the tensors of other kinds, and
-    those that it has no room for, as the file has them. Raises ValueError naming what cannot act in the calls of one expert only.
+    those that it has no room for, as the file has them. Raises ValueError naming what cannot act in the calls of one
+    expert only.
     """
     terms: list[LayerTerm] = []
     parameters: dict[str, Tensor] = {}
