@@ -14,7 +14,7 @@ from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
 from .backbone.lora_files import RunningNode
 from .backbone.model import family_of, remarks_on
 from .experts.apply import applied_to
-from .run.plan import Run, names_of, pair_schedule_of
+from .run.plan import Run, names_of, pair_schedule_of, with_boundary
 from .run.speed import asked_files
 from .run.speed_notes import are_of_speed_lora
 from .ui import inputs
@@ -71,6 +71,8 @@ class DCMSigmas(io.ComfyNode):
             sigmas = run.sigmas(None, steps, semantic_steps or None, denoise)
             if speed and speed.passport.expert and not run.has_experts:  # of a pair, of which this is one MODEL
                 schedule, names = pair_schedule_of(model), PAIR_NAMES
+                if boundary := speed.passport.boundary:
+                    schedule = with_boundary(schedule, boundary, family_of(model))
         else:
             schedule, names = family_preset(family_of(model).name, preset), names_of(model)
             sigmas = schedule.sigmas(steps or run.usual_steps, semantic_steps or None, denoise)

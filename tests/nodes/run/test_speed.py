@@ -75,6 +75,9 @@ def test_the_boundary_of_a_passport(this, loras):
     model = loaded(this.model(), loras, "turbo.safetensors", write_passport(own))
     info = run(this, model, graph("turbo.safetensors"), low_noise_model=this.model())[1]
     assert "high noise 2 steps 1.000 0.900 | low noise 2 steps 0.800 0.500" in info
+    side = loaded(this.model(), loras, "turbo.safetensors", write_passport(replace(own, boundary=0.6, expert="high")))
+    shown = running("DCMSigmas", graph("turbo.safetensors")).execute(side, 0)[1]
+    assert "high noise 3 steps 1.000 0.900 0.800 | low noise 1 step 0.500" in shown
     typed = run(this, model, graph("turbo.safetensors"), low_noise_model=this.model(), boundary=0.6)[1]
     assert "high noise 3 steps" in typed
 
