@@ -19,6 +19,7 @@ from ..backbone.lora_files import LoadedLora, RunningNode, lora_metadata_of
 from ..backbone.model import family_of
 from ..experts.apply import applied_to
 from ..experts.lora import loras_on
+from ..ui.folders import state_of
 
 LORA_NODE = "DCMLora"  # whose LoRAs a MODEL knows itself
 
@@ -27,12 +28,12 @@ class AskedFiles:
     """The files that runs have asked for noise levels: what was made of them is old when one is written again."""
 
     def __init__(self) -> None:
-        self._states: dict[Path, tuple[int, int] | None] = {}
+        self._states: dict[Path, str] = {}
         self._changes = 0
 
     def add(self, file: Path) -> None:
         """One that is asked now."""
-        state = _state(file)
+        state = state_of(file) if file.exists() else ""
         if self._states.setdefault(file, state) != state:
             self._changes += 1
         self._states[file] = state
@@ -166,14 +167,6 @@ def _recognised(model: ModelPatcher, files: dict[Path, float | None]) -> tuple[l
         except ValueError as error:
             doubts.append(_unused(f"of the LoRA on this MODEL, {error}"))
     return found, doubts
-
-
-def _state(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
 
 
 def _unused(why: Exception | str) -> str:
