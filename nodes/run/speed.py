@@ -13,6 +13,7 @@ from ...dcm_core.expert.speed_lora_file import speed_lora_of
 from ...dcm_core.families.family import Family
 from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.schedule.experts import ExpertKind, PartNames
+from ...dcm_core.schedule.passport import run_alike
 from ...dcm_core.schedule.speed_loras import SpeedLora, recognise
 from ..backbone.host import patched_weights
 from ..backbone.lora_files import LoadedLora, RunningNode, lora_metadata_of
@@ -127,7 +128,7 @@ def _of_side(model: ModelPatcher, expert: ExpertKind, found: list[LoadedLora]) -
     if fitting and family.schedule.grid.prediction != "flow":
         doubts.append(_unused(f"{fitting[0].title} is for flow matching, and {family.title} takes other noise levels."))
         fitting = []
-    others = [lora for lora in fitting if lora.passport.sigmas != fitting[0].passport.sigmas]
+    others = [lora for lora in fitting if not run_alike(lora.passport, fitting[0].passport)]
     if others:
         doubts.append(
             f"{fitting[0].title} and {others[0].title} are two speed LoRAs on one MODEL, for different noise levels: "
@@ -186,7 +187,7 @@ def _swapped(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:
 
 
 def _unlike(high: SpeedLora | None, low: SpeedLora | None, is_pair: bool) -> Iterator[str]:
-    if high and low and high.passport.sigmas != low.passport.sigmas:
+    if high and low and not run_alike(high.passport, low.passport):
         of = "two MODELs" if is_pair else "semantic and the detail steps"
         yield (
             f"the LoRAs of the {of}, {high.title} and {low.title}, are for different noise levels; those of the "

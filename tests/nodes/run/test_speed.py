@@ -53,6 +53,7 @@ def test_a_stamped_file_tells_without_a_graph_where_the_host_keeps_metadata(this
 
 def test_a_pair(this, loras):
     high, low = loaded(this.model(), loras, HIGH), loaded(this.model(), loras, LOW)
+    loaded(this.model(), loras, LIGHTX2V)
     pair = {"low_noise_model": low}
     samples, info = run(this, high, graph(HIGH, low=[LOW]), **pair)
     assert info == (
@@ -66,6 +67,16 @@ def test_a_pair(this, loras):
     loaded(this.model(), loras, RCM)
     unlike = run(this, high, graph(HIGH, low=[RCM]), **pair)[1]
     assert "wan2.2 lightning and wan2.1 rcm, are for different noise levels" in unlike
+    # Made for the same four noise levels, of which one has also eight.
+    mixed = run(this, high, graph(HIGH, low=[LIGHTX2V]), **pair)[1]
+    assert mixed.startswith("high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625") and "Warning" not in mixed
+    more = run(this, high, graph(HIGH, low=[LIGHTX2V]), steps=8, **pair)[1]
+    assert more.count("Warning") == 1
+    assert "wan2.1 lightx2v (by its file's name) has no noise levels for 8 steps: set steps to 4." in more
+    typed = write_passport(Passport({4: (1.0, 0.9375, 0.8333, 0.625)}, title="typed"))
+    loaded(this.model(), loras, "typed.safetensors", typed)
+    assert "Warning" not in run(this, high, graph(HIGH, low=["typed.safetensors"]), **pair)[1]
+    assert "Warning" not in run(this, high, graph(HIGH, LIGHTX2V, low=[LOW]), **pair)[1]
     # Guidance of the model that has no speed LoRA is its own affair.
     assert "Warning" not in run(this, this.model(), graph(low=[LOW]), cfg=3.5, detail_cfg=1.0, **pair)[1]
 
