@@ -176,8 +176,9 @@ def known_choice(shape: Shape) -> Choice | None:
     if shape in _chosen:
         return _chosen[shape]
     known = read_choices().get(machine(shape.device), {}).get(key_of(shape))
-    is_whole = isinstance(known, list) and len(known) == 2 and isinstance(known[1], (int, float))
-    return Choice(*known) if is_whole and known[0] in (HOST, *WAYS) else None
+    if not isinstance(known, list) or len(known) != 2 or not isinstance(known[1], (int, float)):
+        return None
+    return Choice(*known) if known[0] in (HOST, *WAYS) else None
 
 
 def keep(shape: Shape, choice: Choice) -> None:

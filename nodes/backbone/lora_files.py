@@ -65,8 +65,10 @@ class RunningNode:
         return {name: self._value(value) for name, value in self.prompt.get(node_id, {}).get("inputs", {}).items()}
 
     def _value(self, value: Any) -> Any:
-        linked = self.prompt.get(str(value[0]), {}).get("inputs", {}) if _is_link(value) else {}
-        return linked["value"] if linked.keys() == {"value"} and not _is_link(linked["value"]) else value
+        if not _is_link(value):
+            return value
+        inputs = self.prompt.get(str(value[0]), {}).get("inputs", {})
+        return inputs["value"] if inputs.keys() == {"value"} and not _is_link(inputs["value"]) else value
 
     def _model_of(self, node_id: str) -> str | None:
         """The node that a node's MODEL comes from; None where it may come from several, as behind a switch."""
@@ -75,7 +77,7 @@ class RunningNode:
         return linked.get("model") or (next(iter(linked.values())) if len(linked) == 1 else None)
 
     def _upstream(self, node_id: str, input_name: str) -> str | None:
-        link = self._inputs(node_id).get(input_name)
+        link: Any = self._inputs(node_id).get(input_name)
         return str(link[0]) if _is_link(link) else None
 
 
