@@ -11,9 +11,9 @@ from .speed_presets import find_preset
 
 # Where trainers write what they call a file.
 _TITLES = ("modelspec.title", "ss_output_name")
-_SIDE = re.compile(
-    r"(?:^|[-_. ])(high|low)(?:[-_. ]?noise|(?![-_. ]?(?:rank|v?ram|res|quality|motion|cfg|fps|steps?))(?=[-_. ]|$))"
-)
+# Not in "low rank" and the like, but in "HIGH_rank64".
+_OTHER_WORDS = r"rank(?![-_. ]?\d)|v?ram|res(?:olution)?(?![a-z])|quality"
+_SIDE = re.compile(rf"(?:^|[-_. ])(high|low)(?:[-_. ]?noise|(?![-_. ]?(?:{_OTHER_WORDS}))(?=[-_. ]|$))")
 
 
 @dataclass(frozen=True)

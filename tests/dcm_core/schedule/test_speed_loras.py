@@ -93,6 +93,9 @@ def test_a_name_that_fits_two_rows():
         ("high noise/lightning_4steps_low_rank.safetensors", "high"),
         ("Wan2.2-Lightning-4steps_high_low_merged.safetensors", ""),
         ("wan2.1_lightx2v_low_vram.safetensors", ""),
+        ("Wan22_A14B_T2V_LOW_rank64_lightning_4steps.safetensors", "low"),
+        ("lightx2v_I2V_14B_HIGH_cfg_step_distill_resized.safetensors", "high"),
+        ("lightx2v_I2V_HIGH_resized_rank_16.safetensors", "high"),
     ],
 )
 def test_the_model_of_a_pair_that_a_file_is_for(name, side):
