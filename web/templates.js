@@ -19,10 +19,12 @@ const ORDER = [
 
 const pack = decodeURIComponent(new URL(".", import.meta.url).pathname.split("/").at(-2));
 const place = (name) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
-const listed = api.getWorkflowTemplates.bind(api);
+const listed = api.getWorkflowTemplates?.bind(api); // not in every page that may come
 
-api.getWorkflowTemplates = async () => {
-  const templates = await listed();
-  templates[pack]?.sort((one, other) => place(one) - place(other));
-  return templates;
-};
+if (listed) {
+  api.getWorkflowTemplates = async () => {
+    const templates = await listed();
+    templates?.[pack]?.sort?.((one, other) => place(one) - place(other));
+    return templates;
+  };
+}
