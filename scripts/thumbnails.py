@@ -15,7 +15,7 @@ sys.path[0] = str(ROOT)
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
 SIZE = (640, 360)
-DARK, PALE, SEMANTIC, DETAIL = "#1d2330", "#dfe5ee", "#4f8fd0", "#e0913c"
+DARK, PALE, SEMANTIC, DETAIL = "#1d2330", "#dfe5ee", "#e0913c", "#4f8fd0"
 
 # Workflow -> its background, what it is about, and the stations on its way.
 GRAPHS = {

@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.data and not summary.clips:
             raise ConfigError(
                 f"No clip can be made of what is in {options.data}, for the reasons above. --frames makes shorter "
-                "clips, --resolution smaller ones, and without --data it is a cache of --prompts alone."
+                "clips, --resolution others in size and shape, --max-crop lets more be cut away, and without "
+                "--data it is a cache of --prompts alone."
             )
         done = "Nothing was encoded" if options.dry_run else "The cache is there"
         shown = f"contact_sheet.png in {options.output} shows what the clips look like."
