@@ -217,7 +217,7 @@ class Trainer:
                 "The learning rate's cosine spanned %d iterations so far, from here on it is that over %d.",
                 state["iterations"], self.stage.iterations,
             )  # fmt: skip
-        self.iteration = done
+        self.iteration = self.method.done = done
 
 
 def build_trainer(config: Config) -> Trainer:
