@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..data.buckets import Size, usual
 from ..data.cache import CachedClip, CacheIndex
 from ..errors import ConfigError
+from ..output import require_writable
 from .clips import Clip, named
 from .encoder import Encoder
 from .filters import Dropped
@@ -64,7 +65,7 @@ def prepare(settings: Settings, encoder: Encoder) -> Summary:
         raise ConfigError("Nothing to prepare: name videos with --data, or --prompts to train on the teacher's paths.")
     if settings.data and settings.data.resolve() == settings.output.resolve():
         raise ConfigError("--output is the folder of the videos themselves: name another, which may be inside it.")
-    ready_folder(settings.output)
+    require_writable(settings.output, "--output")
     writer = ShardWriter(settings.output, encoder.fingerprint, settings.shard_bytes)
     return _Preparation(settings, encoder, writer).run()
 
@@ -88,6 +89,7 @@ class _Preparation:
         require_room(settings.output, self._room(clips))
         if not settings.dry_run:
             clips = self._embedded(clips)
+        ready_folder(settings.output)
         sheet = ContactSheet(clips)
         clips = list(self._encoded(clips, sheet))
         firsts = self._first_frames(pictures, clips)

@@ -163,6 +163,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(collectio
     with pytest.raises(Killed):
         run(collection, output=tmp_path / "stopped", shard_bytes=400)
     assert not (tmp_path / "stopped" / "index.json").exists()
+    (tmp_path / "stopped" / "shards").mkdir(parents=True, exist_ok=True)
     (tmp_path / "stopped" / "shards" / ".00001.safetensors.0123.tmp").write_bytes(b"half")
     encoder = FakeEncoder()
     run(collection, encoder, output=tmp_path / "stopped", shard_bytes=400)
@@ -187,7 +188,7 @@ def test_a_read_only_output_is_said_before_anything_is_read(collection, run, tmp
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("training.preparation.write.atomic_write", refuse)
+    monkeypatch.setattr("training.output.atomic_write", refuse)
     with pytest.raises(OSError, match=r"Nothing can be written into .* \(Permission denied\): choose another --output"):
         run(collection)
 
