@@ -77,13 +77,13 @@ class Trainer:
         checkpoint of weights that were trained with other settings; Stopped where it was asked to stop and has saved.
         """
         require_writable(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         if restart:
             self.checkpoints.remove()
         if self.checkpoints.exist():
             self.load()
         to_come = math.ceil((self.stage.iterations - self.iteration) / self.config.checkpoint_every)
         self.checkpoints.check_room(self.method.tensors(), to_come)
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self.first:
             with atomic_write(self.folder / "config.yaml") as file:
                 file.write(to_yaml(self.config).encode())
