@@ -194,7 +194,7 @@ def test_latents_of_several_shapes_in_a_bucket(cache):
     index = json.loads((cache / "index.json").read_text())
     edited(cache, clips=[clip | {"size": [9, 32, 48]} for clip in index["clips"]])
     with pytest.raises(
-        ConfigError, match=r"Latents of one bucket are of several shapes: .*\.webp \[3, 3, 6, 4\]\. Prep"
+        ConfigError, match=r"Latents of one bucket are of several shapes: .*\.webp \[3, 3, 6, 4\]\. Prepare"
     ):
         data(cache)
 

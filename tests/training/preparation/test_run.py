@@ -136,6 +136,24 @@ def test_other_clips_of_the_same_files_are_encoded(collection, run, tmp_path):
     assert sorted(clip.begin for clip in index.clips if clip.source == "copy.mp4") == [0, 9]
 
 
+def test_what_was_kept_once_is_left_out_when_it_is_not_to_be_kept(collection, run):
+    """A cache of all clips, then one without those that show nothing, and of all again: nothing is encoded twice."""
+
+    def sources():
+        return {clip.source for clip in read_index(cache).clips} & {"black.mp4", "static.mp4"}
+
+    cache, encoder = collection.parent / "cache", FakeEncoder()
+    run(collection, encoder, static=False)
+    assert sources() == {"static.mp4"}
+    run(collection, encoder, static=False, black=False)
+    assert sources() == {"static.mp4", "black.mp4"}
+    encoded = encoder.encoded
+    summary = run(collection, encoder)
+    assert not sources() and {each.reason for each in summary.dropped} >= {"black", "static"}
+    run(collection, encoder, static=False, black=False)
+    assert sources() == {"static.mp4", "black.mp4"} and encoder.encoded == encoded
+
+
 def test_workers_change_nothing(collection, run, tmp_path):
     run(collection, output=tmp_path / "one")
     run(collection, output=tmp_path / "two", workers=2)
