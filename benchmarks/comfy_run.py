@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]  # where the project is not installed
 
 from harness.hosts import Host, find_hosts  # noqa: E402
 

@@ -1,16 +1,20 @@
 """What two experts cost on a GPU: whole networks of random weights in ComfyUI, at the sizes of real videos.
 
-    python benchmarks/gpu.py [--parts wan1.3b wan14b] [--minutes 30]
+    python benchmarks/gpu.py [--parts wan1.3b wan14b] [--variants experts attention] [--minutes 30]
     python benchmarks/gpu.py --small        the same code on a CPU with a tiny Wan: no figures to quote
 
 Needs a ComfyUI (see `make hosts`) with a CUDA build of PyTorch; the newest one found is used. Each part, a network at a
-size of video, is measured in a process of its own for each variant:
+size of video, is measured by variants; those that want the same options of ComfyUI's share a process:
 
-    experts      4 steps in DCM KSampler, in turns with stock SamplerCustom at the same sigmas, over the same MODEL
+    experts      4 steps in DCM KSampler, in turns with stock SamplerCustom at the same sigmas, over the same MODEL;
+                 and how long the backbone takes to load, from the disk and from the system's cache of it
     attention    4 steps with DCM Attention, in turns with the host's attention
     merged       4 steps over two MODELs that the experts are merged into
     guided       4 steps against 50 guided ones, calculated from 3 that are timed
+    compiled     4 steps with DCM Attention and stock TorchCompileModel, and how long it compiles (--bf16-unet)
     24 GB, 12 GB 4 steps with all but so much of the card kept away from ComfyUI (--reserve-vram)
+    low VRAM     4 steps without Dynamic VRAM, with 6 GB (--lowvram --disable-dynamic-vram)
+    no VRAM      4 steps without Dynamic VRAM and with no weights kept on the card (--novram --disable-dynamic-vram)
 
 Each figure is written to results/gpu_CARD.json when it is there, and a rerun takes up what is missing: what this card
 and these versions have measured, or cannot hold, stays. What fails is written with its reason, and tried again by the
@@ -29,6 +33,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 # Comes first: it makes the tests' helpers importable.
@@ -38,7 +43,19 @@ from harness.hosts import ROOT, Host
 
 from dcm_core.files.atomic import atomic_write
 
-VARIANTS = ("experts", "attention", "merged", "guided", "24 GB", "12 GB")
+CLASSIC = "--disable-dynamic-vram"
+# Options of ComfyUI's command line, and GiB of the card that it may have.
+VARIANTS: dict[str, tuple[tuple[str, ...], float | None]] = {
+    "experts": ((), None),
+    "attention": ((), None),
+    "merged": ((), None),
+    "guided": ((), None),
+    "compiled": (("--bf16-unet",), None),
+    "24 GB": ((), 24),
+    "12 GB": ((), 12),
+    "low VRAM": (("--lowvram", CLASSIC), 6),
+    "no VRAM": (("--novram", CLASSIC), None),
+}
 LONGEST = 3600  # seconds for one process, where --minutes leaves more
 
 
@@ -52,6 +69,7 @@ class Part:
     text: tuple[int, int]  # tokens and channels
     cfg: float  # of a guided step; 1 where the guidance is an input, and a step one call
     rounds: int = 3
+    flop: float = 0.0  # of a call of the network, counted when the weights are written
 
 
 def latent(height: int, width: int, frames: int) -> tuple[int, ...]:
@@ -60,12 +78,12 @@ def latent(height: int, width: int, frames: int) -> tuple[int, ...]:
 
 HUNYUAN = {"context": 4096, "width": 3072, "double": 20, "single": 40}
 COGVIDEOX = {"heads": 48, "blocks": 42, "context": 4096, "time": 512}
-# The most important first.
+# The most important first; those of one network beside each other, whose weights are written once.
 PARTS = {
     "wan1.3b": Part("wan", {"dim": 1536, "blocks": 30, "ffn": 8960}, latent(480, 832, 81), (512, 4096), 5.0),
-    "hunyuan544": Part("hunyuan_video", HUNYUAN, latent(544, 960, 61), (256, 4096), 1.0),
     "hunyuan720": Part("hunyuan_video", HUNYUAN, latent(720, 1280, 129), (256, 4096), 1.0, rounds=1),
-    "wan14b": Part("wan", {"dim": 5120, "blocks": 40, "ffn": 13824}, latent(480, 832, 81), (512, 4096), 5.0),
+    "hunyuan544": Part("hunyuan_video", HUNYUAN, latent(544, 960, 61), (256, 4096), 1.0, rounds=1),
+    "wan14b": Part("wan", {"dim": 5120, "blocks": 40, "ffn": 13824}, latent(480, 832, 81), (512, 4096), 5.0, rounds=1),
     "cogvideox5b": Part("cogvideox", COGVIDEOX, latent(480, 720, 49), (226, 4096), 6.0),
 }
 SMALL = {"wan": {}, "hunyuan_video": {"context": 4096}, "cogvideox": {"context": 4096}}
@@ -74,7 +92,7 @@ SMALL = {"wan": {}, "hunyuan_video": {"context": 4096}, "cogvideox": {"context":
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="default all, and with --small the first")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default all")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS], help="default all")
     parser.add_argument("--minutes", type=float, default=240, help="begin and run nothing longer; default 240")
     parser.add_argument("--small", action="store_true", help="tiny networks on the CPU, written to runs/")
     parser.add_argument("--results", type=Path, help="another folder for the results")
@@ -89,10 +107,12 @@ def main() -> None:
         )
     folder = given.results or (ROOT / "runs" if given.small else HERE / "results")
     results = Results(folder, "small" if given.small else about["card"], about | {"comfyui": host.version})
-    for name in given.parts or [*PARTS][: 1 if given.small else None]:
-        part = small(PARTS[name]) if given.small else PARTS[name]
-        variants = [each for each in given.variants if not results.settled(name, each)]
-        measure(name, part, variants, host, results, deadline, given.small)
+    parts = given.parts or [*PARTS][: 1 if given.small else None]
+    wanted = [(name, small(PARTS[name]) if given.small else PARTS[name]) for name in PARTS if name in parts]
+    for _, of_one in groupby(wanted, key=lambda each: (each[1].family, each[1].network)):
+        measure(
+            dict(of_one), [each for each in VARIANTS if each in given.variants], host, results, deadline, given.small
+        )
     results.write_tables()
 
 
@@ -147,38 +167,62 @@ def pack_version() -> str:
 
 
 def measure(
-    name: str, part: Part, variants: list[str], host: Host, results: Results, deadline: float, on_cpu: bool
+    parts: dict[str, Part],
+    variants: list[str],
+    host: Host,
+    results: Results,
+    deadline: float,
+    on_cpu: bool,
 ) -> None:
-    """Variants of a part, of which none stops the others; its weights are on the disk only meanwhile."""
-    if not variants or time.monotonic() > deadline:
+    """Variants of parts with one network, none of which stops the others; its weights lie on the disk meanwhile."""
+    wanted = {name: [each for each in variants if not results.settled(name, each)] for name in parts}
+    if not any(wanted.values()) or time.monotonic() > deadline:
         return
     with tempfile.TemporaryDirectory() as folder:
-        given = json.dumps(asdict(part)), folder
-        failed: dict = {}
-        for told in lines(host, deadline, on_cpu, "write", *given):
-            failed |= told
-        for variant in variants:
-            if time.monotonic() > deadline:
-                return
-            print(name, variant, flush=True)
+        written: dict = {}
+        for told in lines(
+            host, deadline, on_cpu, "write", json.dumps([asdict(part) for part in parts.values()]), folder
+        ):
+            written |= told
+        for name, flop in zip(parts, written.get("flop", [0.0] * len(parts)), strict=True):
+            part = json.dumps(asdict(replace(parts[name], flop=flop)))
+            for options, group in groupby(wanted[name], key=lambda each: host_options(each, results.memory, on_cpu)):
+                if time.monotonic() > deadline:
+                    return
+                together = list(group)
+                if "failed" in written:
+                    for variant in together:
+                        results.begin(name, variant)
+                        results.add(name, variant, written)
+                    continue
+                run(name, together, lines(host, deadline, on_cpu, ",".join(together), part, folder, *options), results)
+
+
+def run(name: str, variants: list[str], told: Iterator[dict], results: Results) -> None:
+    """Writes down what a process says of its variants, one after another: where it dies, of that which it was at."""
+    variant = variants[0]
+    results.begin(name, variant)
+    print(name, variant, flush=True)
+    for figures in told:
+        said = figures.pop("variant", variant)
+        if said != variant:
+            variant = said
             results.begin(name, variant)
-            options = host_options(variant, results.memory, on_cpu)
-            for told in [failed] if failed else lines(host, deadline, on_cpu, variant, *given, *options):
-                results.add(name, variant, told)
+            print(name, variant, flush=True)
+        results.add(name, variant, figures)
 
 
 def host_options(variant: str, memory: float, on_cpu: bool) -> list[str]:
     """Of ComfyUI's command line. ``memory``: GiB of the card."""
-    options = ["--cpu"] if on_cpu else []
-    if variant.endswith("GB"):
-        options += ["--reserve-vram", f"{max(memory - float(variant.split()[0]), 0):.2f}"]
-    return options
+    options, left = VARIANTS[variant]
+    reserved = [] if left is None else ["--reserve-vram", f"{max(memory - left, 0):.2f}"]
+    return ["--cpu"] if on_cpu else [*options, *reserved]  # ComfyUI takes --cpu beside none of the others
 
 
 def lines(host: Host, deadline: float, on_cpu: bool, *arguments: str) -> Iterator[dict]:
-    """What gpu_in_host.py says, line by line; at its end that it is complete, or why it failed.
+    """What gpu_in_host.py says, line by line, and why its process ended where that was no good end.
 
-    Nothing at the end where the minutes were over: then the next run measures it.
+    Nothing more at the end where the minutes were over: then the next run measures it.
     """
     environment = host.environment() | ({"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {})
     command = [str(host.python), str(HERE / "gpu_in_host.py"), *arguments]
@@ -189,22 +233,18 @@ def lines(host: Host, deadline: float, on_cpu: bool, *arguments: str) -> Iterato
         )
         timer = threading.Timer(min(left, LONGEST), process.kill)
         timer.start()
-        failed = False
         try:
             for line in process.stdout or ():
                 if line.startswith("{"):
-                    told = json.loads(line)
-                    failed |= "failed" in told
-                    yield told
+                    yield json.loads(line)
             code = process.wait()
         finally:
             timer.cancel()
             process.kill()
         errors.seek(0)
         last = (errors.read().strip().splitlines() or ["no word"])[-1]
-    if failed or time.monotonic() > deadline or arguments[0] in ("about", "write") and not code:
-        return
-    yield {"complete": True} if not code else {"failed": f"the process ended with {code}: {last}"}
+    if code and time.monotonic() < deadline:
+        yield {"failed": f"the process ended with {code}: {last}"}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 COLUMNS = {
     "semantic": "semantic step, s",
+    "rate": "TFLOP a second in it",
     "detail": "detail step, s",
     "ratio": "detail / semantic",
     "run": "4 steps, s",
@@ -15,6 +16,11 @@ COLUMNS = {
     "gain": "times faster",
     "many_calculated": "50 guided steps, s, calculated",
     "peak": "peak, GiB",
+    "difference": "video differs by",
+    "load_cold": "load from disk, s",
+    "load_warm": "again, s",
+    "compiling": "compiling, s",
+    "chosen": "attention chosen",
 }
 GOALS_ARE_FOR = "H200"
 
@@ -48,13 +54,14 @@ GOALS = (
     Goal("4 steps with DCM Attention, s", "attention", "run", "<=", 2.4, ("wan1.3b",)),
     Goal("4 steps with DCM Attention, s", "attention", "run", "<=", 88, ("hunyuan720",)),
     Goal("4 steps with DCM Attention, s", "attention", "run", "<=", 12, ("wan14b",)),
+    Goal("4 steps compiled, s", "compiled", "run", "<=", 2.25, ("wan1.3b",)),
     Goal("times faster than 50 guided steps", "guided", "gain", ">=", 24.8, ("wan1.3b", "wan14b")),
     Goal("times faster than 50 guided steps", "guided", "gain", ">=", 12.4, ("hunyuan544", "hunyuan720")),
 )
 
 
 def as_markdown(record: dict) -> str:
-    """All figures, then the goals. ``record``: what gpu.py writes as JSON."""
+    """All figures, then the goals. ``record``: what gpu.py writes as JSON; ``notes`` may be added to it by hand."""
     card, parts = record["card"], record["parts"]
     figures = [["part", "variant", *COLUMNS.values(), ""]]
     for name, variants in parts.items():
@@ -70,7 +77,7 @@ def as_markdown(record: dict) -> str:
     rows = [row["versions"] for variants in parts.values() for row in variants.values()]
     versions = {", ".join(f"{what} {number}" for what, number in row.items()) for row in rows}
     about = f"{card}; {'; '.join(sorted(versions))}. `python benchmarks/gpu.py`; random weights."
-    return "\n\n".join([table(figures), table(goals), about]) + "\n"
+    return "\n\n".join([table(figures), table(goals), about, *record.get("notes", ())]) + "\n"
 
 
 def table(rows: list[list[str]]) -> str:

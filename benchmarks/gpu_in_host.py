@@ -1,8 +1,8 @@
 """The measurements of gpu.py that need the host's own process: each line printed is a JSON object with figures.
 
     <host python> gpu_in_host.py about                           the card and the versions
-    <host python> gpu_in_host.py write PART FOLDER               random weights and a random detail expert
-    <host python> gpu_in_host.py VARIANT PART FOLDER [options]   one variant, with options of ComfyUI's command line
+    <host python> gpu_in_host.py write PARTS FOLDER              random weights and a random detail expert; counts calls
+    <host python> gpu_in_host.py VARIANTS PART FOLDER [options]  some variants, with options of ComfyUI's command line
 
 PART is a record of gpu.py in JSON. Weights are written by a process of their own: with Dynamic VRAM a network that was
 built by hand holds none. Times are seconds between synchronised points; the first step of a run, which also prepares
@@ -12,11 +12,11 @@ it, is in the run's time and in no step's. Memory is all that the driver counts 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_part import CUDA, STEPS, TIMED, Part, distance, now, say
 from harness import in_host
+from safetensors.torch import save_file
 
-STEPS, MANY, TIMED = 4, 50, 3
-CUDA = torch.cuda.is_available()
+MANY = 50
 
 
 def about() -> None:
@@ -44,20 +45,27 @@ def driver() -> str:
         return "unknown"
 
 
-def write(part: dict, folder: Path) -> None:
+def write(parts: list[dict], folder: Path) -> None:
+    """For parts of one network."""
     in_host.prepare()
+    import comfy.cli_args
+
+    comfy.cli_args.args.use_pytorch_cross_attention = True  # that which can be counted
     in_host.load_pack()
+    part = parts[0]
     if part["family"] == "cogvideox" and not find_spec("comfy.ldm.cogvideo"):
         raise ValueError("this ComfyUI has no CogVideoX: 0.20 and later do")
     from dcm_pack.dcm_core.expert.file import save_expert
     from harness import tiny
     from published_kind import random_expert
-    from safetensors.torch import save_file
 
     network = getattr(tiny, part["family"])(**part["network"], device="meta")
     # Parameters alone: the released CogVideoX 5B has none of the positions that the host's class makes a buffer of.
     save_file({name: weight(name, like) for name, like in network.named_parameters()}, folder / "backbone.safetensors")
     save_expert(folder / "detail.safetensors", random_expert(network, part["family"], torch.bfloat16))
+    if hasattr(os, "sync"):
+        os.sync()  # only what is on the disk can be forgotten by the system's cache
+    say(flop=[counted(network.to("meta"), each) for each in parts])
 
 
 def weight(name: str, like: torch.Tensor) -> torch.Tensor:
@@ -67,6 +75,16 @@ def weight(name: str, like: torch.Tensor) -> torch.Tensor:
     inputs = like.shape[1] if like.ndim == 2 else 256
     noise = torch.randn(like.shape, dtype=torch.bfloat16, device="cuda" if CUDA else "cpu")
     return noise.mul_(inputs**-0.5).cpu()
+
+
+def counted(network: torch.nn.Module, part: dict) -> float:
+    """Operations of a call, products and attention."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        more = {"y": torch.empty(1, 768), "guidance": torch.empty(1)} if part["family"] == "hunyuan_video" else {}
+        network(torch.empty(part["latent"]), torch.empty(1), torch.empty(1, *part["text"]), **more)
+    return float(counter.get_total_flops())
 
 
 def start_host(options: list[str]) -> None:
@@ -101,111 +119,86 @@ def start_host(options: list[str]) -> None:
     say(dynamic_vram=dynamic)
 
 
-class Part:
-    """A loaded backbone with a detail expert, and the runs of it that are timed."""
-
-    def __init__(self, part: dict, folder: Path):
-        import latent_preview
-        from comfy_extras.nodes_custom_sampler import SamplerCustom
-        from dcm_pack.dcm_core.expert.file import load_expert
-        from dcm_pack.dcm_core.families.presets import find_family
-        from dcm_pack.nodes.apply_experts import DCMApplyExperts
-        from dcm_pack.nodes.backbone.load import load_backbone
-        from dcm_pack.nodes.ksampler import DCMKSampler
-
-        self.rounds, self.cfg = part["rounds"], part["cfg"]
-        self.schedule = find_family(part["family"]).schedule
-        self.plain = load_backbone(str(folder / "backbone.safetensors")).model
-        self.experts = DCMApplyExperts.execute(self.plain, load_expert(folder / "detail.safetensors"))[0]
-        self.text = [[torch.randn(1, *part["text"]), {"pooled_output": torch.randn(1, 768)}]]
-        self.latent = {"samples": torch.zeros(part["latent"])}
-        self.dcm, self.custom = DCMKSampler.execute, SamplerCustom().sample
-        self.moments: list[float] = []
-        latent_preview.prepare_callback = self.watched
-
-    def watched(self, *_: Any) -> Callable:
-        """In place of the host's previews: notes when the run begins, and when each of its steps has its result."""
-        self.moments = [now()]
-        return lambda *_: self.moments.append(now())
-
-    def four_steps(self, model: Any, **given: Any) -> None:
-        self.dcm(model, 0, STEPS, 1.0, self.text, self.text, self.latent, **given)
-
-    def stock(self, model: Any, sigmas: torch.Tensor, cfg: float = 1.0) -> None:
-        import comfy.samplers
-
-        euler = comfy.samplers.sampler_object("euler")
-        self.custom(model, True, 0, cfg, self.text, self.text, euler, sigmas, self.latent)
-
-    def in_turns(self, **runs: Callable[[], None]) -> dict[str, dict[str, float]]:
-        """Median seconds of each run, and of its semantic and detail steps, after one untimed run each."""
-        seen: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
-        sigmas = self.schedule.sigmas(STEPS)
-        for round in range(-1, self.rounds):
-            for name in list(runs)[:: 1 if round % 2 else -1]:
-                start = now()
-                runs[name]()
-                if round < 0:
-                    continue
-                seen[name].setdefault("run", []).append(now() - start)
-                for step, seconds in list(enumerate(self.steps()))[1:]:
-                    seen[name].setdefault(str(self.schedule.acting(sigmas[step])), []).append(seconds)
-        return {name: {what: statistics.median(all) for what, all in times.items()} for name, times in seen.items()}
-
-    def steps(self) -> list[float]:
-        return [after - before for before, after in zip(self.moments, self.moments[1:], strict=False)]
-
-
 def experts(part: Part) -> None:
+    part.load_told()
     sigmas = part.schedule.sigmas(STEPS)
-    times = part.in_turns(dcm=lambda: part.four_steps(part.experts), stock=lambda: part.stock(part.experts, sigmas))
-    say(**of_steps(times["dcm"]), stock=times["stock"]["run"], overhead=times["dcm"]["run"] / times["stock"]["run"])
+    times = part.in_turns(
+        dcm=lambda latent: part.four_steps(part.experts, latent),
+        stock=lambda latent: part.stock(part.experts, latent, sigmas),
+    )
+    say(stock=times["stock"]["run"], overhead=times["dcm"]["run"] / times["stock"]["run"])
+    part.told(times["dcm"])
+    save_file({"video": part.videos["dcm"].contiguous()}, part.reference)
 
 
-def little_memory(part: Part) -> None:
-    say(**of_steps(part.in_turns(dcm=lambda: part.four_steps(part.experts))["dcm"]))
+def as_started(part: Part) -> None:
+    """What differs is how ComfyUI was started."""
+    part.told(part.in_turns(dcm=lambda latent: part.four_steps(part.experts, latent))["dcm"])
+    part.difference_told(part.videos["dcm"])
 
 
 def merged(part: Part) -> None:
     from dcm_pack.nodes.bake import DCMBake
 
     semantic, detail = DCMBake.execute(part.experts)[:2]
-    say(**of_steps(part.in_turns(pair=lambda: part.four_steps(semantic, low_noise_model=detail))["pair"]))
+    pair = part.in_turns(pair=lambda latent: part.four_steps(semantic, latent, low_noise_model=detail))
+    part.told(pair["pair"])
+    part.difference_told(part.videos["pair"])
 
 
 def attention(part: Part) -> None:
+    chosen = with_attention(part)
+    times = part.in_turns(
+        host=lambda latent: part.four_steps(part.experts, latent), dcm=lambda latent: part.four_steps(chosen, latent)
+    )
+    say(stock=times["host"]["run"], gain=times["host"]["run"] / times["dcm"]["run"])
+    say(host_ratio=times["host"]["detail"] / times["host"]["semantic"])
+    part.told(times["dcm"])
+    say(difference=distance(part.videos["dcm"], part.videos["host"]), chosen=chosen_ways())
+    save_file({"video": part.videos["host"].contiguous()}, part.reference)
+
+
+def compiled(part: Part) -> None:
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    model = TorchCompileModel.execute(with_attention(part), "inductor" if CUDA else "eager")[0]
+    start = now()
+    part.four_steps(model, part.latent)
+    first = now() - start
+    times = part.in_turns(dcm=lambda latent: part.four_steps(model, part.latent))["dcm"]
+    say(compiling=first - times["run"])
+    part.told(times)
+    part.difference_told(part.videos["dcm"])
+
+
+def with_attention(part: Part) -> Any:
     from dcm_pack.nodes.attention import DCMAttention
 
-    chosen = DCMAttention.execute(part.experts)[0]
-    times = part.in_turns(host=lambda: part.four_steps(part.experts), dcm=lambda: part.four_steps(chosen))
-    say(**of_steps(times["dcm"]), stock=times["host"]["run"], gain=times["host"]["run"] / times["dcm"]["run"])
+    return DCMAttention.execute(part.experts)[0]
+
+
+def chosen_ways() -> str:
+    from dcm_pack.nodes.backbone import attention_choice
+
+    ways = {(shape.queries, shape.keys): choice for shape, choice in attention_choice._chosen.items()}
+    each = (f"{attention_choice.described(way)} ({q} x {k})" for (q, k), way in ways.items())
+    return "; ".join(each) or "none was chosen"
 
 
 def guided(part: Part) -> None:
-    few = part.in_turns(dcm=lambda: part.four_steps(part.experts))["dcm"]["run"]
-    part.stock(part.plain, part.schedule.sigmas(MANY)[: TIMED + 2], part.cfg)
+    few = part.in_turns(dcm=lambda latent: part.four_steps(part.experts, latent))["dcm"]["run"]
+    part.stock(part.plain, part.latent, part.schedule.sigmas(MANY)[: TIMED + 2], part.cfg)
     step = statistics.mean(part.steps()[1:])
     say(run=few, guided_step=step, many_calculated=MANY * step, gain=MANY * step / few)
 
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[[Part], None]] = {
     "experts": experts,
     "attention": attention,
     "merged": merged,
     "guided": guided,
-    "24 GB": little_memory,
-    "12 GB": little_memory,
+    "compiled": compiled,
 }
-
-
-def of_steps(times: dict[str, float]) -> dict[str, float]:
-    return times | {"ratio": times["detail"] / times["semantic"]}
-
-
-def now() -> float:
-    if CUDA:
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 @contextmanager
@@ -230,11 +223,6 @@ def peak_told() -> Iterator[None]:
             say(peak=most[0])
 
 
-def say(**figures: Any) -> None:
-    rounded = {name: float(f"{each:.4g}") if isinstance(each, float) else each for name, each in figures.items()}
-    print(json.dumps(rounded), flush=True)
-
-
 def main(what: str, *given: str) -> None:
     if what == "about":
         return about()
@@ -243,16 +231,25 @@ def main(what: str, *given: str) -> None:
         if what == "write":
             return write(part, folder)
         start_host(["--base-directory", str(folder), *given[2:]])
-        with torch.inference_mode(), peak_told():
-            VARIANTS[what](Part(part, folder))
-    except torch.cuda.OutOfMemoryError as error:
-        say(failed=f"does not fit: {first_line(error)}")
     except Exception as error:
-        say(failed=f"{type(error).__name__}: {first_line(error)}")
+        return say(failed=reason(error))
+    loaded: list[Part] = []
+    for variant in what.split(","):
+        say(variant=variant)
+        try:
+            with torch.inference_mode(), peak_told():
+                loaded = loaded or [Part(part, folder)]
+                loaded[0].unload()
+                VARIANTS.get(variant, as_started)(loaded[0])
+            say(complete=True)
+        except Exception as error:
+            say(failed=reason(error))
 
 
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "no reason given")
+def reason(error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), "no reason given")
+    kind = "does not fit" if isinstance(error, torch.cuda.OutOfMemoryError) else type(error).__name__
+    return f"{kind}: {first}"
 
 
 if __name__ == "__main__":

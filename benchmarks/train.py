@@ -15,7 +15,7 @@ Time: the networks of the Shapes world. An iteration's own work is all but its n
 optimizers with the cutting of gradients, and the data; the ratio is taken within each iteration, in processor time of
 one thread, and is the median of all.
 
-With a GPU also Wan 1.3B of random weights on clips of 480x832x81. Writes results/train.json and train.md.
+On a GPU: train_gpu.py. Writes results/train.json and train.md.
 """
 
 from __future__ import annotations
@@ -33,23 +33,16 @@ from pathlib import Path
 import train_child
 
 HERE = Path(__file__).resolve().parent
-GOALS = {"adapter mode": 0.55, "dry run": 0.15, "time": 1.05, "share of peak": 0.5}
-PEAK = 989.0  # TFLOP a second in bfloat16 that NVIDIA states for H100 and H200
+GOALS = {"adapter mode": 0.55, "dry run": 0.15, "time": 1.05}
 MODES = ("full", "adapter")
 NARROW = "adapter, 8 bits"
 NARROWED = {"checkpointing": "full", "base": "fp8"}
-STAGES = {"memory": ("semantic", "detail"), "time": ("semantic", "detail", "trajectory"), "gpu": ("semantic", "detail")}
+STAGES = {"memory": ("semantic", "detail"), "time": ("semantic", "detail", "trajectory")}
 WIDE = {"num_attention_heads": 6, "attention_head_dim": 96, "ffn_dim": 2304, "num_layers": 5}
 CPU = {"device": "cpu", "compute": {"read_ahead": False}, "validation": {"steps": 4}}
 SETTINGS = {
     "memory": CPU | {"backbone": {"name": "shapes", "architecture": WIDE}, "data": {"batch_size": 1}},
     "time": CPU | {"backbone": {"name": "shapes"}, "data": {"batch_size": 8}},
-    "gpu": {
-        "device": "cuda",
-        "backbone": {"name": "wan", "size": "1.3b"},
-        "data": {"batch_size": 1},
-        "compute": {"dtype": "bfloat16", "checkpointing": "full"},
-    },
 }
 OPTIONS = {"semantic": {}, "detail": {"discriminator": {"width": 64}}, "trajectory": {"expert": "semantic", "steps": 4}}
 
@@ -59,21 +52,19 @@ def main() -> None:
     context = get_context("forkserver")  # it imports the libraries once, and each measurement begins with them alone
     context.set_forkserver_preload(["train_child"])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as processes:
-        whats = ["memory", "time", *(["gpu"] if processes.submit(train_child.has_gpu).result() else [])]
-        rows = {what: measured(processes, what) for what in whats}
-    write({"gpu": []} | rows)
+        write({what: measured(processes, what) for what in STAGES})
 
 
 def measured(processes: ProcessPoolExecutor, what: str) -> list[dict]:
     """Both modes of the stages, each in a process of its own, over a teacher of random weights."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        given = values(Path(folder), what, "semantic", "full")
-        processes.submit(train_child.teacher, what, given).result()
+        given = values(Path(folder), SETTINGS[what], "semantic", "full")
+        processes.submit(train_child.teacher, given).result()
         for stage in STAGES[what]:
             row: dict = {"stage": stage}
             for mode in modes(what):
-                given = values(Path(folder), what, stage, mode)
+                given = values(Path(folder), SETTINGS[what], stage, mode)
                 row[mode] = processes.submit(train_child.measure, what, given).result()
             rows.append(row)
     return rows
@@ -83,9 +74,8 @@ def modes(what: str) -> tuple[str, ...]:
     return (*MODES, NARROW) if what == "memory" else MODES
 
 
-def values(folder: Path, what: str, stage: str, mode: str) -> dict:
+def values(folder: Path, settings: dict, stage: str, mode: str) -> dict:
     """A configuration with one stage."""
-    settings = SETTINGS[what]
     if mode == NARROW:
         settings = settings | {"compute": settings["compute"] | NARROWED}
     options = {
@@ -108,7 +98,7 @@ def write(rows: dict[str, list[dict]]) -> None:
     machine = f"torch {version('torch')}, CPU, one thread; {platform.machine()}, {os.cpu_count()} CPU cores"
     result = {"machine": machine, "settings": SETTINGS, "goals": GOALS, **rows}
     (HERE / "results" / "train.json").write_text(json.dumps(result, indent=2) + "\n")
-    lines = [*memory_table(rows["memory"]), "", *time_table(rows["time"]), "", *gpu_table(rows["gpu"])]
+    lines = [*memory_table(rows["memory"]), "", *time_table(rows["time"])]
     text = "\n".join([*lines, "", f"`python benchmarks/train.py`. {machine}."])
     (HERE / "results" / "train.md").write_text(text + "\n")
     print(text)
@@ -141,22 +131,6 @@ def time_table(rows: list[dict]) -> Iterator[str]:
             found = row[mode]
             parts = " | ".join(f"{found[name]:.3f} s" for name in ("iteration", "calls", "optimizer", "data"))
             yield f"| {row['stage']} | {mode} | {parts} | {found['ratio']:.3f} | <= {GOALS['time']} |"
-
-
-def gpu_table(rows: list[dict]) -> Iterator[str]:
-    if not rows:
-        yield "Wan 1.3B at 480x832x81 on a GPU: not run, there was none."
-        return
-    yield "| stage | mode | GPU | iteration | TFLOP a second | share of peak | goal | peak memory |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for row in rows:
-        for mode in MODES:
-            found = row[mode]
-            rate = found["flop"] / found["iteration"] / 1e12
-            yield (
-                f"| {row['stage']} | {mode} | {found['card']} | {found['iteration']:.2f} s | {rate:.0f} | "
-                f"{rate / PEAK:.0%} | >= {GOALS['share of peak']:.0%} | {found['peak'] / 2**30:.1f} GiB |"
-            )
 
 
 if __name__ == "__main__":

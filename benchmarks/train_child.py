@@ -1,4 +1,4 @@
-"""The measurements of benchmarks/train.py, each to be made in a process of its own."""
+"""The measurements of train.py and train_gpu.py, each to be made in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from training import registry, trainer  # noqa: E402
-from training.backbones import shapes, wan  # noqa: E402, F401 - with all that they import
-from training.config import Config, build  # noqa: E402
+from training.backbones import hunyuan_video, shapes, wan  # noqa: E402, F401 - with all that they import
+from training.config import BackboneConfig, Config, build  # noqa: E402
 from training.data.batch import Batch, Conditions  # noqa: E402
 from training.estimate.stage import Need, need  # noqa: E402
 from training.methods import detail, semantic, trajectory  # noqa: E402, F401
@@ -28,12 +29,8 @@ from training.run.draws import Draws  # noqa: E402
 ITERATIONS = 8
 
 
-def has_gpu() -> bool:
-    return torch.cuda.is_available()
-
-
-def teacher(what: str, values: dict) -> None:
-    """Random weights."""
+def teacher(values: dict) -> None:
+    """Random weights, those of a seed."""
     config = build(Config, values)
     backbone = registry.build_backbone(config.backbone)
     file = Path(config.output).parent / "teacher.safetensors"
@@ -41,10 +38,7 @@ def teacher(what: str, values: dict) -> None:
 
 
 def measure(what: str, values: dict) -> dict:
-    if what == "gpu":
-        data: Any = Noise()
-        trainer.build_training_data = lambda config: data
-    return {"memory": memory, "time": parts, "gpu": on_gpu}[what](build(Config, values))
+    return {"memory": memory, "time": parts}[what](build(Config, values))
 
 
 def memory(config: Config) -> dict:
@@ -106,8 +100,33 @@ def parts(config: Config) -> dict:
     return {name: median(row[name] for row in rows) for name in rows[0]} | {"ratio": median(ratios), "rows": rows}
 
 
-def on_gpu(config: Config) -> dict:
-    """Seconds of an iteration, its operations and its peak memory."""
+def about_gpu() -> dict | None:
+    if not torch.cuda.is_available():
+        return None
+    return {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+
+
+def random_backbone(values: dict, file: Path) -> None:
+    """Random weights of any size, in 16 bits and in seconds."""
+    backbone = registry.build_backbone(build(BackboneConfig, values))
+    with torch.device("meta"):
+        state = backbone.keymap.state_to_comfy(backbone.build(0).transformer.state_dict())
+    save_file({name: random_weight(tensor) for name, tensor in state.items()}, file)
+
+
+def random_weight(like: torch.Tensor) -> torch.Tensor:
+    """Matrices keep the size of what goes through them; scales are 1 and biases too, which harms nothing here."""
+    if like.ndim == 1:
+        return torch.ones(like.shape, dtype=torch.bfloat16)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return (torch.randn(like.shape, dtype=torch.bfloat16, device=device) * like[0].numel() ** -0.5).cpu()
+
+
+def on_gpu(values: dict, shape: tuple[int, int, int, int]) -> dict:
+    """Seconds of an iteration on one clip of latents of this shape, its operations and its peak memory."""
+    config = build(Config, values)
+    data: Any = Noise(shape, config.backbone.name)
+    trainer.build_training_data = lambda config: data
     method = trainer.build_trainer(config).method
     torch.cuda.reset_peak_memory_stats()
     seconds = []
@@ -119,22 +138,30 @@ def on_gpu(config: Config) -> dict:
         seconds.append(time.perf_counter() - start)
     peak = torch.cuda.max_memory_allocated()
     export(method, config)
-    found = {"iteration": median(seconds[1:]), "peak": peak, "card": torch.cuda.get_device_name()}
     said = estimate(config, method)
-    return found | {"flop": said.flop, "estimate": said.memory}
+    return {"iteration": median(seconds[1:]), "peak": peak, "flop": said.flop, "estimate": said.memory}
 
 
 class Noise:
-    """Clips of 480x832x81 that are noise, all with one text."""
+    """Clips that are noise, all with one text of 512 tokens, or HunyuanVideo's 256."""
 
-    latent_shape, batch_size, made_for, content, prompts = (16, 21, 60, 104), 1, None, "", ()
+    batch_size, made_for, content, prompts = 1, None, "", ()
+    told_of_image: frozenset[str] = frozenset()
+
+    def __init__(self, latent_shape: tuple[int, int, int, int], backbone: str):
+        self.latent_shape, self.pooled = latent_shape, backbone == "hunyuan_video"
 
     def batch(self, draws: Draws) -> Batch:
         count = len(draws.rows)
         return Batch(draws.noise("clips", torch.empty(count, *self.latent_shape)), self.conditions([""] * count))
 
     def conditions(self, captions: list[str]) -> Conditions:
-        return Conditions(torch.randn(len(captions), 512, 4096, generator=torch.Generator().manual_seed(0)))
+        given, count = torch.Generator().manual_seed(0), len(captions)
+        text = torch.randn(count, 256 if self.pooled else 512, 4096, generator=given)
+        if not self.pooled:
+            return Conditions(text)
+        mask = torch.ones(text.shape[:2], dtype=torch.bool)
+        return Conditions(text, mask, torch.randn(count, 768, generator=given))
 
     def unconditional(self, conditions: Conditions) -> Conditions:
         return replace(conditions, text=torch.zeros_like(conditions.text))

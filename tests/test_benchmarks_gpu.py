@@ -26,7 +26,8 @@ def test_a_part_is_measured_in_the_host_and_not_again_by_a_rerun(tmp_path):
     assert "wan1.3b experts" in small(tmp_path)
     written = (tmp_path / "gpu_small.json").read_text("utf-8")
     row = json.loads(written)["parts"]["wan1.3b"]["experts"]
-    assert row["complete"] and {"semantic", "detail", "ratio", "run", "stock", "overhead"} <= row.keys()
+    assert row["complete"]
+    assert {"semantic", "detail", "ratio", "run", "stock", "overhead", "load_cold", "load_warm"} <= row.keys()
     assert "wan1.3b experts" not in small(tmp_path)
     assert (tmp_path / "gpu_small.json").read_text("utf-8") == written
     assert "| wan1.3b | experts | " in (tmp_path / "gpu_small.md").read_text("utf-8")
@@ -49,7 +50,7 @@ def test_a_part_that_fails_is_recorded_and_tried_again(tmp_path):
     nothing = Host(tmp_path, "0", Path(sys.executable))  # no ComfyUI there
     results = gpu.Results(tmp_path, "small", ABOUT)
     part = gpu.small(gpu.PARTS["wan1.3b"])
-    gpu.measure("wan1.3b", part, ["experts", "merged"], nothing, results, time.monotonic() + 100, on_cpu=True)
+    gpu.measure({"wan1.3b": part}, ["experts", "merged"], nothing, results, time.monotonic() + 100, on_cpu=True)
     rows = json.loads(results.path.read_text("utf-8"))["parts"]["wan1.3b"]
     assert [*rows] == ["experts", "merged"]
     assert all("No module named 'comfy'" in row["failed"] for row in rows.values())
@@ -80,3 +81,4 @@ def test_goals_are_met_missed_or_not_measured():
 def test_a_smaller_card_is_what_is_kept_away_from_the_host():
     assert gpu.host_options("12 GB", 80.0, on_cpu=False) == ["--reserve-vram", "68.00"]
     assert gpu.host_options("experts", 80.0, on_cpu=True) == ["--cpu"]
+    assert gpu.host_options("no VRAM", 80.0, on_cpu=False) == ["--novram", "--disable-dynamic-vram"]

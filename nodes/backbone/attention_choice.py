@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
+import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,8 +213,21 @@ def machine(device: str) -> str:
     versions = f"PyTorch {torch.__version__}, ComfyUI {host_version()}"
     if not device.startswith("cuda"):
         return f"{device}, {versions}"
-    library: Any = torch._C
-    return f"{torch.cuda.get_device_name(device)}, CUDA driver {library._cuda_getDriverVersion()}, {versions}"
+    return f"{torch.cuda.get_device_name(device)}, driver {driver_version()}, {versions}"
+
+
+@cache
+def driver_version() -> str:
+    """Of NVIDIA's driver, as its management library tells it; where that is not found, no version is told."""
+    text = ctypes.create_string_buffer(96)
+    try:
+        library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
+        library.nvmlInit_v2()
+        library.nvmlSystemGetDriverVersion(text, len(text))
+        library.nvmlShutdown()
+    except (OSError, AttributeError):
+        return "of an unknown version"
+    return text.value.decode()
 
 
 # --- in a MODEL ---------------------------------------------------------------------------------------------------

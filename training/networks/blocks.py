@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ..config import ComputeConfig
+from .attention import attention
 from .narrow import narrow, narrowed
 from .network import Network
 from .precision import keep_time
@@ -69,7 +70,7 @@ def _checkpointed(forward: Forward, network: Network, selective: bool) -> Forwar
         adapters = tuple(network.acting)
 
         def again(*args: Any, **kwargs: Any) -> Any:
-            with network.having(adapters):
+            with attention(), network.having(adapters):
                 return forward(*args, **kwargs)
 
         return checkpoint(again, *args, use_reentrant=False, context_fn=keep, **kwargs)

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from ..data.batch import Conditions
 from ..errors import ConfigError
+from .attention import attention
 from .context import Context
 from .features import Features, recorded
 
@@ -107,8 +108,9 @@ class Network(nn.Module, ABC):
             self.context.check(x, prod(grid))
         arguments = entering, timestep, conditions.cast(self.dtype)
         if not stride:
-            return self.velocity(*arguments).to(x.dtype), None
-        with recorded([self.embedder]) as embeddings, recorded(self.tapped[::stride]) as outputs:
+            with attention():
+                return self.velocity(*arguments).to(x.dtype), None
+        with attention(), recorded([self.embedder]) as embeddings, recorded(self.tapped[::stride]) as outputs:
             velocity = self.velocity(*arguments).to(x.dtype)
         tokens, embedding = [_first(output) for output in outputs], _first(embeddings[0])
         seen = [self._unpatched(self.head(each, embedding), grid).to(x.dtype) for each in tokens]

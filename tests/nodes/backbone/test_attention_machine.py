@@ -1,0 +1,38 @@
+"""What a choice of attention is kept for: the card, its driver, PyTorch and the host."""
+
+import ctypes
+
+import pytest
+import torch
+from dcm_pack.nodes.backbone import attention_choice
+
+
+class Library:
+    """NVIDIA's management library, in which one function writes into a buffer it is given."""
+
+    def nvmlInit_v2(self):  # noqa: N802 - its name
+        return 0
+
+    nvmlShutdown = nvmlInit_v2
+
+    def nvmlSystemGetDriverVersion(self, text, size):  # noqa: N802
+        text.value = b"580.159.04"
+        assert size == 96
+        return 0
+
+
+def absent(name):
+    raise OSError(f"{name}: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("library", "driver"), [(lambda name: Library(), "580.159.04"), (absent, "of an unknown version")]
+)
+def test_a_card_is_told_with_its_driver(monkeypatch, library, driver):
+    """No function of PyTorch tells it in all versions: one that newer builds lack ended the run here once."""
+    attention_choice.driver_version.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card of {device}")
+    machine = attention_choice.machine("cuda:0")
+    attention_choice.driver_version.cache_clear()
+    assert machine.startswith(f"card of cuda:0, driver {driver}, PyTorch {torch.__version__}, ComfyUI ")
