@@ -12,7 +12,7 @@ from harness.clips import moving, write_animation
 from harness.fake_encoder import FakeEncoder
 
 import training.registry
-from training import distill, paths, prepare
+from training import analyze, distill, evaluate, paths, prepare
 from training.config import to_yaml
 from training.data.cache import read_index
 from training.trainer import build_trainer
@@ -259,6 +259,14 @@ PATHS = {
 def test_making_paths_is_refused_in_a_sentence(place, case):
     make, message = PATHS[case]
     assert_refused(place, paths.main, make(place), message)
+
+
+def test_other_commands_ask_for_their_output_first_too(place):
+    arguments = in_the_way(place)
+    assert_refused(place, analyze.main, arguments, r"Nothing can be written into .*output/dynamics \(Not a directory\)")
+    place.monkeypatch.setattr("training.evaluation.videos.compare_folders", lambda *_: pytest.fail("it compared"))
+    folders = ["--videos", str(place.videos), "--reference", str(place.videos), "--output", str(place.output)]
+    assert_refused(place, evaluate.main, folders, r"Nothing can be written into .*output \(File exists\)")
 
 
 def assert_refused(place, main, arguments, message):
