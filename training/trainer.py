@@ -27,7 +27,6 @@ from .config import Config, to_yaml
 from .data.ahead import ReadAhead
 from .errors import ConfigError, Stopped
 from .methods.base import Method, Setup
-from .output import require_writable
 from .registry import build_backbone, build_method, build_training_data
 from .run.checkpoint import Checkpoints
 from .run.record import CONTENT, Record, check_unchanged
@@ -76,7 +75,6 @@ class Trainer:
         Raises, before training, OSError for an output that is unwritable or has too little room, and ConfigError for a
         checkpoint of weights that were trained with other settings; Stopped where it was asked to stop and has saved.
         """
-        require_writable(self.folder)
         if restart:
             self.checkpoints.remove()
         if self.checkpoints.exist():
