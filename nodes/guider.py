@@ -8,6 +8,7 @@ from .backbone.lora_files import RunningNode
 from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
+from .run.speed import asked_files
 from .ui import inputs
 from .ui.advanced import advanced, set_by_hand
 from .ui.say import say, to_log
@@ -39,6 +40,11 @@ class DCMGuider(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
         return found_by(schema, "wan 2.2 two models", "high low noise", "cfg guider", "two cfg")
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs) -> int:
+        """Run again when a LoRA that was asked for its noise levels was written again: stamped, for one."""
+        return asked_files.changes()
 
     @classmethod
     def execute(

@@ -11,6 +11,7 @@ from .run.guiders import guider_for
 from .run.notes import warnings_for
 from .run.plan import Run
 from .run.sample import sample
+from .run.speed import asked_files
 from .ui import inputs
 from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
@@ -56,6 +57,11 @@ class DCMKSampler(io.ComfyNode):
         )
         searches = ("wan 2.2 two models", "high low noise", "lightning", "speed lora", "few steps", "ksampler advanced")
         return found_by(schema, *searches)
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs) -> int:
+        """Run again when a LoRA that was asked for its noise levels was written again: stamped, for one."""
+        return asked_files.changes()
 
     @classmethod
     def execute(

@@ -9,7 +9,7 @@ from .backbone.load import load_backbone
 from .experts.apply import switch_text
 from .ui import inputs
 from .ui.advanced import advanced, set_by_hand
-from .ui.folders import backbone_names, backbone_path
+from .ui.folders import backbone_files, backbone_names, backbone_path, state_of
 from .ui.say import say
 from .ui.search import found_by
 from .ui.types import DcmExpert
@@ -43,6 +43,11 @@ class DCMLoadBackbone(io.ComfyNode):
         )
         searches = ("load diffusion model", "unet loader", "wan 2.1", "wan 2.2", "hunyuan video", "cogvideox")
         return found_by(schema, *searches)
+
+    @classmethod
+    def fingerprint_inputs(cls, backbone_name: str, **others) -> str:
+        """Run again when one of its files was written again: converted with other options, for one."""
+        return state_of(*backbone_files(backbone_name))
 
     @classmethod
     def execute(cls, backbone_name: str, weight_dtype: str) -> io.NodeOutput:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 from comfy_api.v0_0_2 import io
 
 from ..dcm_core.expert.file import load_expert
 from ..dcm_core.schedule.experts import steps_text
 from .experts.apply import switch_text
 from .ui import inputs
-from .ui.folders import expert_names, expert_path
+from .ui.folders import expert_names, expert_path, state_of
 from .ui.say import say
 from .ui.search import found_by
 from .ui.types import DcmExpert
@@ -35,8 +33,7 @@ class DCMLoadExpert(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, expert_name: str) -> str:
         """Run again when the file was written again: while training, one name is exported many times."""
-        status = os.stat(expert_path(expert_name))
-        return f"{status.st_mtime_ns}-{status.st_size}"
+        return state_of(expert_path(expert_name))
 
     @classmethod
     def execute(cls, expert_name: str) -> io.NodeOutput:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from comfy_api.v0_0_2 import io
@@ -14,7 +13,7 @@ from .experts.lora_file import read_lora
 from .run.speed import speed_text
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
-from .ui.folders import all_lora_names, lora_path
+from .ui.folders import all_lora_names, lora_path, state_of
 from .ui.say import say
 from .ui.search import found_by
 
@@ -49,8 +48,7 @@ class DCMLora(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora_name: str, **others) -> str:
         """Run again when the file was written again."""
-        status = os.stat(lora_path(lora_name))
-        return f"{status.st_mtime_ns}-{status.st_size}"
+        return state_of(lora_path(lora_name))
 
     @classmethod
     def execute(cls, model, lora_name, strength_semantic=1.0, strength_detail=1.0) -> io.NodeOutput:

@@ -14,7 +14,9 @@ from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
 from .backbone.lora_files import RunningNode
 from .backbone.model import family_of, remarks_on
 from .experts.apply import applied_to
-from .run.plan import Run, names_of, pair_schedule_of
+from .run.plan import Run, names_of, pair_schedule_of, with_boundary
+from .run.speed import asked_files
+from .run.speed_notes import are_of_speed_lora
 from .ui import inputs
 from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
@@ -50,6 +52,11 @@ class DCMSigmas(io.ComfyNode):
         return found_by(schema, *searches)
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs) -> int:
+        """Run again when a LoRA that was asked for its noise levels was written again: stamped, for one."""
+        return asked_files.changes()
+
+    @classmethod
     def execute(cls, model, steps, preset="experts", semantic_steps=0, denoise=1.0) -> io.NodeOutput:
         changed = set_by_hand(cls, locals())
         run = Run.of(model, node=RunningNode.of(cls))
@@ -64,6 +71,8 @@ class DCMSigmas(io.ComfyNode):
             sigmas = run.sigmas(None, steps, semantic_steps or None, denoise)
             if speed and speed.passport.expert and not run.has_experts:  # of a pair, of which this is one MODEL
                 schedule, names = pair_schedule_of(model), PAIR_NAMES
+                if boundary := speed.passport.boundary:
+                    schedule = with_boundary(schedule, boundary, family_of(model))
         else:
             schedule, names = family_preset(family_of(model).name, preset), names_of(model)
             sigmas = schedule.sigmas(steps or run.usual_steps, semantic_steps or None, denoise)
@@ -77,6 +86,8 @@ class DCMSigmas(io.ComfyNode):
         warnings = remarks_on(model)
         if preset == "experts" and not run.has_experts:
             line += run.speed.remark(names)
+            if speed and not are_of_speed_lora(run, sigmas):
+                line += "; these are not its own noise levels"
             warnings += [*run.speed.mistakes, *run.speed.doubts]
         info = say(cls, line + changed, warnings, in_log=False)
         plot = plot_schedule(schedule, sigmas, names=names).unsqueeze(0)

@@ -27,6 +27,10 @@ WAYS = {
     "wan pair full": ("wan pair", "full", False),
     "wan pair adapter": ("wan pair", "adapter", False),
     "wan pair adapter from prompts": ("wan pair", "adapter", True),
+    **{
+        f"{name} every linear whole": (name, "full", name == "wan", "whole")
+        for name in ("wan", "wan pair", "hunyuan_video", "cogvideox")
+    },
 }
 QUICK = ("wan full", "wan adapter from prompts")
 

@@ -5,6 +5,9 @@ python training/ablate.py --config training/configs/ablation_shapes.yaml [--at-o
 Each row is a process of its own: distill.py with the row's settings, and then the measurement. The same command goes
 on where it was stopped, a row in mid-training from its checkpoint. The table, OUTPUT/table.md, is written after every
 row and says of each that did not run why; results.json beside it has the raw results.
+
+Rows may be run on several machines, by --only or --row: copy their folders into one OUTPUT, where each needs no more
+than its result.json, and --hours 0 writes the table of all.
 """
 
 from __future__ import annotations
@@ -38,7 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="a file of rows")
     parser.add_argument("--at-once", type=int, default=1, help="rows that run side by side (%(default)s)")
-    parser.add_argument("--hours", type=float, default=float("inf"), help="after which no further row is begun")
+    parser.add_argument(
+        "--hours",
+        type=float,
+        default=float("inf"),
+        help="after which no further row is begun; 0 writes the table alone",
+    )
     parser.add_argument("--only", default="", help="rows whose name has this in it")
     parser.add_argument("--row", nargs=2, metavar=("NAME", "SEED"), help="this one alone, in this process")
     options = parser.parse_args(arguments)
@@ -52,7 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
             return
         wanted = [job for job in jobs(ablation) if options.only in job.row.name and not job.row.not_run]
         write_table(ablation)
-        run_all(ablation, [job for job in wanted if job.result() is None], options)
+        if options.hours > 0:
+            run_all(ablation, [job for job in wanted if job.result() is None], options)
         table = write_table(ablation)
         print(f"{table.read_text(encoding='utf-8')}\nIn {table}.")
     except ImportError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class GuidanceCarried(Protocol):
 class LowRankCarried(GuidanceCarried, Protocol):
     """The same, and the size of the adapters."""
 
-    rank: int
+    rank: int | Literal["whole"]
     alpha: float
 
 
@@ -89,12 +89,9 @@ def export_adapter(
     ``trained_steps`` as for ``export_semantic``.
     """
     metadata = _metadata(config, expert, options, base_fingerprint)
-    changed = {
-        "rank": options.rank,
-        "alpha": options.alpha,
-        "fingerprint": fingerprint,
-        "trained_steps": trained_steps,
-    }
+    changed: dict[str, Any] = {"fingerprint": fingerprint, "trained_steps": trained_steps}
+    if options.rank != "whole":
+        changed |= {"rank": options.rank, "alpha": options.alpha}
     if expert == "semantic":
         changed["complete"] = False  # a complete one changes every weight
     _save(path, config, Expert(replace(metadata, **changed), dict(layers)))

@@ -1,7 +1,7 @@
 """VBench's scores of finished videos: Total, Quality and Semantic beside the published rows.
 
 python training/vbench.py --manifest videos.jsonl --prompts VBench_full_info.json      what to sample
-python training/vbench.py --videos FOLDER --check                                      what is missing
+python training/vbench.py --check                                                      what is missing
 python training/vbench.py --videos FOLDER --output runs/vbench/mine                    all sixteen dimensions
 python training/vbench.py --videos FOLDER --output runs/vbench/mine --custom           six, of videos of your own
 
@@ -27,6 +27,8 @@ if not __package__:
 from training.errors import ConfigError  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from training.evaluation.vbench.environment import Environment
     from training.evaluation.vbench.suite import Suite
 
@@ -61,20 +63,32 @@ def run(options: argparse.Namespace) -> None:
     from training.evaluation.vbench.environment import Environment, chosen
     from training.evaluation.vbench.run import Job, manifest
     from training.evaluation.vbench.scores import DIMENSIONS
+    from training.evaluation.vbench.suite import SOURCE
     from training.output import require_writable
 
     dimensions = chosen(options.dimensions, options.custom)
     environment = Environment.of(options.python)
+    suite = _suite(options, environment)
+    no_suite = f"the set of prompts comes with the package. Till then download {SOURCE} and name it in --prompts."
     if options.manifest:
-        count = manifest(options.manifest, _suite(options, environment), dimensions, options.seed)
+        if suite is None:
+            raise ConfigError(f"There is no list to write: {no_suite}")
+        count = manifest(options.manifest, suite, dimensions, options.seed)
         print(f"{count} videos to sample, in {options.manifest}: a line each with file, text and seed.")
         return
-    if options.videos is None:
+    if options.videos is None and not options.check:
         raise ConfigError("Name the folder of the videos in --videos, or with --manifest a list to write.")
-    suite = None if options.custom else _suite(options, environment)
+    problems = environment.lacks(dimensions)
+    if options.custom:
+        suite = None
+    elif suite is None:
+        problems.append(f"Which videos are asked for cannot be told: {no_suite}")
+    if options.videos is None:
+        before = "" if options.custom else "sample those that --manifest lists, and "
+        raise ConfigError(_told([*problems, f"There are no videos yet: {before}name their folder in --videos."]))
     job = Job(options.videos, options.output, dimensions, environment, suite, options.name, options.calls)
-    if problems := job.lacks():
-        raise ConfigError("VBench cannot run yet.\n" + "\n".join(problems))
+    if problems := [*problems, *job.lacks()]:
+        raise ConfigError(_told(problems))
     if options.check:
         print(f"Nothing is missing for {len(dimensions)} dimensions on {environment.gpu}.")
         return
@@ -87,15 +101,16 @@ def run(options: argparse.Namespace) -> None:
         print(f"No Total: {why}.")
 
 
-def _suite(options: argparse.Namespace, environment: Environment) -> Suite:
-    """The set of prompts that was named, or the package's. Raises ConfigError with all that --check has to say."""
-    from training.evaluation.vbench.suite import SOURCE, Suite
+def _told(problems: Sequence[str]) -> str:
+    return "\n".join(["VBench cannot run yet:", *(f"* {problem}" for problem in problems)])
+
+
+def _suite(options: argparse.Namespace, environment: Environment) -> Suite | None:
+    """The set of prompts that was named, or the package's. Raises ConfigError where it is none."""
+    from training.evaluation.vbench.suite import Suite
 
     path = options.prompts or environment.prompts
-    if path is None:
-        problems = "\n".join(environment.lacks([]))
-        raise ConfigError(f"VBench cannot run yet.\n{problems}\nTill then name its set in --prompts: {SOURCE}")
-    return Suite(path, options.texts)
+    return None if path is None else Suite(path, options.texts)
 
 
 if __name__ == "__main__":

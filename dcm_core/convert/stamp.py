@@ -24,7 +24,7 @@ def stamp(path: str | os.PathLike, passport: Passport) -> None:
     Raises ExpertFileError for a file that is no LoRA or damaged, and for an expert whose own schedule says otherwise;
     OSError with the remedy where it is read-only or the disk is full.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # the rename would put a file in the place of a link
     header = read_header(path)
     _refuse_unsuitable(path, header, passport)
     kept = {key: value for key, value in header.metadata.items() if not key.startswith(KEYS)}

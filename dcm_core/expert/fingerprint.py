@@ -60,7 +60,7 @@ def norm_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None = None) -> str:
-    """``family:shapes:norms``, with ``-`` for unknown norms.
+    """``family:shapes:norms``, with ``-`` for unknown norms, and for those of a float16 copy of finer numbers.
 
     ``shapes`` as from ``logical_shapes`` or of a file's tensors; only those with two or more dimensions count.
     ``norms`` as from ``norm_tensors``, compared as bfloat16 so that copies in another precision agree.
@@ -69,7 +69,7 @@ def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None 
         (name, list(shape)) for name, shape in sorted(shapes.items()) if len(shape) > 1 and not name.endswith(_BUFFERS)
     ]
     shape_digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
-    norm_digest = _norm_digest(norms)[:16] if norms else "-"
+    norm_digest = _norm_digest(norms)[:16] if norms and not any(map(_was_float16, norms.values())) else "-"
     return f"{family}:{shape_digest}:{norm_digest}"
 
 
@@ -87,6 +87,13 @@ def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> 
     digest = begin_content_digest(header)
     digest.add_all(tensors)
     return digest.text()
+
+
+def _was_float16(norm: Tensor) -> bool:
+    """Was it rounded to float16? Some such numbers, rounded on to bfloat16, end beside where the first ones do."""
+    norm = norm.detach().cpu()
+    half, brain = (norm.to(dtype).to(norm.dtype) for dtype in (torch.float16, torch.bfloat16))
+    return torch.equal(norm, half) and not torch.equal(norm, brain)
 
 
 def _norm_digest(norms: Mapping[str, Tensor]) -> str:

@@ -119,6 +119,8 @@ def plan_header(
         header[name] = entry
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (room + -(len(text) + room) % 8)
+    if len(text) > _MAX_HEADER:
+        raise ExpertFileError(f"the header would have {len(text)} bytes, and no program reads more than {_MAX_HEADER}")
     first = 8 + len(text)
     spans = {name: tuple(first + offset for offset in header[name]["data_offsets"]) for name in ordered}
     return len(text).to_bytes(8, "little") + text, spans

@@ -19,7 +19,10 @@ def read_field(header: Mapping[str, str], key: str, kind: Any) -> Any:
 
 def read_lists(header: Mapping[str, str], beginning: str) -> dict[int, tuple[float, ...]]:
     """The lists of sigmas by number of steps, the shorter first, of fields named ``beginning`` and that number."""
-    steps = {_steps(key, beginning): key for key in header if key.startswith(beginning)}
+    keys = [key for key in header if key.startswith(beginning)]
+    steps = {_steps(key, beginning): key for key in keys}
+    if doubled := {*keys} - {*steps.values()}:
+        raise ValueError(f"{', '.join(sorted(doubled))} stands beside another list for as many steps: leave one out.")
     return {number: tuple(read_field(header, key, _floats)) for number, key in sorted(steps.items())}
 
 
@@ -36,4 +39,7 @@ def _steps(key: str, beginning: str) -> int:
 
 
 def _floats(text: str) -> list[float]:
-    return [float(value) for value in json.loads(text)]
+    values = json.loads(text)
+    if not isinstance(values, list):
+        raise ValueError("it is no list")
+    return [float(value) for value in values]

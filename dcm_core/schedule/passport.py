@@ -112,6 +112,12 @@ def levels(passport: Passport, steps: int = 0) -> Tensor:
     return torch.tensor([*passport.sigmas[steps], 0.0], dtype=torch.float32)
 
 
+def run_alike(one: Passport, other: Passport) -> bool:
+    """Are both usually run on the same noise levels? Those that were rounded to be read are the same."""
+    first, second = levels(one), levels(other)
+    return first.shape == second.shape and torch.allclose(first, second, rtol=1e-3, atol=1e-6)
+
+
 def read_passport(header: Mapping[str, str]) -> Passport | None:
     """The passport of a file's header; None for a header without one.
 

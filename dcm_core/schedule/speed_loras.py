@@ -11,7 +11,9 @@ from .speed_presets import find_preset
 
 # Where trainers write what they call a file.
 _TITLES = ("modelspec.title", "ss_output_name")
-_SIDE = re.compile(r"(?:^|[-_. /])(high|low)(?:[-_. ]?noise|[-_. /]|$)")
+# Not in "low rank" and the like, but in "HIGH_rank64".
+_OTHER_WORDS = r"rank(?![-_. ]?\d)|v?ram|res(?:olution)?(?![a-z])|quality"
+_SIDE = re.compile(rf"(?:^|[-_. ])(high|low)(?:[-_. ]?noise|(?![-_. ]?(?:{_OTHER_WORDS}))(?=[-_. ]|$))")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def recognise(header: Mapping[str, str], name: str = "") -> SpeedLora | None:
 
 
 def side_of(name: str) -> str:
-    """ "high" or "low" where a file's name says which model of a pair it is for, or nothing."""
-    found = _SIDE.search(name.replace("\\", "/").lower())
-    return found[1] if found else ""
+    """ "high" or "low" where a file's name, or else its folder's, says which model of a pair it is for, or nothing."""
+    folder, _, own = name.replace("\\", "/").lower().rpartition("/")
+    for part in (own, folder.rpartition("/")[2]):
+        sides = {*_SIDE.findall(part)}
+        if sides:
+            return sides.pop() if len(sides) == 1 else ""
+    return ""

@@ -179,7 +179,9 @@ def known_choice(shape: Shape) -> Choice | None:
     if shape in _chosen:
         return _chosen[shape]
     known = read_choices().get(machine(shape.device), {}).get(key_of(shape))
-    return Choice(*known) if known and known[0] in (HOST, *WAYS) else None
+    if not isinstance(known, list) or len(known) != 2 or not isinstance(known[1], (int, float)):
+        return None
+    return Choice(*known) if known[0] in (HOST, *WAYS) else None
 
 
 def keep(shape: Shape, choice: Choice) -> None:
@@ -193,11 +195,14 @@ def keep(shape: Shape, choice: Choice) -> None:
         log.warning("DCM: which attention is the fastest here could not be kept: %s", error)
 
 
-def read_choices() -> dict[str, dict[str, list]]:
+def read_choices() -> dict[str, dict[str, Any]]:
+    """What the file holds, by machine and shape; nothing of what this did not write."""
     try:
-        return json.loads(choices_file().read_text("utf-8"))
+        found = json.loads(choices_file().read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    machines = found.items() if isinstance(found, dict) else ()
+    return {machine: choices for machine, choices in machines if isinstance(choices, dict)}
 
 
 def choices_file() -> Path:

@@ -50,25 +50,39 @@ class RunningNode:
 
         ``but``: the kind of node that tells of its own LoRAs itself.
         """
-        found, seen, ahead = [], set(), [self._upstream(self.node_id, input_name)]
-        while ahead:
-            node_id = ahead.pop(0)
-            if node_id is None or node_id in seen:
-                continue
+        found, seen, node_id = [], set(), self._upstream(self.node_id, input_name)
+        while node_id is not None and node_id not in seen:
             seen.add(node_id)
             inputs = self._inputs(node_id)
             loaded = () if self.prompt.get(node_id, {}).get("class_type") == but else _active_loras(inputs)
             paths = [(folder_paths.get_full_path("loras", name), strength) for name, strength in loaded]
             found += [LoadedLora(Path(path), strength) for path, strength in paths if path]
-            ahead += [self._upstream(node_id, name) for name in inputs if "model" in name]
+            node_id = self._model_of(node_id)
         return found
 
     def _inputs(self, node_id: str) -> Mapping[str, Any]:
-        return self.prompt.get(node_id, {}).get("inputs", {})
+        """A node's inputs, those that a node for a single value (PrimitiveFloat) is linked to as that value."""
+        return {name: self._value(value) for name, value in self.prompt.get(node_id, {}).get("inputs", {}).items()}
+
+    def _value(self, value: Any) -> Any:
+        if not _is_link(value):
+            return value
+        inputs = self.prompt.get(str(value[0]), {}).get("inputs", {})
+        return inputs["value"] if inputs.keys() == {"value"} and not _is_link(inputs["value"]) else value
+
+    def _model_of(self, node_id: str) -> str | None:
+        """The node that a node's MODEL comes from; None where it may come from several, as behind a switch."""
+        found = {name: self._upstream(node_id, name) for name in self._inputs(node_id) if "model" in name}
+        linked = {name: above for name, above in found.items() if above is not None}
+        return linked.get("model") or (next(iter(linked.values())) if len(linked) == 1 else None)
 
     def _upstream(self, node_id: str, input_name: str) -> str | None:
-        link = self._inputs(node_id).get(input_name)
-        return str(link[0]) if isinstance(link, list) and len(link) == 2 else None
+        link: Any = self._inputs(node_id).get(input_name)
+        return str(link[0]) if _is_link(link) else None
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
 
 
 def _active_loras(inputs: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...dcm_core.expert.file import all_finite
 from ...dcm_core.expert.layers import Difference, Layer, LowRank
 from ...dcm_core.expert.terms import TERMS, LayerTerm, Work, check_shape, plus_product
 from ..backbone.host import PREFIX, WeightPatches
@@ -28,6 +29,7 @@ from ..backbone.host_lora import (
     pair_of,
     patched,
     target_of,
+    tensors_of,
 )
 
 Respond = Callable[[Tensor, Tensor], Tensor]
@@ -106,8 +108,9 @@ def terms_of(
 ) -> tuple[list[LayerTerm], dict[str, Tensor]]:
     """(terms, differences of bare Parameters by name) of patches that fit the network.
 
-    Low-rank pairs and differences are in the ``dtype`` that the network computes in, the tensors of other kinds as the
-    file has them. Raises ValueError naming what cannot act in the calls of one expert only.
+    Low-rank pairs and differences are in the ``dtype`` that the network computes in, the tensors of other kinds, and
+    those that it has no room for, as the file has them. Raises ValueError naming what cannot act in the calls of one
+    expert only.
     """
     terms: list[LayerTerm] = []
     parameters: dict[str, Tensor] = {}
@@ -118,7 +121,7 @@ def terms_of(
         layer, _, part = name.rpartition(".")
         module: Any = network.get_submodule(layer)
         if hasattr(module, "in_features"):
-            made = _plain(patch, part) if rows is None else None
+            made = _plain(patch, part) if rows is None and stays_finite(patch, dtype) else None
             if made:
                 terms.append(TERMS[type(made)](layer, made.map(lambda tensor: tensor.to(dtype))))
                 continue
@@ -144,6 +147,11 @@ def terms_of(
             "the same value."
         )
     return terms, parameters
+
+
+def stays_finite(patch: Any, dtype: torch.dtype) -> bool:
+    """Are the patch's tensors finite in this dtype? In float16, half of an uneven pair may not be."""
+    return dtype != torch.float16 or all(all_finite(tensor.to(dtype)) for tensor in tensors_of(patch))
 
 
 def without_weight(names: list[str]) -> str:

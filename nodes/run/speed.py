@@ -13,14 +13,40 @@ from ...dcm_core.expert.speed_lora_file import speed_lora_of
 from ...dcm_core.families.family import Family
 from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.schedule.experts import ExpertKind, PartNames
+from ...dcm_core.schedule.passport import run_alike
 from ...dcm_core.schedule.speed_loras import SpeedLora, recognise
 from ..backbone.host import patched_weights
 from ..backbone.lora_files import LoadedLora, RunningNode, lora_metadata_of
 from ..backbone.model import family_of
 from ..experts.apply import applied_to
 from ..experts.lora import loras_on
+from ..ui.folders import state_of
 
 LORA_NODE = "DCMLora"  # whose LoRAs a MODEL knows itself
+
+
+class AskedFiles:
+    """The files that runs have asked for noise levels: what was made of them is old when one is written again."""
+
+    def __init__(self) -> None:
+        self._states: dict[Path, str] = {}
+        self._changes = 0
+
+    def add(self, file: Path) -> None:
+        """One that is asked now."""
+        state = state_of(file) if file.exists() else ""
+        if self._states.setdefault(file, state) != state:
+            self._changes += 1
+        self._states[file] = state
+
+    def changes(self) -> int:
+        """A number that is another one after any of them was written again."""
+        for file in [*self._states]:
+            self.add(file)
+        return self._changes
+
+
+asked_files = AskedFiles()
 
 
 @dataclass(frozen=True)
@@ -99,7 +125,10 @@ def _of_side(model: ModelPatcher, expert: ExpertKind, found: list[LoadedLora]) -
     family = family_of(model)
     fitting = [lora for lora in loras if lora.passport.family in ("", family.name)]
     mistakes = tuple(_foreign(lora, family) for lora in loras if lora not in fitting)
-    others = [lora for lora in fitting if lora.passport.sigmas != fitting[0].passport.sigmas]
+    if fitting and family.schedule.grid.prediction != "flow":
+        doubts.append(_unused(f"{fitting[0].title} is for flow matching, and {family.title} takes other noise levels."))
+        fitting = []
+    others = [lora for lora in fitting if not run_alike(lora.passport, fitting[0].passport)]
     if others:
         doubts.append(
             f"{fitting[0].title} and {others[0].title} are two speed LoRAs on one MODEL, for different noise levels: "
@@ -126,6 +155,7 @@ def _recognised(model: ModelPatcher, files: dict[Path, float | None]) -> tuple[l
     """The speed LoRAs among these files, else the one that the MODEL's metadata tells, and why some are not used."""
     found, doubts = [], []
     for file, strength in files.items():
+        asked_files.add(file)
         try:
             if lora := speed_lora_of(file):
                 found.append(replace(lora, strength=strength))
@@ -157,7 +187,7 @@ def _swapped(high: SpeedLora | None, low: SpeedLora | None) -> Iterator[str]:
 
 
 def _unlike(high: SpeedLora | None, low: SpeedLora | None, is_pair: bool) -> Iterator[str]:
-    if high and low and high.passport.sigmas != low.passport.sigmas:
+    if high and low and not run_alike(high.passport, low.passport):
         of = "two MODELs" if is_pair else "semantic and the detail steps"
         yield (
             f"the LoRAs of the {of}, {high.title} and {low.title}, are for different noise levels; those of the "

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from ...dcm_core.schedule.experts import steps_text
-from ...dcm_core.schedule.passport import Passport, levels
+from ...dcm_core.schedule.passport import Passport, levels, run_alike
 from ...dcm_core.schedule.sigmas import is_part_of
 from ...dcm_core.schedule.speed_loras import SpeedLora
 from .plan import Run
@@ -35,7 +35,7 @@ def of_speed_loras(run: Run, sigmas: Tensor, given: bool, sampler_name: str | No
     if wrong:
         made_for, remedies = (_listed(each) for each in zip(*wrong, strict=True))
         warnings.append(f"{lora.title} ({lora.why}) is made for {made_for}: {remedies}.")
-    return warnings
+    return [*warnings, *(() if run.has_experts else _of_low_noise_side(run, sigmas))]
 
 
 def are_of_speed_lora(run: Run, sigmas: Tensor) -> bool:
@@ -60,6 +60,15 @@ def _of_levels(passport: Passport, sigmas: Tensor, given: bool, is_stock: bool) 
     else:
         remedy = "leave sigmas open"
     yield f"the noise levels {' '.join(f'{sigma:.3f}' for sigma in meant)}", remedy
+
+
+def _of_low_noise_side(run: Run, sigmas: Tensor) -> Iterator[str]:
+    """Of a LoRA that has fewer lists than the one whose noise levels the run takes."""
+    high, low = run.sides
+    if high and low and run_alike(high.passport, low.passport):
+        if are_levels_of(high.passport, sigmas) and not are_levels_of(low.passport, sigmas):
+            usual = len(levels(low.passport)) - 1
+            yield f"{low.title} ({low.why}) has no noise levels for {len(sigmas) - 1} steps: set steps to {usual}."
 
 
 def _of_sampler(passport: Passport, name: str | None) -> Iterator[tuple[str, str]]:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import folder_paths
 
-from ...dcm_core.files.shards import is_safetensors, shard_set
+from ...dcm_core.files.shards import is_safetensors, open_weights, shard_set
 from ...dcm_core.shapes import weights
 
 FOLDER = "dcm"
 EXTENSIONS = {".safetensors", ".sft"}  # the host asks for them in lower case, however a file's is written
+
+
+def state_of(*files: str | os.PathLike) -> str:
+    """What is another text once one of these files was written again. Raises FileNotFoundError."""
+    states = [os.stat(file) for file in files]
+    return " ".join(f"{state.st_mtime_ns}-{state.st_size}" for state in states)
 
 
 def register() -> None:
@@ -92,3 +99,10 @@ def backbone_path(name: str) -> str:
             "refresh the list, and choose it again."
         )
     return path
+
+
+def backbone_files(name: str) -> list[Path]:
+    """All files of the backbone of that name. Raises as ``backbone_path``, and as ``open_weights`` where one is
+    damaged."""
+    path = Path(backbone_path(name))
+    return open_weights(path).paths if path.is_dir() or is_safetensors(path) else [path]

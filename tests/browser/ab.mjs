@@ -32,19 +32,28 @@ async function vote(job, context) {
   await page.click("#forth");
   await page.waitForTimeout(500);
   seen.stepped = await times(page);
-  seen.numbersAtFirst = await page.isVisible("table");
   await page.check("#numbers");
-  seen.numbers = await page.innerText("table >> nth=0");
+  seen.numbersBefore = await page.isVisible("table");
   seen.below = await page.evaluate(() => document.querySelector(".votes").getBoundingClientRect().bottom - innerHeight);
   await picture("blind");
   seen.blind = (await text(page)) + (await page.content());
 
   await page.click('[data-vote="left"]');
-  await page.keyboard.press("2");
+  await page.keyboard.press("Control+3"); // the browser's
+  await page.keyboard.down("2");
+  await page.keyboard.down("2"); // held
+  seen.held = await label(page);
+  await page.click("#progress >> text=1");
+  seen.numbers = await page.innerText("table >> nth=0");
+  seen.readyEarly = await page.isVisible("#download.ready");
   await page.reload();
   seen.kept = await label(page);
   await page.click('[data-vote="right"]');
   seen.all = await label(page);
+  await page.setViewportSize(PHONE);
+  seen.tops = await page.evaluate(() => [...document.querySelectorAll("[data-vote]")].map((button) => button.offsetTop));
+  seen.beside = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  await picture("phone");
   const download = page.waitForEvent("download");
   await page.click("#download");
   await (await download).saveAs(path.join(job.folder, "votes.json"));
@@ -58,5 +67,6 @@ async function vote(job, context) {
 }
 
 const job = JSON.parse(process.argv[2]);
+const PHONE = { width: 390, height: 844 };
 const options = { viewport: { width: 1366, height: 768 }, acceptDownloads: true };
 console.log(JSON.stringify(await withBrowser(job.browser, options, (context) => vote(job, context))));

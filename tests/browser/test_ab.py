@@ -42,8 +42,8 @@ def test_both_players_show_the_same_moment(seen):
     assert first == second and first * 8 % 1 == pytest.approx(0.5, abs=0.01), "in the middle of a frame"
 
 
-def test_numbers_stand_under_each_when_asked_for(seen):
-    assert not seen["numbersAtFirst"]
+def test_numbers_stand_under_each_of_a_pair_that_is_voted_on(seen):
+    assert not seen["numbersBefore"], "a row that differs from the reference by nothing is the reference"
     assert seen["numbers"].split()[:2] in (["motion", "0.50"], ["motion", "1.50"])
     assert seen["below"] <= 0, "the votes are on a small screen without scrolling"
 
@@ -51,8 +51,13 @@ def test_numbers_stand_under_each_when_asked_for(seen):
 def test_names_are_hidden_until_the_votes_are_downloaded_and_votes_are_kept(seen):
     assert not [name for name in NAMES if name in seen["blind"]]
     assert seen["kept"].startswith("2 of 3 voted.") and seen["all"].startswith("3 of 3 voted.")
+    assert seen["held"] == seen["kept"] and not seen["readyEarly"], "a key that is held votes once"
     assert all(name in seen["revealed"] for name in NAMES) and seen["final"]
-    assert seen["later"].startswith(NAMES[0]), "and final after the page was opened again"
+    assert seen["later"].startswith(f"{NAMES[0]}: better in "), "and final after the page was opened again"
+
+
+def test_votes_stand_in_one_row_on_a_phone(seen):
+    assert len(set(seen["tops"])) == 1 and seen["beside"] <= 0
 
 
 def test_the_votes_say_which_row_was_better(seen):

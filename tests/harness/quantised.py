@@ -62,11 +62,15 @@ class Quantised:
 
 
 def quantised(network: nn.Module, format: Format, prefix: str = "") -> Quantised:
-    """The Linear layers of the blocks quantised, which is what files of it do."""
+    """The Linear layers of the blocks quantised, which is what files of it do.
+
+    But those in CogVideoX's norms, by whose columns as they are stored ComfyUI knows its sizes.
+    """
     from comfy.quant_ops import QuantizedTensor
 
     result = Quantised({}, {}, {})
-    linear = {name for name, module in network.named_modules() if isinstance(module, nn.Linear) and "blocks." in name}
+    layers = {name for name, module in network.named_modules() if isinstance(module, nn.Linear) and "blocks." in name}
+    linear = {name for name in layers if ".norm" not in name}
     for name, tensor in network.state_dict().items():
         layer, _, key = name.rpartition(".")
         if key != "weight" or layer not in linear:

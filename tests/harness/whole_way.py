@@ -119,8 +119,11 @@ class Way:
         return trainer.method
 
 
-def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = False) -> Way:
-    """The whole way of a family: from videos as published, from prompts alone by regression on the teacher's paths."""
+def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = False, rank: int | str = 2) -> Way:
+    """The whole way of a family: from videos as published, from prompts alone by regression on the teacher's paths.
+
+    ``rank``: of the detail expert.
+    """
     way = Way(folder, KINDS[name], prompts_alone)
     for seed, weights in enumerate(dict.fromkeys(map(way.weights, ("semantic", "detail")))):
         _write_backbone(weights, way.kind, seed)
@@ -133,7 +136,7 @@ def walk(folder: Path, name: str, mode: str = "full", prompts_alone: bool = Fals
         + "--resolution 64x48 --frames 9 1 --fps 8 --max-enlarge 9 --workers 0 --device cpu".split()
     )
     data = {"cache": cache, "encoders": encoders, "negative_prompt": True}
-    way.config.write_text(yaml.safe_dump(_config(way, mode, data, prompts_alone), sort_keys=False))
+    way.config.write_text(yaml.safe_dump(_config(way, mode, data, prompts_alone, rank), sort_keys=False))
     if prompts_alone:
         paths.main(["--config", str(way.config)])
     distill.main(["--config", str(way.config)])
@@ -165,7 +168,7 @@ def _write_backbone(file: Path, kind: Kind, seed: int) -> None:
     network.save_pretrained(file.parent)
 
 
-def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> dict[str, Any]:
+def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool, rank: int | str) -> dict[str, Any]:
     adapter = {"rank": 2, "alpha": 4.0}
     options = {"mode": mode, **adapter, **way.kind.options}
     stage: dict[str, Any] = {"iterations": 2, "optimizer": {"lr": 0.003}}
@@ -184,6 +187,7 @@ def _config(way: Way, mode: str, data: dict[str, Any], prompts_alone: bool) -> d
         for name in ("semantic", "detail")
     }
     stages = regression if prompts_alone else published
+    stages["detail"]["options"]["rank"] = rank
     backbone: dict[str, Any] = {"weights": str(way.weights("semantic"))}
     if way.kind.pair:
         backbone = {}

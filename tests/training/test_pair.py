@@ -253,6 +253,11 @@ def test_a_detail_stage_alone_trains_without_what_the_semantic_one_would_have_be
         ({}, {"detail": {"semantic": "file"}}, "options.semantic=file beside pair"),
         ({}, {"detail": {"mode": "full"}}, "mode=full: the detail expert of a pair is an adapter"),
         ({}, {"semantic": {"teacher": "file"}}, "options.teacher=file beside pair"),
+        (
+            {"compute": {"base": "fp8", "checkpointing": "full"}},
+            {"detail": {"rank": "whole"}},
+            "rank=whole begins at the weights that compute.base=fp8 rounds",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -247,6 +247,10 @@ def test_the_files_say_for_how_many_steps(made):
         ("semantic", {"own": 0.2}, {"data": {"batch_size": 4}}, "own_target=path needs data.source=teacher"),
         ("semantic", {"perturbed": 0.2}, {"data": {"batch_size": 4}}, "own_target=path needs data.source=teacher"),
         ("semantic", {"own": 0.6, "perturbed": 0.6}, {}, "own=0.6 and perturbed=0.6 are shares of the same states"),
+        ("semantic", {"rank": "whole"}, {}, "rank=whole is for a detail expert, and mode: full trains all of this one"),
+        ("detail", {"rank": "whole", "mode": "adapter"}, {}, "no whole layer can take their place: set mode: full"),
+        ("detail", {"rank": "full"}, {}, "rank must be of type int at least 1 or 'whole', not 'full'"),
+        ("detail", {"rank": 0}, {}, "^stages.*rank must be of type int at least 1 or 'whole', not 0.$"),
     ],
 )
 def test_contradictions(made, expert, options, settings, message):

@@ -21,6 +21,7 @@ from ..data.base import Data
 from ..data.buckets import Size
 from ..errors import ConfigError, unknown
 from ..networks import adapter, exchange
+from ..networks.adapter import Rank
 from ..networks.network import Network
 from ..networks.weights import load_weights, opened_backbone, parameters_without_memory
 
@@ -97,9 +98,9 @@ class Backbone(ABC):
         """(channels of a token, number of layers of features that the network gives at this stride)."""
         return network.transformer.proj_out.in_features, len(network.tapped[::stride])
 
-    def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None:
+    def add_adapter(self, network: Network, name: str, rank: Rank, alpha: float, seed: int) -> None:
         """Freeze the network and give it an adapter, over those that act now: pairs of low rank, and twins of the
-        layers that a detail expert replaces. Its output stays."""
+        layers that a detail expert replaces; or twins alone, of every linear layer too. Its output stays."""
         low_rank, replaced = self.keymap.detail_layers(self._shapes(network.transformer))
         adapted = [each for layer in low_rank for each in self.keymap.adapted(layer)]
         replaced = [self.keymap.module_to_diffusers(layer) for layer in replaced]

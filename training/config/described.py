@@ -56,9 +56,11 @@ def bounds(node: Node) -> str:
 
 
 def kind(node: Node) -> str:
-    """What a value may be, to follow `must be`: ``of type int``, ``a list of 2``, ``a mapping``."""
+    """What a value may be, to follow `must be`: ``of type int``, ``a list of 2``, ``a mapping``; of several choices
+    with the bounds of each."""
     if "anyOf" in node:
-        return " or ".join(kind(choice) for choice in node["anyOf"] if choice.get("type") != "null")
+        choices = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
+        return " or ".join(f"{kind(choice)} {bounds(choice)}".rstrip() for choice in choices)
     if choices := named(node):
         return " or ".join(map(repr, choices))
     if node.get("type") == "array":

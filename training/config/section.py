@@ -67,7 +67,8 @@ def _sentence(found: Any, node: Node, name: str) -> str:
         return f"{name}: {found['ctx']['error']}" if name else str(found["ctx"]["error"])
     if problem == "literal_error" and named(node):
         return str(unknown(name, value, named(node)))
-    if problem == "finite_number" or problem.startswith(("greater_than", "less_than")):
+    bounded = problem == "finite_number" or problem.startswith(("greater_than", "less_than"))
+    if bounded and "anyOf" not in node:
         shown = float(value) if node.get("type") == "number" else value
         return f"{name}={shown} must be {bounds(node) or 'a finite number'}."
     if problem.endswith("_type") or "prefixItems" in node or "anyOf" in node:

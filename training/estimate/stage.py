@@ -18,6 +18,7 @@ from ..data.buckets import Size
 from ..errors import ConfigError
 from ..methods.base import Method
 from ..methods.distillation import DistillationOptions
+from ..networks.adapter import Rank
 from ..networks.blocks import prepare
 from ..networks.discriminator import Discriminator
 from ..networks.narrow import BYTES, narrowed
@@ -92,7 +93,7 @@ class Outline:
         self.add_adapter(network, name, expert.rank, expert.alpha, 0)
         network.requires_grad_(False)
 
-    def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None:
+    def add_adapter(self, network: Network, name: str, rank: Rank, alpha: float, seed: int) -> None:
         with torch.device("meta"):
             self.backbone.add_adapter(network, name, rank, alpha, seed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -34,11 +34,15 @@ class DistillationOptions(MethodOptions):
         description="What is trained and held: `full`, all weights of a copy (a detail expert: an adapter over a copy "
         "that is the semantic expert), or `adapter`, an adapter of the one frozen backbone that all roles share.",
     )
-    rank: Count = Field(default=128, description="Of an adapter's low-rank pairs, over the attentions' projections.")
+    rank: Count | Literal["whole"] = Field(
+        default=128,
+        description="Of an adapter's low-rank pairs, over the attentions' projections. `whole`, of a detail expert: "
+        "every linear layer is trained whole instead, for a file as large as the backbone and memory as for `full`.",
+    )
     alpha: Positive = Field(
         default=256.0,
-        description="`alpha / rank` scales the output of the low-rank pairs. The embedders and the output head get "
-        "whole layers in their place.",
+        description="`alpha / rank` scales the output of the low-rank pairs, if there are any. The embedders and the "
+        "output head get whole layers in their place.",
     )
     guidance: Weight = Field(
         default=6.0,
@@ -79,6 +83,8 @@ class DistillationOptions(MethodOptions):
                 f"compute.base={config.compute.base}: stages.{config.stage} exports weights that it would round. Set "
                 f"stages.{config.stage}.options.mode=adapter, and use semantic and detail stages only."
             )
+        if self.rank == "whole":
+            yield from self._every_linear(config)
         stages = list(config.stages)
         for name in self.builds_on(config):
             if name in stages[stages.index(config.stage) + 1 :]:
@@ -86,6 +92,22 @@ class DistillationOptions(MethodOptions):
                     f"stages.{config.stage} builds on stages.{name} and stands before it: stages run in the order they "
                     f"are written in, so write {name} above {config.stage}."
                 )
+
+    def _every_linear(self, config: Config) -> Iterator[str]:
+        """What speaks against the rank `whole`."""
+        setting = f"stages.{config.stage}.options.rank=whole"
+        if not self.over_semantic:
+            yield f"{setting} is for a detail expert, and mode: full trains all of this one: set a number."
+        elif self.mode == "adapter" and config.pair is None:
+            yield (
+                f"{setting} beside mode: adapter, whose semantic expert has pairs of low rank, and no whole layer can "
+                "take their place: set mode: full, or a number."
+            )
+        elif self.mode == "adapter" and config.compute.base:
+            yield (
+                f"{setting} begins at the weights that compute.base={config.compute.base} rounds: leave compute.base "
+                "out, or set a number."
+            )
 
     def builds_on(self, config: Config) -> list[str]:
         """The stages whose files this one begins with, of those that a run may have."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -22,6 +22,8 @@ from ..run.parallel import gathered
 
 _PARTS = (".lora_A.", ".lora_B.", ".twins.")  # what the parameters of an adapter have in their names
 _BASE = ".base_layer."
+
+Rank = int | Literal["whole"]  # of pairs; or every linear layer gets a twin, and there are none
 
 
 class Twins(nn.Module):
@@ -57,27 +59,22 @@ def add_adapter(
     name: str,
     low_rank: Sequence[str],
     replaced: Sequence[str],
-    rank: int,
+    rank: Rank,
     alpha: float,
     seed: int,
 ) -> None:
     """Give the linears named in ``low_rank`` a pair and those in ``replaced`` a twin, and freeze everything else.
 
+    With the rank ``whole`` every linear of the network gets a twin, and none a pair.
+
     ``acting``: the list of the adapters that act; those in it now are what the new one lies over. The output stays what
     it is with them: a pair's second factor starts at zero, a twin at their values. Trained is always in float32.
     Raises ConfigError for a rank below 1.
     """
-    if rank < 1:
-        raise ConfigError(f"options.rank={rank} must be at least 1.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        vars(model).pop("peft_config", None)  # of an adapter before this one: peft only warns of it
-        config: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(low_rank)}
-        inject_adapter_in_model(LoraConfig(**config), model, adapter_name=name)
-    for layer in _adapted(model).values():
-        layer._active_adapter = acting
-        layer.lora_A[name].float()
-        layer.lora_B[name].float()
+    if rank == "whole":
+        replaced = list(dict.fromkeys([*_linears(model), *replaced]))
+    else:
+        _add_pairs(model, acting, name, low_rank, rank, alpha, seed)
     for each in replaced:
         layer = model.get_submodule(each)
         if not isinstance(layer, Twins):
@@ -86,6 +83,22 @@ def add_adapter(
         layer.add(name)
     for full_name, parameter in model.named_parameters():
         parameter.requires_grad_(_belongs(full_name, name))
+
+
+def _add_pairs(
+    model: nn.Module, acting: list[str], name: str, modules: Sequence[str], rank: int, alpha: float, seed: int
+) -> None:
+    if rank < 1:
+        raise ConfigError(f"options.rank={rank} must be at least 1.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vars(model).pop("peft_config", None)  # of an adapter before this one: peft only warns of it
+        config: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "target_modules": list(modules)}
+        inject_adapter_in_model(LoraConfig(**config), model, adapter_name=name)
+    for layer in _adapted(model).values():
+        layer._active_adapter = acting
+        layer.lora_A[name].float()
+        layer.lora_B[name].float()
 
 
 def adapter_layers(model: nn.Module, adapters: Sequence[str]) -> dict[str, Layer]:
@@ -137,6 +150,12 @@ def frozen_state(model: nn.Module, adapters: Sequence[str] = ()) -> dict[str, Te
         for name, tensor in model.state_dict().items()
         if not any(part in name for part in _PARTS) or any(_belongs(name, adapter) for adapter in adapters)
     }
+
+
+def _linears(model: nn.Module) -> list[str]:
+    """The network's own, those that have a twin already among them."""
+    weights = (name.rpartition(".") for name, tensor in frozen_state(model).items() if tensor.ndim == 2)
+    return [module for module, _, kind in weights if kind == "weight"]
 
 
 def _belongs(parameter: str, adapter: str) -> bool:

@@ -11,7 +11,8 @@ target      as the student: a copy, or an adapter       an adapter
 ==========  ==========================================  =====================================
 
 An adapter changes the layers that a detail expert changes by the family's key map: pairs of low rank over the
-attentions' projections, twins of the embedders and of the output head.
+attentions' projections, twins of the embedders and of the output head. With the rank ``whole`` it is twins alone, of
+every linear layer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import Tensor
 from dcm_core.expert.layers import Expert
 
 from ..data.batch import Conditions
-from .adapter import frozen_state
+from .adapter import Rank, frozen_state
 from .average import MovingAverage, Parameters
 from .network import Network
 
@@ -39,7 +40,7 @@ class Adapts(Protocol):
 
     def apply(self, network: Network, expert: Expert) -> None: ...
     def lay(self, network: Network, expert: Expert, name: str) -> None: ...
-    def add_adapter(self, network: Network, name: str, rank: int, alpha: float, seed: int) -> None: ...
+    def add_adapter(self, network: Network, name: str, rank: Rank, alpha: float, seed: int) -> None: ...
 
 
 @dataclass(frozen=True)

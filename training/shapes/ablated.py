@@ -23,6 +23,7 @@ from ..data.batch import Conditions
 from ..evaluation.store import file_digest
 from ..methods.distillation import Distillation
 from ..registry import build_backbone
+from ..run.world import usable_device
 from ..trainer import build_trainer
 from .ablation import Job
 from .compare import MEASURES, Trial, compare
@@ -56,14 +57,20 @@ def measure(job: Job) -> dict[str, Any]:
         "calls": entrant.calls,
         "samples": job.samples(),
         "seconds": row.seconds,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "machine": _machine(usable_device(config.device)),
         "torch": torch.__version__,
     }
 
 
+def _machine(device: torch.device) -> str:
+    cores = f"{platform.machine()}, {os.cpu_count()} CPU cores"
+    return f"{cores}, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else cores
+
+
 def _teacher(config: Config, guidance: float, steps: int) -> Entrant:
     found = config.find(str(config.backbone.weights), "teacher", "Set base.backbone.weights to its file.")
-    network = build_backbone(config.backbone).load(found).eval()
+    device = usable_device(config.device)
+    network = build_backbone(config.backbone).load(found).eval().to(device)
 
     def model(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         return network(x, FLOW.timestep(sigma), Conditions(text))[0]
@@ -71,7 +78,9 @@ def _teacher(config: Config, guidance: float, steps: int) -> Entrant:
     # The same levels for all rows, whatever grid a row is trained on.
     levels = ExpertSchedule(replace(config.expert_schedule().grid, points=_TEACHER_STEPS), kappa_index=0)
     sigmas = plain_sigmas(levels, steps)
-    return Entrant.of(f"teacher, {steps} steps", lambda: model, sigmas, guidance, teacher=file_digest(found))
+    return Entrant.of(
+        f"teacher, {steps} steps", lambda: at_home(model, device), sigmas, guidance, teacher=file_digest(found)
+    )
 
 
 def _trained(config: Config, averaged: ExitStack) -> list[Distillation]:
@@ -96,7 +105,8 @@ def _entrant(job: Job, methods: Sequence[Distillation]) -> Entrant:
     def model(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         return few_step(Conditions(text))(x, sigma)
 
-    noisy = model if row.sampler == "euler" else renoised(model, sigmas, torch.Generator().manual_seed(job.seed))
+    there = at_home(model, last.device)
+    noisy = there if row.sampler == "euler" else renoised(there, sigmas, torch.Generator().manual_seed(job.seed))
     return replace(Entrant.of(row.name, lambda: noisy, sigmas, row.guidance), recipe={})
 
 
@@ -105,6 +115,11 @@ def _pair(high: Distillation, low: Distillation) -> Callable[[Conditions], Veloc
         return with_experts(high.student_alone(conditions), low.student_alone(conditions), high.schedule)
 
     return both
+
+
+def at_home(model: Callable[..., Tensor], device: torch.device) -> Callable[..., Tensor]:
+    """A model on that device, for tensors that are, and whose results stay, where they were."""
+    return lambda x, *others: model(x.to(device), *(each.to(device) for each in others)).to(x.device)
 
 
 def renoised(model: VelocityModel, sigmas: Tensor, generator: torch.Generator) -> VelocityModel:

@@ -15,8 +15,10 @@ from pydantic import Field
 from dcm_core.files.atomic import atomic_write
 
 from ..config import ConfigError, Count, Positive, Section, Whole, build, read_yaml
+from ..evaluation.store import file_digest
 
 RESULT, LOG, CONFIG = "result.json", "log.txt", "config.yaml"
+_FAILURE = re.compile(r"error: |[\w.]*(Error|Exception)\b")  # what a process says last that did not end well
 
 
 class Row(Section):
@@ -92,11 +94,13 @@ class Job:
         return sum(each["iterations"] * each.get("data", {}).get("batch_size", usual) for each in stages)
 
     def asked(self) -> dict[str, Any]:
-        """All that the result depends on."""
-        source = self.source
+        """All that the result depends on, wherever it is made: so folders of rows can be brought together."""
+        config = (self.source or self).config()
+        teacher = _teacher_file(config)
         return {
             "row": self.row.model_dump(mode="json", exclude={"name"}),
-            "config": self.config() if source is None else source.config(),
+            "config": _without_places(config),
+            "teacher": teacher and file_digest(teacher),
             "guidance": self.ablation.guidance,
             "clips": self.ablation.clips,
             "seed": self.ablation.seed,
@@ -130,8 +134,12 @@ class Job:
             return f"'{source.row.name}' did not run"
         log = self.folder / LOG
         lines = log.read_text(encoding="utf-8").strip().splitlines() if log.exists() else []
-        told = [line for line in lines if line.startswith("error: ")] or lines[-1:]
-        return told[-1].removeprefix("error: ") if told else "no time"
+        told = [line for line in lines if _FAILURE.match(line)]
+        if told:
+            return told[-1].removeprefix("error: ")
+        if (self.folder / RESULT).exists():
+            return "its result was made with other settings"
+        return "it was stopped" if lines else "no time"
 
 
 def load_ablation(path: Path) -> Ablation:
@@ -169,6 +177,21 @@ def find(ablation: Ablation, name: str, seed: int) -> Job:
 def slug(name: str) -> str:
     """A name for a folder."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower().replace("+", "with_")).strip("_")
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what only says where a row is trained, and where its files lie."""
+    kept = {key: value for key, value in config.items() if key not in ("output", "folder", "device")}
+    kept["backbone"] = {key: value for key, value in config["backbone"].items() if key != "weights"}
+    kept["paths"] = {key: value for key, value in config.get("paths", {}).items() if key != "folder"}
+    return kept
+
+
+def _teacher_file(config: dict[str, Any]) -> Path | None:
+    """The teacher's weights, if they are there."""
+    weights = config["backbone"].get("weights", "")
+    places = Path(config["folder"], weights), Path(weights)
+    return next((place for place in places if place.is_file()), None)
 
 
 def _merged(values: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:

@@ -38,8 +38,14 @@ def write_table(ablation: Ablation) -> Path:
         file.write((json.dumps(kept, indent=1) + "\n").encode())
     path = folder / "table.md"
     with atomic_write(path) as file:
-        file.write(("\n\n".join([*sections, _NOTE]) + "\n").encode())
+        file.write(("\n\n".join([*sections, _NOTE, *_machines(kept)]) + "\n").encode())
     return path
+
+
+def _machines(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Where they were made, one line if any were."""
+    machines = sorted({f"{each['machine']}, PyTorch {each['torch']}" for each in results})
+    return [f"Made on: {'; '.join(machines)}."] if machines else []
 
 
 def _cells(row: Row, made: Sequence[Job], found: Sequence[dict[str, Any]]) -> list[str]:

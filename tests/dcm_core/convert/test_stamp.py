@@ -69,6 +69,20 @@ def test_a_second_stamp_replaces_the_first(file, capsys):
     assert passport.usual_steps == 4 and passport.cfg is None and passport.source == ""
 
 
+def test_a_link_stays_one(file, tmp_path, capsys):
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(file)
+    assert run(capsys, "stamp", str(link), "--sigmas", *LEVELS)[0] == 0
+    assert link.is_symlink() and speed_lora_of(file).passport.sigmas == {4: tuple(map(float, LEVELS))}
+
+
+def test_a_header_that_no_program_would_read(file, capsys, monkeypatch):
+    before, reading = file.read_bytes(), 1 + int.from_bytes(file.read_bytes()[:8], "little")
+    monkeypatch.setattr("dcm_core.files.format._MAX_HEADER", reading)
+    status, _, err = run(capsys, "stamp", str(file), "--sigmas", *LEVELS)
+    assert status == 1 and "no program reads more than" in err and file.read_bytes() == before
+
+
 def test_a_preset_into_a_file_of_another_name(file, capsys):
     assert run(capsys, "stamp", str(file), "--preset", "wan2.2 lightning", "--expert", "low")[0] == 0
     found = speed_lora_of(file)

@@ -53,6 +53,19 @@ def test_copies_in_another_precision_agree():
     assert plain == of(net.to(torch.float32))
 
 
+def test_a_float16_copy_is_told_from_no_other():
+    """Rounded twice, one number in sixteen ends elsewhere; numbers of bfloat16 pass through float16 as they are."""
+    net = Net(512)
+    with torch.no_grad():
+        net.norm_q.weight.uniform_(0.5, 1.5)
+    plain = of(net)
+    half = {name: norm.half() for name, norm in norm_tensors(net.state_dict()).items()}
+    for copy in (half, {name: norm.float() for name, norm in half.items()}):
+        assert fingerprint("wan", logical_shapes(net), copy) == plain.rpartition(":")[0] + ":-"
+    net.to(torch.bfloat16)
+    assert of(net) == of(net.to(torch.float16)) == plain
+
+
 def test_marks_that_quantised_files_carry_do_not_count():
     net = Net()
     plain = of(net)

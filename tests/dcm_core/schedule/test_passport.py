@@ -83,6 +83,8 @@ def test_passports_that_no_run_could_follow(lists, options, said):
         ("sigmas.4", "[1.0, 0.9]", "has 2 values"),
         ("sigmas.four", "[1.0]", "must end with a number of steps"),
         ("sigmas.4", "1.0 0.9", "dcm_schedule.sigmas.4 is '1.0 0.9', which cannot be read"),
+        ("sigmas.04", "[1.0, 0.7, 0.6, 0.5]", "stands beside another list for as many steps"),
+        ("sigmas.2", '{"1": 0, "0.5": 0}', "which cannot be read"),
         ("shift", "five", "dcm_schedule.shift is 'five', which cannot be read"),
         ("format", "2.0", "update DCM"),
     ],

@@ -87,6 +87,15 @@ def test_a_name_that_fits_two_rows():
         ("wan2.2_t2v_lightx2v_4steps_lora_v1.1_low_noise.safetensors", "low"),
         ("Wan2.2-T2V-A14B-4steps-lora-rank64-Seko-V1.1/high_noise_model.safetensors", "high"),
         ("highres_flow.safetensors", ""),
+        ("high_res/wan2.2_lightx2v_4steps_lora_low_noise.safetensors", "low"),
+        ("Wan 2.2 high and low/Wan2.2-Lightning-4steps-lora_LOW_fp16.safetensors", "low"),
+        ("wan22/high/lightning_4steps.safetensors", "high"),
+        ("high noise/lightning_4steps_low_rank.safetensors", "high"),
+        ("Wan2.2-Lightning-4steps_high_low_merged.safetensors", ""),
+        ("wan2.1_lightx2v_low_vram.safetensors", ""),
+        ("Wan22_A14B_T2V_LOW_rank64_lightning_4steps.safetensors", "low"),
+        ("lightx2v_I2V_14B_HIGH_cfg_step_distill_resized.safetensors", "high"),
+        ("lightx2v_I2V_HIGH_resized_rank_16.safetensors", "high"),
     ],
 )
 def test_the_model_of_a_pair_that_a_file_is_for(name, side):

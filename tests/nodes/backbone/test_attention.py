@@ -156,6 +156,22 @@ def test_a_choice_is_kept_for_the_machine_and_said_once(ways, tmp_path, monkeypa
     assert next(iter(attention_choice._chosen.values())).name == "other"
 
 
+@pytest.mark.parametrize("damage", ["none", "list", "choice", "machine", "cut"])
+def test_a_damaged_file_of_choices_is_made_anew(ways, tmp_path, monkeypatch, damage):
+    ways(other=(exact, 0.05))
+    file = tmp_path / "choices.json"
+    attention_pytorch(*inputs(), 2, transformer_options={OVERRIDE: ChosenAttention()})
+    whole = file.read_text()
+    ((machine, kept),) = json.loads(whole).items()
+    shape = next(iter(kept))
+    found = {"none": whole, "list": "[]", "cut": whole[:-9]}
+    found |= {"choice": json.dumps({machine: {shape: {"name": "other"}}}), "machine": json.dumps({machine: [], "b": 1})}
+    file.write_text(found[damage])
+    monkeypatch.setattr(attention_choice, "_chosen", {})
+    attention_pytorch(*inputs(), 2, transformer_options={OVERRIDE: ChosenAttention()})
+    assert json.loads(file.read_text())[machine] == kept
+
+
 def test_an_earlier_override_is_the_one_to_beat_and_a_later_one_is_said(ways):
     ways(other=(absent, 0.01))
     model, seen = world("wan").model(), []

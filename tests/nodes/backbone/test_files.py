@@ -1,6 +1,7 @@
 """What files of a backbone hold that a loader may pass over: every case is loaded right, or said."""
 
 import json
+import os
 
 import comfy.sd
 import folder_paths
@@ -212,6 +213,22 @@ def test_shards_numbered_otherwise_load(models, rename):
         shard.rename(shard.with_name(rename(shard.name)))
     assert names() == ["a"]
     assert same_weights(load("a"), world("wan").model())
+
+
+def test_files_that_were_written_again_are_loaded_again(models):
+    """Also one of several shards."""
+    save_file(state(), models / "alone.safetensors")
+    (models / "whole").mkdir()
+    parts = [models / "whole" / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for number, part in enumerate(parts):
+        save_file(dict(list(state().items())[number::2]), part)
+    node = dcm_node("DCMLoadBackbone")
+    assert {"alone.safetensors", "whole"} <= {*names()}
+    for name, file in (("alone.safetensors", models / "alone.safetensors"), ("whole", parts[1])):
+        first = node.fingerprint_inputs(name, weight_dtype="default")
+        assert node.fingerprint_inputs(name, weight_dtype="default") == first
+        os.utime(file, (1, 1))
+        assert node.fingerprint_inputs(name, weight_dtype="default") != first
 
 
 def test_two_sets_of_shards_in_one_folder_are_both_offered(models):

@@ -13,6 +13,7 @@ import torch
 from dcm_pack.dcm_core.backbone.file import BackboneFile
 from dcm_pack.dcm_core.convert.command import main
 from dcm_pack.dcm_core.files.format import tensor_bytes
+from harness import tiny
 from harness.pairs import second, stock
 from harness.quantised import FORMATS, Quantised, quantised
 from harness.worlds import dcm_node, relative, world
@@ -69,7 +70,7 @@ def over(network_of: str, kind: str) -> Quantised:
 
 @reads_formats
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_quantised_backbone_runs_with_a_detail_expert(models, family, kind):
     this, packed = world(family), over(family, kind)
     model, plain = loaded(models, packed), meant(packed)

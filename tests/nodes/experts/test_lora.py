@@ -22,12 +22,14 @@ def test_at_one_strength_it_is_the_stock_loaders_patches(this, put):
     assert not model.get_additional_models() and not model.wrappers, "nothing is beside the network"
 
 
-def test_at_strength_0_nothing_runs(this, put, monkeypatch):
+def test_at_strength_0_nothing_runs(this, put, loras, monkeypatch):
     from dcm_pack.nodes.experts import lora_terms
 
     tensors, plain = all_of(Maker(this.network).loha), this.model()
     same, info = put(plain, tensors, 0.0, 0.0)
     assert same is plain and info == "style.safetensors: both strengths are 0, so nothing is changed"
+    (loras / "broken.safetensors").write_bytes(b"no LoRA")  # which is not read for that
+    assert dcm_node("DCMLora").execute(plain, "broken.safetensors", 0.0, 0.0)[0] is plain
     calls = []
     patched = lora_terms.patched
     monkeypatch.setattr(lora_terms, "patched", lambda *args: calls.append(1) or patched(*args))

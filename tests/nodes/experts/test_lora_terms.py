@@ -80,6 +80,23 @@ def test_a_part_of_a_weight(this):
     assert relative(sampled(this, stocks[0]), expected) >= 1e-2
 
 
+def test_an_uneven_pair_in_float16(this, put):
+    """Of 1e6 times and 1e-6 times its usual size: ComfyUI multiplies them in float32."""
+    tensors = Maker(this.network).pair("blocks.0.self_attn.q")
+    for each, scale in (("down", 1e6), ("up", 1e-6)):
+        tensors[f"diffusion_model.blocks.0.self_attn.q.lora_{each}.weight"] *= scale
+
+    def half():
+        model = this.model(dtype=torch.float16)
+        model.model.manual_cast_dtype = None  # computes in float16, which the host would not do on a CPU
+        return model
+
+    model, _ = put(half(), tensors, *BOTH)
+    expected = this.in_two_runs(*(stock(half(), tensors, strength) for strength in BOTH), steps=STEPS)
+    assert relative(sampled(this, model), expected) <= 2e-3
+    assert relative(sampled(this, half()), expected) >= 1e-2
+
+
 def test_hunyuan_video_by_the_names_of_its_trainer(put):
     this = world("hunyuan_video")
     maker = Maker(this.network)

@@ -132,7 +132,7 @@ def test_fp8_storage(family):
     assert relative(both, this.without_detail()) > 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn], ids=str)
 def test_the_right_backbone_raises_no_doubts_in_any_storage(dtype):
     this = world("wan")
     assert check_experts(this.model(dtype=dtype), this.detail, this.semantic) == []

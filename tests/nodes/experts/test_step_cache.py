@@ -4,6 +4,7 @@ import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from harness import tiny
+from harness.loras import BOTH, Maker, all_of, stock
 from harness.worlds import assert_same, relative, world
 
 STEPS = 8
@@ -46,3 +47,16 @@ def test_with_two_steps_for_each_expert_nothing_is_skipped(node):
     """A cache needs two answers before it can guess a third."""
     this = world("wan")
     assert torch.equal(this.sampled(cached(node, this.applied())), this.sampled(this.applied()))
+
+
+@pytest.mark.parametrize("node", [EasyCacheNode, LazyCacheNode])
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_without_experts_a_lora_of_two_strengths_has_a_cache_for_each(node, order, put):
+    this = world("wan")
+    tensors = all_of(Maker(this.network).pair)
+    truth = this.in_two_runs(*(cached(node, stock(this.model(), tensors, strength)) for strength in BOTH), steps=STEPS)
+    base = cached(node, this.model()) if order == "before" else this.model()
+    model = put(base, tensors, *BOTH)[0]
+    model = cached(node, model) if order == "after" else model
+    assert relative(this.sampled(model, steps=STEPS), truth) <= 1e-5
+    assert relative(this.sampled(put(this.model(), tensors, *BOTH)[0], steps=STEPS), truth) >= 1e-3

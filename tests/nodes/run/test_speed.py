@@ -7,8 +7,10 @@ import pytest
 import torch
 from dcm_pack.dcm_core.errors import ExpertFileError
 from dcm_pack.dcm_core.expert.file import save_expert
+from dcm_pack.dcm_core.families.presets import find_family
 from dcm_pack.dcm_core.schedule.passport import KEYS, Passport, levels, write_passport
 from dcm_pack.dcm_core.schedule.speed_presets import SPEED_PRESETS
+from dcm_pack.nodes.backbone.model import host_class
 from harness.speed_loras import HIGH, KNOWN, LIGHTX2V, LOW, RCM, graph, loaded, run, running
 from harness.worlds import dcm_node, world
 
@@ -51,6 +53,7 @@ def test_a_stamped_file_tells_without_a_graph_where_the_host_keeps_metadata(this
 
 def test_a_pair(this, loras):
     high, low = loaded(this.model(), loras, HIGH), loaded(this.model(), loras, LOW)
+    loaded(this.model(), loras, LIGHTX2V)
     pair = {"low_noise_model": low}
     samples, info = run(this, high, graph(HIGH, low=[LOW]), **pair)
     assert info == (
@@ -64,6 +67,16 @@ def test_a_pair(this, loras):
     loaded(this.model(), loras, RCM)
     unlike = run(this, high, graph(HIGH, low=[RCM]), **pair)[1]
     assert "wan2.2 lightning and wan2.1 rcm, are for different noise levels" in unlike
+    # Made for the same four noise levels, of which one has also eight.
+    mixed = run(this, high, graph(HIGH, low=[LIGHTX2V]), **pair)[1]
+    assert mixed.startswith("high noise 2 steps 1.000 0.938 | low noise 2 steps 0.833 0.625") and "Warning" not in mixed
+    more = run(this, high, graph(HIGH, low=[LIGHTX2V]), steps=8, **pair)[1]
+    assert more.count("Warning") == 1
+    assert "wan2.1 lightx2v (by its file's name) has no noise levels for 8 steps: set steps to 4." in more
+    typed = write_passport(Passport({4: (1.0, 0.9375, 0.8333, 0.625)}, title="typed"))
+    loaded(this.model(), loras, "typed.safetensors", typed)
+    assert "Warning" not in run(this, high, graph(HIGH, low=["typed.safetensors"]), **pair)[1]
+    assert "Warning" not in run(this, high, graph(HIGH, LIGHTX2V, low=[LOW]), **pair)[1]
     # Guidance of the model that has no speed LoRA is its own affair.
     assert "Warning" not in run(this, this.model(), graph(low=[LOW]), cfg=3.5, detail_cfg=1.0, **pair)[1]
 
@@ -73,6 +86,9 @@ def test_the_boundary_of_a_passport(this, loras):
     model = loaded(this.model(), loras, "turbo.safetensors", write_passport(own))
     info = run(this, model, graph("turbo.safetensors"), low_noise_model=this.model())[1]
     assert "high noise 2 steps 1.000 0.900 | low noise 2 steps 0.800 0.500" in info
+    side = loaded(this.model(), loras, "turbo.safetensors", write_passport(replace(own, boundary=0.6, expert="high")))
+    shown = running("DCMSigmas", graph("turbo.safetensors")).execute(side, 0)[1]
+    assert "high noise 3 steps 1.000 0.900 0.800 | low noise 1 step 0.500" in shown
     typed = run(this, model, graph("turbo.safetensors"), low_noise_model=this.model(), boundary=0.6)[1]
     assert "high noise 3 steps" in typed
 
@@ -140,6 +156,8 @@ def test_a_model_with_experts_keeps_their_levels(this, loras):
         ({"lora_name": LIGHTX2V, "strength_model": 0.0}, False),
         ({"lora_name": LIGHTX2V, "semantic_strength": 0.0, "detail_strength": 0.5}, True),
         ({"lora_name": ["4", 0]}, False),  # another node makes the name
+        ({"lora_name": ["name", 0], "strength_model": 1.0}, True),
+        ({"lora_name": LIGHTX2V, "strength_model": ["strength", 0]}, False),
         ({"lora_1": {"on": True, "lora": LIGHTX2V, "strength": 0.5}}, True),
         ({"lora_1": {"on": False, "lora": LIGHTX2V, "strength": 0.5}}, False),
         ({"lora_1": {"lora": "gone.safetensors"}, "lora_2": {"lora": LIGHTX2V}}, True),
@@ -148,8 +166,50 @@ def test_a_model_with_experts_keeps_their_levels(this, loras):
     ids=str,
 )
 def test_what_counts_as_a_loader(this, loras, loader, is_found):
-    model = loaded(this.model(), loras, LIGHTX2V)
-    assert run(this, model, graph(loader))[1].startswith("wan2.1 lightx2v: 4 steps") == is_found
+    model, prompt = loaded(this.model(), loras, LIGHTX2V), graph(loader)
+    prompt["name"] = {"class_type": "PrimitiveString", "inputs": {"value": LIGHTX2V}}
+    prompt["strength"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 0.0}}
+    assert run(this, model, prompt)[1].startswith("wan2.1 lightx2v: 4 steps") == is_found
+
+
+@pytest.mark.parametrize(
+    ("inputs", "is_found"),
+    [
+        ({"model1": ["bare", 0], "model2": ["model 1", 0], "select": 1}, False),  # a switch: nobody tells which
+        ({"model": ["model 1", 0], "model_patch": ["bare", 0]}, True),
+        ({"model_in": ["model 1", 0]}, True),
+    ],
+    ids=str,
+)
+def test_only_what_leads_to_the_model_is_followed(this, loras, inputs, is_found):
+    prompt = graph(LIGHTX2V)
+    prompt["between"] = {"class_type": "Between", "inputs": inputs}
+    prompt["9"]["inputs"]["model"] = ["between", 0]
+    info = run(this, loaded(this.model(), loras, LIGHTX2V), prompt)[1]
+    assert info.startswith("wan2.1 lightx2v: 4 steps" if is_found else "no experts: 4 steps")
+
+
+@pytest.mark.parametrize("name", ["DCMSigmas", "DCMKSampler", "DCMGuider"])
+def test_nodes_run_again_when_a_lora_was_stamped(this, loras, name):
+    model = loaded(this.model(), loras, "cat.safetensors")
+    node = running(name, graph("cat.safetensors"))
+    running("DCMSigmas", graph("cat.safetensors")).execute(model, 0)
+    before = node.fingerprint_inputs(model=None, steps=0)
+    assert node.fingerprint_inputs(model=None, steps=0) == before
+    loaded(this.model(), loras, "cat.safetensors", write_passport(Passport({2: (1.0, 0.5)})))
+    after = node.fingerprint_inputs(model=None, steps=0)
+    assert after != before
+    assert running("DCMSigmas", graph("cat.safetensors")).execute(model, 0)[0].tolist() == [1.0, 0.5, 0.0]
+    assert node.fingerprint_inputs(model=None, steps=0) == after
+
+
+@pytest.mark.skipif(not host_class(find_family("cogvideox")), reason="this ComfyUI has no CogVideoX")
+def test_levels_of_flow_matching_are_for_no_other_backbone(loras):
+    this = world("cogvideox")
+    model = loaded(this.model(), loras, "turbo.safetensors", write_passport(Passport({4: (1.0, 0.75, 0.5, 0.25)})))
+    sigmas, shown, _ = running("DCMSigmas", graph("turbo.safetensors")).execute(model, 4).args
+    assert torch.equal(sigmas, this.schedule.sigmas(4))
+    assert "turbo.safetensors is for flow matching, and CogVideoX takes other noise levels" in shown
 
 
 def test_a_graph_that_leads_back_to_itself(this, loras):
@@ -221,5 +281,6 @@ def test_a_preset_of_ones_own_goes_before_the_file(this, loras):
     model = loaded(this.model(), loras, LIGHTX2V)
     sigmas, shown, _ = running("DCMSigmas", graph(LIGHTX2V)).execute(model, 0, preset="wan2.1 causvid 1.3B").args
     assert sigmas.tolist() == levels(SPEED_PRESETS["wan2.1 causvid 1.3B"]).tolist() and "lightx2v" not in shown
-    uneven = running("DCMSigmas", graph(LIGHTX2V)).execute(model, 4, semantic_steps=1)[0]
-    assert uneven.tolist() == this.schedule.sigmas(4, 1).tolist()
+    uneven, shown, _ = running("DCMSigmas", graph(LIGHTX2V)).execute(model, 4, semantic_steps=1).args
+    assert uneven.tolist() == this.schedule.sigmas(4, 1).tolist() and "not its own noise levels" in shown
+    assert "not its own" not in running("DCMSigmas", graph(LIGHTX2V)).execute(model, 4)[1]

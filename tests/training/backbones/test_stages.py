@@ -5,28 +5,29 @@ from dataclasses import replace
 import pytest
 import torch
 from harness.tiny_backbones import BACKBONES, Noise
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from dcm_core.backbone.file import BackboneFile
 from dcm_core.expert.file import load_expert
+from dcm_core.expert.layers import Difference
 from training import trainer
 from training.config import Config, build
 
-ADVERSARY = {"rank": 2, "alpha": 4.0, "feature_stride": 1, "discriminator": {"lr": 1e-3, "width": 32}}
+ADVERSARY = {"alpha": 4.0, "feature_stride": 1, "discriminator": {"lr": 1e-3, "width": 32}}
 
 
 @pytest.fixture
 def stage(tmp_path, monkeypatch):
     """A trainer of a stage over a tiny network whose weights lie in a ComfyUI file: ``stage(name, method)``."""
 
-    def build_one(name: str, method: str, mode: str = "full") -> trainer.Trainer:
+    def build_one(name: str, method: str, mode: str = "full", rank: int | str = 2) -> trainer.Trainer:
         tiny, weights = BACKBONES[name], tmp_path / "backbone.safetensors"
         if not weights.exists():
             save_file(tiny.backbone().comfy_state(tiny.network()), weights)
         monkeypatch.setattr(trainer, "build_training_data", lambda config: Noise(tiny))
         options = {"guidance": 2.0, "mode": mode} | ({"embedded_guidance": 6.1} if "guidance" in tiny.told else {})
         if method == "detail":
-            options |= ADVERSARY | {"semantic": str(tmp_path / "semantic" / "semantic.safetensors")}
+            options |= ADVERSARY | {"rank": rank, "semantic": str(tmp_path / "semantic" / "semantic.safetensors")}
         else:
             options |= {"tc_lag": 1} | ({"rank": 2, "alpha": 4.0} if mode == "adapter" else {})
         values = {
@@ -42,19 +43,20 @@ def stage(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"),
+    ("name", "mode", "rank"),
     [
-        *((name, "full") for name in BACKBONES),
-        *((name, "adapter") for name in ("wan i2v", "hunyuan_video", "cogvideox 5b")),
+        *((name, "full", 2) for name in BACKBONES),
+        *((name, "adapter", 2) for name in ("wan i2v", "hunyuan_video", "cogvideox 5b")),
+        *((name, "full", "whole") for name in ("wan i2v", "hunyuan_video", "cogvideox 5b")),
     ],
 )
-def test_both_stages_train_and_their_experts_give_the_students_velocity(name, mode, stage, tmp_path):
+def test_both_stages_train_and_their_experts_give_the_students_velocity(name, mode, rank, stage, tmp_path):
     tiny = BACKBONES[name]
     x, timestep = tiny.noise(), torch.tensor([990.0, 500.0])
     backbone = tiny.backbone()
     told = replace(tiny.conditions(), guidance=None).told(6.1 if "guidance" in tiny.told else None)
     for method in ("semantic", "detail"):
-        trained = stage(name, method, mode)
+        trained = stage(name, method, mode, rank)
         if method == "semantic":
             network = backbone.load(tmp_path / "backbone.safetensors")
         trained.run()
@@ -84,3 +86,14 @@ def test_a_detail_expert_changes_the_layers_that_its_family_names(stage, tmp_pat
     assert kinds["double_blocks.0.img_attn.proj"] == "LowRank"
     assert kinds["final_layer.adaLN_modulation.1"] == kinds["guidance_in.in_layer"] == "Difference"
     assert not any(name.startswith("double_blocks.0.txt_attn") for name in kinds)
+
+
+def test_a_whole_detail_expert_changes_every_linear_layer(stage, tmp_path):
+    """As differences, which need no rank; a convolution, which nodes run no detail expert in, is left alone."""
+    stage("hunyuan_video", "semantic").run()
+    stage("hunyuan_video", "detail", rank="whole").run()
+    expert = load_expert(tmp_path / "detail" / "detail.safetensors")
+    state = load_file(tmp_path / "backbone.safetensors")
+    linears = {name.removesuffix(".weight") for name, tensor in state.items() if tensor.ndim == 2}
+    assert {type(layer) for layer in expert.layers.values()} == {Difference}
+    assert expert.layers.keys() == linears and expert.metadata.rank is None and expert.metadata.complete

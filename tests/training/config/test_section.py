@@ -48,7 +48,7 @@ class Made(Section):
         ({"pair": [0.5, 0.5, 0.5]}, "made.pair must be a list of 2, not [0.5, 0.5, 0.5]."),
         ({"on": 1}, "made.on must be true or false, not 1."),
         ({"only": "two"}, "made.only='two' is unknown; use one."),
-        ({"limit": "much"}, "made.limit must be of type float or 'auto', not 'much'."),
+        ({"limit": "much"}, "made.limit must be of type float above 0 or 'auto', not 'much'."),
         ({"free": float("inf")}, "made.free=inf must be a finite number."),
         ({"free": True}, "made.free must be of type float, not True."),
         (3, "made must be a mapping, not 3."),

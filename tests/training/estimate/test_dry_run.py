@@ -26,11 +26,15 @@ ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "training" / "configs").glob("[!a]*.yaml"))
 
 
-@pytest.mark.parametrize("stage", ["semantic", "detail"])
-def test_what_is_trained_is_counted_as_the_trainer_counts_it(trainer, stage):
-    run = trainer(stage)
-    count = sum(p.numel() for p in run.method.trainable.values())
+@pytest.mark.parametrize(("stage", "options"), [("semantic", {}), ("detail", {}), ("detail", {"rank": "whole"})])
+def test_what_is_trained_is_counted_as_the_trainer_counts_it(trainer, stage, options):
+    run = trainer(stage, options)
+    method = run.method
+    count = sum(p.numel() for p in method.trainable.values())
     assert f" {count / 1e6:.1f} M trained parameters" in estimated(run.config, None, None, 350.0)
+    found = need(run.config, type(method), method.options, build_backbone, None, method.data.latent_shape)
+    held = sum(p.numel() * p.element_size() for network in method.networks for p in network.parameters())
+    assert found.trained == count and found.weights == pytest.approx(held, rel=0.2)  # and a discriminator's
 
 
 def test_a_call_on_no_data_takes_what_it_takes_on_data(trainer):

@@ -1,10 +1,12 @@
 """An ablation: rows in their order, each a process, resumed; what did not run is said."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from dcm_core.sampling import euler
 from dcm_core.shapes.captions import encode_text
@@ -112,6 +114,57 @@ def test_rows_are_trained_and_measured_in_order_and_only_once(file, in_process, 
     file.write_text(file.read_text().replace("clips: 2", "clips: 3"))
     ablate.main(["--config", str(file), "--only", "teacher"])
     assert in_process[2:] == [("teacher, 4 steps", 0)], "another question has another answer"
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert row(table, "+OD").endswith("did not run: its result was made with other settings |")
+
+
+def test_rows_of_several_machines_make_one_table(file, in_process, tmp_path):
+    """Their folders are copied; where files lie, and which device there is, is each machine's own."""
+    ablate.main(["--config", str(file), "--only", "teacher"])
+    here, there = tmp_path / "out", tmp_path / "there"
+    shutil.copytree(here / "teacher_4_steps", there / "out" / "teacher_4_steps")
+    values = yaml.safe_load(file.read_text())
+    teacher = shutil.copy(values["base"]["backbone"]["weights"], there / "weights.safetensors")
+    values["output"], values["base"]["backbone"]["weights"] = str(there / "out"), str(teacher)
+    values["base"] |= {"device": "cuda", "paths": {"folder": str(there)}}
+    copied = there / "rows.yaml"
+    copied.write_text(json.dumps(values))
+
+    in_process.clear()
+    ablate.main(["--config", str(copied), "--hours", "0"])
+    assert not in_process and not (there / "paths").exists(), "only the table is written"
+    table = (there / "out" / "table.md").read_text()
+    assert row(table, "teacher, 4 steps").split(" | ")[1:4] == ["8", "0", "1"]
+    assert table.splitlines()[-1].startswith("Made on: ") and "PyTorch" in table.splitlines()[-1]
+    Path(teacher).write_bytes(b"another teacher")
+    ablate.main(["--config", str(copied), "--hours", "0"])
+    assert "other settings" in row((there / "out" / "table.md").read_text(), "teacher, 4 steps")
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("stage vcm: lcm\n\rvcm 269/500 39:19", "it was stopped"),
+        ("warned\nerror: no teacher\n", "no teacher"),
+        ("Traceback\ntorch.OutOfMemoryError: too large\n", "torch.OutOfMemoryError: too large"),
+    ],
+)
+def test_why_a_row_did_not_run_is_read_from_what_it_said_last(file, log, told):
+    job = find(load_ablation(file), "one network", 0)
+    job.folder.mkdir(parents=True)
+    (job.folder / "log.txt").write_text(log)
+    assert job.why_not() == told
+
+
+def test_networks_are_asked_where_they_are():
+    seen = []
+
+    def model(x, sigma):
+        seen.extend([x.device.type, sigma.device.type])
+        return torch.ones(1)
+
+    found = ablated.at_home(model, torch.device("meta"))(torch.zeros(1), torch.zeros(1))
+    assert (seen, found.device.type) == (["meta", "meta"], "cpu")
 
 
 def test_no_row_is_begun_when_the_time_is_over(file, in_process, tmp_path):

@@ -74,15 +74,20 @@ class Environment:
     def lacks(self, dimensions: list[str]) -> list[str]:
         """What is missing for these dimensions, a sentence each, with the commands where there is one."""
         if not self.python.exists():
-            return [f"There is no Python at {self.python}. Make the environment:\n{commands(self.python)}"]
+            return [
+                f"There is no Python at {self.python}. Make the environment, where there is a GPU:\n"
+                f"{commands(self.python, dimensions)}",
+                *_lacks_networks(),
+            ]
         found = []
         if not (self.vbench and self.torch):
-            found.append(f"{self.python} has no package vbench. Make the environment:\n{commands(self.python)}")
+            made = commands(self.python, dimensions)
+            found.append(f"{self.python} has no package vbench. Make the environment:\n{made}")
         elif not self.gpu:
-            found.append("PyTorch finds no GPU there, and VBench's networks run on one alone.")
-        needing = [name for name in dimensions if name in _DETECTED]
+            found.append(f"The PyTorch of {self.python} finds no GPU, and VBench's networks run on one alone.")
+        needing = _detected(dimensions)
         if self.vbench and needing and not self.detectron2:
-            found.append(f"{', '.join(needing)}: detectron2 is missing. Run:\n{_detector(self.python)}")
+            found.append(f"detectron2 is missing. Run:\n{_detector(self.python, needing)}")
         return [*found, *_lacks_networks()]
 
     def evaluate(self, videos: Path, prompts: Path, output: Path, dimension: str, custom: bool) -> None:
@@ -125,23 +130,31 @@ def _lacks_networks() -> list[str]:
     return found
 
 
-def commands(python: Path) -> str:
-    """What makes the environment of this Python, for a shell. CUDA up to 12.1 is what VBench asks for."""
+def _detected(dimensions: list[str]) -> list[str]:
+    return [name for name in dimensions if name in _DETECTED]
+
+
+def commands(python: Path, dimensions: list[str]) -> str:
+    """What makes the environment of this Python for these dimensions, for a shell.
+
+    CUDA up to 12.1 is what VBench asks for.
+    """
+    needing = _detected(dimensions)
     return "\n".join(
         [
             f"  python3.10 -m venv {python.parent.parent}",
             f"  {python} -m pip install torch==2.5.1 torchvision==0.20.1 "
             "--index-url https://download.pytorch.org/whl/cu121",
             f"  {python} -m pip install vbench==0.1.5",
-            _detector(python),
+            *([_detector(python, needing)] if needing else []),
         ]
     )
 
 
-def _detector(python: Path) -> str:
+def _detector(python: Path, needing: list[str]) -> str:
     return (
         f"  {python} -m pip install --no-build-isolation "
-        "git+https://github.com/facebookresearch/detectron2.git   # for " + ", ".join(_DETECTED)
+        "git+https://github.com/facebookresearch/detectron2.git   # for " + ", ".join(needing)
     )
 
 

@@ -34,10 +34,7 @@ class Job:
     calls: str = "?"
 
     def lacks(self) -> list[str]:
-        """All that is missing, a sentence each."""
-        return [*self.environment.lacks(self.dimensions), *self._lacks_videos()]
-
-    def _lacks_videos(self) -> list[str]:
+        """What is missing of the videos, a sentence each."""
         if not self.videos.is_dir():
             return [f"There is no folder of videos at {self.videos}."]
         if self.suite is None:

@@ -14,7 +14,7 @@ from ...errors import ConfigError
 SEEDS = 5
 # Videos that move are taken out before this dimension, so that more are asked for.
 FILTERED, FILTERED_SEEDS, FILTERABLE = "temporal_flickering", 25, ".mp4"
-SOURCE = "https://github.com/Vchitect/VBench/blob/master/vbench/VBench_full_info.json"
+SOURCE = "https://raw.githubusercontent.com/Vchitect/VBench/master/vbench/VBench_full_info.json"
 VIDEOS = (".mp4", ".gif")
 
 

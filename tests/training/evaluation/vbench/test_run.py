@@ -103,7 +103,26 @@ def test_without_an_environment_the_commands_that_make_it_are_told(tmp_path, vid
         command(tmp_path / "env" / "bin" / "python", videos, tmp_path, "--custom", "--check")
     text = str(told.value)
     assert f"python3.10 -m venv {tmp_path / 'env'}" in text and "-m pip install vbench==" in text
+    assert "detectron2" not in text, "none of the six dimensions needs it"
     assert not (tmp_path / "env").exists(), "nothing is installed"
+
+
+def test_a_check_of_nothing_tells_all_that_is_needed_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setenv("VBENCH_CACHE_DIR", str(tmp_path / "networks"))
+    check = ["--check", "--python", str(tmp_path / "env" / "bin" / "python")]
+    with pytest.raises(SystemExit) as told:
+        vbench.main(check)
+    text = str(told.value)
+    assert text.startswith("error: VBench cannot run yet:\n* There is no Python at ")
+    assert "detectron2.git   # for object_class" in text and "install wget, unzip." in text
+    assert "comes with the package. Till then download https://" in text
+    assert text.endswith("sample those that --manifest lists, and name their folder in --videos.")
+    with pytest.raises(SystemExit) as told:
+        vbench.main([*check, "--videos", str(tmp_path / "none")])
+    assert str(told.value).endswith(f"There is no folder of videos at {tmp_path / 'none'}.")
+    with pytest.raises(SystemExit, match="There is no list to write: the set of prompts comes with the package"):
+        vbench.main(["--manifest", str(tmp_path / "list.jsonl"), *check[1:]])
 
 
 def test_all_that_is_missing_is_named_before_anything_runs(tmp_path, videos, stand_in, monkeypatch):
