@@ -44,11 +44,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     try:
         from training.config import load_config
+        from training.output import require_writable
         from training.registry import check
 
         config = load_config(options.config, options.overrides)
         check(config)
         folder = options.output or Path(config.output, "dynamics")
+        require_writable(folder)
         if config.pair is None or not options.experts:
             analyse(config, folder, options.levels, options.batches, options.after)
         if options.experts:

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         from torch.cuda import OutOfMemoryError
 
         from training.config import load_config
+        from training.output import require_writable
         from training.registry import check
         from training.run.world import another_is_gone, check_processes, farewell
     except ImportError as error:
@@ -71,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.dry_run:
             estimate(config, stages, options.size, options.card, options.rate)
             return
+        for stage in [] if options.trial else stages:
+            require_writable(Path(config.output, stage))
         for stage in stages:
             try:
                 run(config.of_stage(stage), options.trial, options.restart)

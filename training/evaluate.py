@@ -50,9 +50,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         from training.errors import ConfigError
         from training.evaluation.page import save_page
+        from training.output import require_writable
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
     try:
+        require_writable(options.output, "--output")
         report = of_videos(options) if options.videos else of_shapes(options)
         report.save(options.output)
         if options.html:

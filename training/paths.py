@@ -64,8 +64,13 @@ def run(config: Config, dry_run: bool, part: int = 1, parts: int = 1) -> None:
     They are those of the chosen stage, or else of the first that has a teacher. Of a pair they are those of both
     stages, which go through one model after the other.
     """
-    done = False
-    for stage in [config.stage] if config.stage else _in_order(config):
+    from training.evaluation.recipe import training_paths
+    from training.output import require_writable
+
+    done, stages = False, [config.stage] if config.stage else _in_order(config)
+    for stage in [] if dry_run else stages:
+        require_writable(training_paths(config.of_stage(stage)), "output or paths.folder")
+    for stage in stages:
         done = _run(config.of_stage(stage), dry_run, part, parts) or done
         if done and config.pair is None:
             return
@@ -112,6 +117,7 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
     from torch.utils.flop_counter import FlopCounterMode
 
     from training.data.paths import solved
+    from training.output import existing
 
     one = plan.__class__(**{**vars(plan), "nodes": plan.nodes[:2], "levels": plan.nodes[:2]})
     model = method.guided_teacher(method.data.conditions(plan.captions([0])).to(method.device))
@@ -123,8 +129,7 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
     steps, paths = len(plan.nodes) - 1, plan.batches * plan.batch
     pflop = counter.get_total_flops() * steps * paths / 1e15
     size = plan.batches * plan.batch_bytes
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(existing(folder)).free
     return (
         f"{paths} paths of {len(plan.prompts)} prompts, {plan.calls} network calls each: {paths * plan.calls} calls, "
         f"{pflop:.3g} PFLOP, about {seconds * steps * paths / 3600:.2g} hours on {method.device} one path at a time.\n"

@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         from torch import OutOfMemoryError
 
         from training.errors import ConfigError
+        from training.output import require_writable
         from training.preparation.run import Settings, prepare
         from training.registry import build_encoder
         from training.run.world import usable_device
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         prompts, pictures = prompts_of(options)
         device = usable_device(options.device)
+        require_writable(options.output, "--output")
         encoder = build_encoder(options.backbone, options.weights, device, options.image_to_video)
         settings = Settings(
             data=options.data,

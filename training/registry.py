@@ -54,6 +54,7 @@ def build_method(setup: Setup) -> Method:
     check_first_frames(setup.backbone, setup.data)
     method = _method(setup.config).build(setup, _options(setup.config))
     _check_texts(method)
+    _check_latents(method)
     if isinstance(setup.data, TeacherPaths) and isinstance(method, Distillation):
         check_paths(method, setup.config)
     return method
@@ -66,6 +67,17 @@ def _check_texts(method: Method) -> None:
         raise ConfigError(
             f"data.name={method.config.stage_data().name}: its embedded texts are {wide} wide, and this backbone takes "
             f"texts of width {taken}. Prepare the data with the text encoder of this backbone."
+        )
+
+
+def _check_latents(method: Method) -> None:
+    """Raises ConfigError where latents have other channels than the network makes."""
+    config = method.student.network.transformer.config
+    there, made = method.data.latent_shape[0], config.out_channels or config.in_channels
+    if there != made:
+        raise ConfigError(
+            f"data.name={method.config.stage_data().name}: its latents have {there} channels, and this backbone's have "
+            f"{made}. Prepare the data with the autoencoder of this backbone."
         )
 
 

@@ -75,18 +75,13 @@ class Trainer:
         Raises, before training, OSError for an output that is unwritable or has too little room, and ConfigError for a
         checkpoint of weights that were trained with other settings; Stopped where it was asked to stop and has saved.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"Nothing can be written into {self.folder} ({error.strerror}): choose another output."
-            ) from None
         if restart:
             self.checkpoints.remove()
         if self.checkpoints.exist():
             self.load()
         to_come = math.ceil((self.stage.iterations - self.iteration) / self.config.checkpoint_every)
         self.checkpoints.check_room(self.method.tensors(), to_come)
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self.first:
             with atomic_write(self.folder / "config.yaml") as file:
                 file.write(to_yaml(self.config).encode())
@@ -217,7 +212,7 @@ class Trainer:
                 "The learning rate's cosine spanned %d iterations so far, from here on it is that over %d.",
                 state["iterations"], self.stage.iterations,
             )  # fmt: skip
-        self.iteration = done
+        self.iteration = self.method.done = done
 
 
 def build_trainer(config: Config) -> Trainer:

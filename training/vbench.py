@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
     from training.evaluation.vbench.run import Job, manifest
     from training.evaluation.vbench.scores import DIMENSIONS
     from training.evaluation.vbench.suite import SOURCE
+    from training.output import require_writable
 
     dimensions = chosen(options.dimensions, options.custom)
     environment = Environment.of(options.python)
@@ -91,6 +92,7 @@ def run(options: argparse.Namespace) -> None:
     if options.check:
         print(f"Nothing is missing for {len(dimensions)} dimensions on {environment.gpu}.")
         return
+    require_writable(options.output, "--output")
     scores = job.run()
     text = (options.output / "summary.md").read_text(encoding="utf-8")
     print(f"{text}\nsummary.md and summary.json are in {options.output}.")

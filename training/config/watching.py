@@ -24,7 +24,9 @@ class PathsConfig(Section):
         "video those with a first frame.",
     )
     count: Count = Field(
-        default=1024, description="How many paths, in whole batches; the prompts take turns. More may be added later."
+        default=1024,
+        description="How many paths, in whole batches; the prompts take turns. More may be added later. Where "
+        "there are more, the first so many are trained on.",
     )
     batch_size: Count = Field(default=16, description="Paths that are made at once; a file of the cache holds them.")
     steps: list[Count] = Field(

@@ -124,10 +124,16 @@ class BucketedData(ABC):
 
     def _stacked(self, chosen: Sequence[int]) -> Tensor:
         latents = [self.latents(number) for number in chosen]
-        if len({each.shape for each in latents}) > 1:
-            shapes = {self.shown(number): list(each.shape) for number, each in zip(chosen, latents, strict=True)}
-            raise ConfigError(f"Latents of one bucket are of several shapes, {shapes}: prepare the videos anew.")
+        require_one_shape({self.shown(number): each.shape for number, each in zip(chosen, latents, strict=True)})
         return torch.stack(latents)
+
+
+def require_one_shape(shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raises ConfigError where clips of one bucket, by what they are called, have latents of several shapes."""
+    different = {tuple(shape): source for source, shape in shapes.items()}
+    if len(different) > 1:
+        told = ", ".join(f"{source} {list(shape)}" for shape, source in different.items())
+        raise ConfigError(f"Latents of one bucket are of several shapes: {told}. Prepare the videos anew.")
 
 
 def padded(told: Sequence[Text]) -> Conditions:

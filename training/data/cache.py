@@ -129,6 +129,15 @@ class CachedTensors:
         except Exception as error:
             raise self._damaged(shard, error) from None
 
+    def shape(self, item: str, kind: str) -> list[int]:
+        """Of one of an item's tensors, by the shard's header alone. Raises OSError like ``read``."""
+        shard = self.shards[item]
+        file = self._open(shard)
+        try:
+            return file.shape(f"{item}/{kind}")
+        except Exception as error:
+            raise self._damaged(shard, error) from None
+
     def check(self) -> None:
         """Raises OSError for the first shard that is gone."""
         for shard in sorted(set(self.shards.values())):
@@ -158,3 +167,6 @@ class _Shard:
 
     def get_tensor(self, name: str) -> Tensor:
         return self.file.get_tensor(name)
+
+    def shape(self, name: str) -> list[int]:
+        return self.file.get_slice(name).get_shape()

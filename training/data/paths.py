@@ -34,50 +34,9 @@ from ..run.world import World
 from .base import Data
 from .batch import Conditions
 from .levels import float32
+from .path_recipe import UNROUNDED, Recipe
 
 _INDEX, _VERSION, _FILES = "index.json", 1, "paths-"
-_WORDS = {
-    "teacher": "another backbone, or other weights of it",
-    "guidance": "guidance {kept}, and this run's is {now}",
-    "embedded_guidance": "embedded guidance {kept}, and this run's is {now}",
-    "unconditional": "another negative prompt",
-    "grid": "the grid {kept}, and this run's is {now}",
-    "solver": "the solver {kept}, and this trainer's is {now}",
-    "shape": "latents of shape {kept}, and this run's are {now}",
-    "frames": "other first frames of its prompts",
-}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What leads from noise and a prompt to a path.
-
-    ``teacher``: digest of its weights; ``unconditional``: of what the other side of its guidance is told. ``grid``: the
-    schedule's, in words. ``shape`` of the latents [C, T, H, W]. ``frames``: digest of the prompts' first frames, empty
-    for text to video.
-    """
-
-    teacher: str
-    guidance: float
-    embedded_guidance: float | None
-    unconditional: str
-    grid: str
-    shape: list[int]
-    solver: str = "euler"
-    frames: str = ""
-
-    def check(self, now: Recipe, folder: Path) -> None:
-        """Raises ConfigError naming all in which a run differs from what the paths of ``folder`` were made with."""
-        kept, wanted = asdict(self), asdict(now)
-        wrong = [
-            words.format(kept=kept[name], now=wanted[name])
-            for name, words in _WORDS.items()
-            if kept[name] != wanted[name]
-        ]
-        if wrong:
-            raise ConfigError(
-                f"The paths in {folder} were made with {'; with '.join(wrong)}. Set the former, or name another folder."
-            )
 
 
 @dataclass(frozen=True)
@@ -103,8 +62,9 @@ class Plan:
     def name(self) -> str:
         """Tells plans apart, whatever the number of their paths."""
         told = {**asdict(self), "count": 0}
-        if not self.recipe.frames:  # as it was before there were any
-            del told["recipe"]["frames"]
+        for name, none in (("frames", ""), ("base", UNROUNDED)):  # as it was before there were any
+            if told["recipe"][name] == none:
+                del told["recipe"][name]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]
 
     @property
@@ -155,7 +115,7 @@ class PathCache:
         """
         if (folder / _INDEX).exists():
             kept = cls.read(folder).plan
-            kept.recipe.check(plan.recipe, folder)
+            kept.recipe.check(plan.recipe, folder, adding=True)
             changed = [name for name, value in vars(kept).items() if name != "count" and value != getattr(plan, name)]
             if changed:
                 raise ConfigError(
@@ -195,7 +155,7 @@ class PathCache:
     def write(self, batch: int, states: Tensor) -> None:
         """States [batch, levels, C, T, H, W] of a batch of paths."""
         with atomic_write(self._path(batch)) as file:
-            write_tensors(file, {"states": states.float().contiguous()}, {"batch": str(batch)})
+            write_tensors(file, {"states": states.float().contiguous()}, self._said(batch))
 
     def states(self, numbers: Iterable[int], levels: Sequence[int]) -> Tensor:
         """[N, L, C, T, H, W] of some paths at some of ``plan.levels``, given by position (-1 is the last).
@@ -221,10 +181,24 @@ class PathCache:
         path = self._path(batch)
         try:
             if batch not in self._open:
-                self._open[batch] = safe_open(path, "pt").__enter__()
+                self._open[batch] = self._opened(batch)
             return self._open[batch].get_slice("states")[row, level]
         except (SafetensorError, OSError, IndexError) as error:
             raise OSError(f"{path} cannot be read: {error}. Remove it and run training/paths.py again.") from error
+
+    def _opened(self, batch: int) -> Any:
+        file: Any = safe_open(self._path(batch), "pt").__enter__()
+        said = file.metadata() or {}
+        if any(said.get(name, value) != value for name, value in self._said(batch).items()):  # older ones say less
+            raise ConfigError(
+                f"{self._path(batch)} holds other paths than {_INDEX} beside it tells of: it belongs to another cache. "
+                "Remove it and run training/paths.py again."
+            )
+        return file
+
+    def _said(self, batch: int) -> dict[str, str]:
+        """Of a file, in its header."""
+        return {"batch": str(batch), "plan": self.plan.name}
 
     def _path(self, batch: int) -> Path:
         return self.folder / f"{_FILES}{batch:06d}.safetensors"

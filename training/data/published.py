@@ -7,6 +7,7 @@ zeros, and 256 tokens, of which the mask [256] says which there are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from .batch import Conditions
 from .bucketed import BucketedData, Text
 
 _POOLED = 768  # width of CLIP's pooled text
+_TEXT = "prompt_embed", "prompt_attention_mask"  # the folders of a text's two files
+_END = 4096  # bytes of a .pt file, a zip archive: its directory, with the checksums of all that is in it
 
 
 class PublishedOptions(Section):
@@ -74,6 +77,14 @@ class PublishedData(BucketedData):
     def shown(self, number: int) -> str:
         """The file of a clip's latents."""
         return self.items[number]["latent_path"]
+
+    def identities(self) -> list[str]:
+        """Digests of its files in their order, of each of which little is read."""
+        items = [(each["latent_path"], each["prompt_embed_path"], each["prompt_attention_mask"]) for each in self.items]
+        files = [file for item in items for file in zip(("latent", *_TEXT), item, strict=True)]
+        if name := self.options.unconditional:
+            files += [(kind, name) for kind in _TEXT]
+        return [_identity(self.folder / kind / name) for kind, name in files]
 
     @property
     def prompts(self) -> list[str]:
@@ -133,6 +144,17 @@ def _load(path: Path) -> Tensor:
     if not isinstance(found, Tensor):
         raise OSError(f"{path} holds no tensor: download it again.")
     return found
+
+
+def _identity(path: Path) -> str:
+    """Changes with the content of a .pt file. Raises OSError where it cannot be read."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            file.seek(max(0, size - _END))
+            return f"{path.name} {size} {hashlib.sha256(file.read()).hexdigest()}"
+    except OSError as error:
+        raise OSError(f"{path} cannot be read ({error.strerror}): download it again.") from None
 
 
 DATA = PublishedData

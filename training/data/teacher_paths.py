@@ -17,14 +17,17 @@ from .paths import PathCache
 class TeacherPaths:
     """Batches of paths. Captions are encoded, and latents decoded, by the data set that the paths were made for."""
 
-    def __init__(self, data: Data, cache: PathCache, text_dropout: float, rest: PathCache | None = None):
-        """``rest``: the paths that go on from those in the cache, if those do not end as clips.
+    def __init__(self, data: Data, cache: PathCache, text_dropout: float, count: int, rest: PathCache | None = None):
+        """``count``: how many paths, the first of the cache, in its whole batches. ``rest``: the paths that go on from
+        those in the cache, if those do not end as clips.
 
         Raises ConfigError where paths are missing, or were made for latents of another shape.
         """
         self.ends = cache if rest is None else rest
+        batches = -(-count // cache.plan.batch)
         for each in (cache, self.ends):
-            each.require_whole()
+            each.require(range(batches))
+        self.used = range(batches * cache.plan.batch)
         if list(data.latent_shape) != cache.plan.recipe.shape:
             raise ConfigError(
                 f"The paths in {cache.folder} have latents of shape {cache.plan.recipe.shape}, and the data set's are "
@@ -36,7 +39,7 @@ class TeacherPaths:
 
     @property
     def content(self) -> str:
-        return f"{len(self.cache)} paths ({self.ends.plan.name})"
+        return f"{len(self.used)} paths ({self.ends.plan.name})"
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -44,7 +47,7 @@ class TeacherPaths:
 
     def numbers(self, draws: Draws) -> list[int]:
         """Which paths an iteration trains on."""
-        return draws.indices("path", range(len(self.cache))).tolist()
+        return draws.indices("path", self.used).tolist()
 
     def batch(self, draws: Draws) -> Batch:
         """The clips at the ends of an iteration's paths."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config import DataConfig, Section, build
 from ..errors import ConfigError
 from .batch import Conditions
-from .bucketed import BucketedData, Frame, Text
+from .bucketed import BucketedData, Frame, Text, require_one_shape
 from .cache import FRAME, CachedTensors, CacheIndex, read_index
 
 
@@ -52,6 +52,9 @@ class VideosData(BucketedData):
         self.away = self._embedded(self.index.negative) if self.options.negative_prompt else self.empty
         self.told_of_image = frozenset(self._framed(next(iter(self.index.frames))) if self.index.frames else ())
         super().__init__(config, [clip.size for clip in self.index.clips])
+        for bucket in dict.fromkeys(self.buckets):
+            same = [clip for clip in self.index.clips if clip.size == bucket]
+            require_one_shape({clip.source: self.tensors.shape(clip.latents, "latents") for clip in same})
 
     def latents(self, number: int) -> Tensor:
         """Normalised latents [C, T, H, W] of a clip."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -19,13 +20,16 @@ from tqdm import tqdm
 from ..config import PART_NAMES, Config, Part
 from ..data.base import Data
 from ..data.levels import levels
-from ..data.paths import PathCache, Plan, Recipe, fill
+from ..data.path_recipe import UNROUNDED, Recipe
+from ..data.paths import PathCache, Plan, fill
 from ..data.prompts import read_prompts
 from ..data.teacher_paths import TeacherPaths
 from ..errors import ConfigError, MissingWeights
 from ..methods.distillation import Distillation
 from ..run.record import weights_digest
 from .jump_error import segments
+
+logger = logging.getLogger(__name__)
 
 
 def recipe(method: Distillation, prompts: Sequence[str]) -> Recipe:
@@ -42,6 +46,7 @@ def recipe(method: Distillation, prompts: Sequence[str]) -> Recipe:
         grid=f"{grid.prediction} of {grid.points} points at shift {grid.shift:g}{cut}",
         shape=list(data.latent_shape),
         frames=data.frames_of(prompts),
+        base=method.config.compute.base or UNROUNDED,
     )
 
 
@@ -121,7 +126,13 @@ def training_data(data: Data, config: Config) -> Data:
         )
     # Of the high-noise model they end at kappa, and with the other as clips.
     rest = PathCache.read(cache.folder.with_name("low_noise")) if config.part == "high_noise" else None
-    return TeacherPaths(data, cache, settings.text_dropout, rest)
+    found = TeacherPaths(data, cache, settings.text_dropout, config.paths.count, rest)
+    if len(found.used) < len(cache):
+        logger.warning(
+            "Of the %d paths in %s the first %d are trained on, as paths.count=%d says.",
+            len(cache), cache.folder, len(found.used), config.paths.count,
+        )  # fmt: skip
+    return found
 
 
 def held_out(method: Distillation, config: Config) -> PathCache | None:
@@ -184,4 +195,6 @@ def _folder_name(plan: Plan, config: Config) -> str:
         guidance = {name: stage.options.get("guidance") for name, stage in config.stages.items()}
         told = asdict(replace(plan, recipe=shared, nodes=[], levels=[]))
         told |= {"pair": config.pair.model_dump(), "steps": config.validation.steps, "guidance": guidance}
+    if plan.recipe.base == UNROUNDED:  # as it was before there were others
+        del told["recipe"]["base"]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:12]

@@ -75,7 +75,8 @@ class Method(ABC):
 
     ``build`` makes the networks of the method's roles (student, teacher, target, discriminator) and hands them to the
     constructor. ``learners`` names those that are trained, ``turns`` computes their losses. ``averages`` are moving
-    averages of the student's weights, updated after every iteration.
+    averages of the student's weights, updated after every iteration. ``done``: how many iterations the weights have
+    behind them.
     """
 
     Options: ClassVar[type[MethodOptions]]  # the model of the method's own options
@@ -91,6 +92,7 @@ class Method(ABC):
         self.schedule = setup.config.expert_schedule()
         self.process = process_of(self.schedule.grid)
         self.student = student
+        self.done = 0
         for network in self.networks:
             setup.placed(network)
         transformer, optimizer = student.network.transformer, f"{self.settings}.optimizer"
@@ -112,6 +114,12 @@ class Method(ABC):
     def trained_with(self) -> Record:
         """Every setting that the weights depend on, by its full name."""
         return record(self.config, self.options, {}, {})
+
+    @property
+    def as_trained(self) -> Config:
+        """The configuration with as many iterations as were trained, for an exported file: a stage may end early."""
+        stage = self.stage.model_copy(update={"iterations": self.done})
+        return self.config.model_copy(update={"stages": {**self.config.stages, self.config.stage: stage}})
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -148,6 +156,7 @@ class Method(ABC):
             self.learners[name].step(iteration, self.stage.iterations)
         for average in self.averages.values():
             average.update(iteration)
+        self.done = iteration + 1
         return self.world.mean(metrics)
 
     def gradients(self, batch: Batch, draws: Draws) -> dict[str, dict[str, float]]:

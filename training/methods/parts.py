@@ -56,7 +56,7 @@ class SemanticPart(Part):
         return method.followed(method.guided_teacher(conditions), at_kappa, [*below, 0.0])
 
     def export(self, method: Distillation, path: Path) -> None:
-        config, backbone = method.config, method.backbone
+        config, backbone = method.as_trained, method.backbone
         before = backbone.comfy_state(method.teacher.network)
         if method.student.adapters:
             layers = method.changes()
@@ -89,7 +89,7 @@ class DetailPart(Part):
     def export(self, method: Distillation, path: Path) -> None:
         layers = method.changes()
         if method.world.first:
-            config, steps = method.config, method.trained_steps
+            config, steps = method.as_trained, method.trained_steps
             export_adapter(path, config, "detail", layers, method.options, self.fingerprint, trained_steps=steps)
 
 
@@ -107,7 +107,7 @@ class WholePart(Part):
     def export(self, method: Distillation, path: Path) -> None:
         state, layers = method.backbone.comfy_state(method.student.network), method.changes()
         if method.world.first:
-            export_backbone(path, method.config, with_layers(state, layers))
+            export_backbone(path, method.as_trained, with_layers(state, layers))
 
 
 @dataclass(frozen=True)

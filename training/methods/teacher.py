@@ -55,7 +55,7 @@ class Teacher(Method):
     def export(self, path: Path) -> None:
         state = self.backbone.comfy_state(self.student.network)
         if self.world.first:
-            export_backbone(path, self.config, state)
+            export_backbone(path, self.as_trained, state)
 
 
 METHOD = Teacher

@@ -33,10 +33,12 @@ class Clip:
     size: Size
     crop: Crop
 
-    def name(self, fingerprint: str) -> str:
-        """What its latents are called: by content, so that a file may be renamed."""
+    def name(self, fingerprint: str, unchecked: str = "") -> str:
+        """What its latents are called: by content, so that a file may be renamed, and by what they were not checked
+        for."""
         fps = "" if self.source.still else f"{self.fps:g}"
-        return named(self.digest, str(self.begin), fps, str(self.size), self.crop, fingerprint)
+        content = self.digest, str(self.begin), fps, str(self.size), self.crop, fingerprint
+        return named(*content, *([f"unchecked {unchecked}"] if unchecked else []))
 
 
 def named(*parts: str) -> str:

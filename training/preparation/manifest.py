@@ -48,7 +48,7 @@ def read_collection(data: Path, caption: str = "") -> tuple[list[Entry], list[Dr
         if not path.is_file():
             dropped.append(Dropped(source, "missing", f"there is no file {shown(path)}"))
         elif text is None:
-            dropped.append(Dropped(source, "bad caption", "its caption is not UTF-8 text"))
+            dropped.append(Dropped(source, "bad caption", "its caption is no text in UTF-8"))
         elif not (text or caption):
             dropped.append(Dropped(source, "no caption", "it has no caption, or an empty one"))
         else:
@@ -77,8 +77,9 @@ def _of_folder(folder: Path) -> Iterator[tuple[Path, str | None]]:
 
 
 def _beside(path: Path) -> str | None:
-    """The text of ``clip.txt`` or ``clip.mp4.txt``, nothing where neither is there, None where it is no text."""
-    for beside in (path.with_suffix(".txt"), path.with_name(path.name + ".txt")):
+    """The text of ``clip.mp4.txt``, which is of this file alone, or ``clip.txt``; nothing where neither is there, None
+    where it is no text."""
+    for beside in (path.with_name(path.name + ".txt"), path.with_suffix(".txt")):
         if beside.is_file():
             try:
                 return _tidy(beside.read_text("utf-8-sig"))
@@ -87,8 +88,17 @@ def _beside(path: Path) -> str | None:
     return ""
 
 
-def _tidy(text: object) -> str:
-    return " ".join(str(text).split()) if text is not None else ""
+def _tidy(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _caption(value: Any) -> str | None:
+    """What a cell of a table says, alone or as a list of one; nothing for an empty cell, None where it is no text."""
+    if isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    if value is None or value != value:  # not a number is how some tables write an empty cell
+        return ""
+    return _tidy(value) if isinstance(value, str) else None
 
 
 def _of_table(table: Path, base: Path) -> Iterator[tuple[Path, str | None]]:
@@ -109,7 +119,7 @@ def _located(rows: Iterable[Any], table: Path, base: Path) -> Iterator[tuple[Pat
         path = next((row[key] for key in _PATHS if row.get(key)), None)
         if path is None:
             raise ConfigError(f"{shown(table)}, row {number}: it needs one of {', '.join(_PATHS)}, as in {_EXAMPLE}.")
-        yield base / str(path), _tidy(next((row[key] for key in _CAPTIONS if row.get(key)), None))
+        yield base / str(path), _caption(next((row[key] for key in _CAPTIONS if row.get(key)), None))
 
 
 _EXAMPLE = '{"path": "clip.mp4", "caption": "a red kite over the sea"}'
@@ -117,7 +127,13 @@ _EXAMPLE = '{"path": "clip.mp4", "caption": "a red kite over the sea"}'
 
 def _csv(table: Path) -> Iterator[Any]:
     with open(table, encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
+        for number, row in enumerate(csv.DictReader(file), 1):
+            if None in row:  # what stands behind the last column, as of a caption with a comma in it
+                raise ConfigError(
+                    f"{shown(table)}, row {number}: it has more cells than there are columns. Put captions with commas "
+                    'in them in "quotes".'
+                )
+            yield row
 
 
 def _jsonl(table: Path) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..data.buckets import Size, usual
 from ..data.cache import CachedClip, CacheIndex
 from ..errors import ConfigError
+from ..output import require_writable
 from .clips import Clip, named
 from .encoder import Encoder
 from .filters import Dropped
@@ -28,6 +29,7 @@ from .summary import Summary
 from .work import ordered
 from .write import ShardWriter, ready_folder, require_room
 
+_UNCHECKED = "", "black", "static", "black static"  # what latents may not have been checked for, the least first
 _FRAME = 2  # a first frame is told by no more than so many times the latents of a clip
 
 
@@ -54,6 +56,11 @@ class Settings:
     shard_bytes: int = 256 << 20
     dry_run: bool = False
 
+    @property
+    def unchecked(self) -> str:
+        """What clips are not checked for."""
+        return " ".join(name for name, asked in (("black", self.black), ("static", self.static)) if not asked)
+
 
 def prepare(settings: Settings, encoder: Encoder) -> Summary:
     """Fill the cache with what it does not hold yet, and write its index, a summary and a contact sheet.
@@ -64,7 +71,7 @@ def prepare(settings: Settings, encoder: Encoder) -> Summary:
         raise ConfigError("Nothing to prepare: name videos with --data, or --prompts to train on the teacher's paths.")
     if settings.data and settings.data.resolve() == settings.output.resolve():
         raise ConfigError("--output is the folder of the videos themselves: name another, which may be inside it.")
-    ready_folder(settings.output)
+    require_writable(settings.output, "--output")
     writer = ShardWriter(settings.output, encoder.fingerprint, settings.shard_bytes)
     return _Preparation(settings, encoder, writer).run()
 
@@ -88,6 +95,7 @@ class _Preparation:
         require_room(settings.output, self._room(clips))
         if not settings.dry_run:
             clips = self._embedded(clips)
+        ready_folder(settings.output)
         sheet = ContactSheet(clips)
         clips = list(self._encoded(clips, sheet))
         firsts = self._first_frames(pictures, clips)
@@ -116,7 +124,17 @@ class _Preparation:
         return 4 * math.prod(self.encoder.size_rule.latent_shape(size))
 
     def _there(self, clip: Clip) -> bool:
-        return clip.name(self.encoder.fingerprint) in self.writer.shards
+        return self._item(clip) in self.writer.shards
+
+    def _checked(self, clip: Clip) -> bool:
+        """Whether it is there, and was checked for all that this run leaves out."""
+        enough = [each for each in _UNCHECKED if set(each.split()) <= set(self.settings.unchecked.split())]
+        return any(clip.name(self.encoder.fingerprint, each) in self.writer.shards for each in enough)
+
+    def _item(self, clip: Clip) -> str:
+        """What its latents are called where they are, or will be."""
+        names = [clip.name(self.encoder.fingerprint, each) for each in (*_UNCHECKED, self.settings.unchecked)]
+        return next((name for name in names if name in self.writer.shards), names[-1])
 
     def _embedded(self, clips: list[Clip]) -> list[Clip]:
         """Embed all captions; the clips whose captions could be."""
@@ -154,17 +172,17 @@ class _Preparation:
         """Decode and encode what is not there yet; the clips that are there in the end, in their order."""
         settings = self.settings
         decode = partial(shown if settings.dry_run else decoded, black=settings.black, static=settings.static)
-        found = ordered(decode, [clip for clip in clips if not self._there(clip)], settings.workers)
+        found = ordered(decode, [clip for clip in clips if not self._checked(clip)], settings.workers)
         for clip in tqdm(clips, "clips", ncols=80, disable=None):
-            pixels = None if self._there(clip) else next(found)
+            pixels = None if self._checked(clip) else next(found)
             if isinstance(pixels, Dropped):
                 self.dropped.append(pixels)
                 continue
             if pixels is not None:
                 sheet.take(clip, pixels)
-                if not settings.dry_run:
+                if not settings.dry_run and not self._there(clip):
                     told = {"latents": self._latents(clip, pixels), **self._told_of(clip, pixels, clip.size.frames)}
-                    self.writer.add(clip.name(self.encoder.fingerprint), told)
+                    self.writer.add(self._item(clip), told)
             yield clip
         self.writer.flush()
 
@@ -225,7 +243,7 @@ class _Preparation:
     def _index(self, clips: list[Clip], firsts: list[FirstFrame]) -> CacheIndex:
         cached = [
             CachedClip(
-                latents=clip.name(self.encoder.fingerprint),
+                latents=self._item(clip),
                 text=self.texts[clip.entry.caption],
                 caption=clip.entry.caption,
                 size=clip.size,
@@ -255,7 +273,7 @@ class _Preparation:
         fingerprint, size = self.encoder.fingerprint, self._usual(clips)
         found = [(first.clip.entry, first.name(fingerprint)) for first in firsts]
         if self.encoder.takes_image:
-            found += [(clip.entry, clip.name(fingerprint)) for clip in clips if clip.size == size]
+            found += [(clip.entry, self._item(clip)) for clip in clips if clip.size == size]
         called = labels((entry.caption, entry.source) for entry, _ in found)
         return {label: (entry.caption, item) for label, (entry, item) in zip(called, found, strict=True)}
 

@@ -16,6 +16,7 @@ from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
 from ..data.cache import read_shard, shard_path
+from ..output import existing
 from .manifest import shown
 
 
@@ -45,29 +46,22 @@ class ShardWriter:
         """Write what is waiting."""
         if not self._waiting:
             return
+        (self.folder / "shards").mkdir(parents=True, exist_ok=True)
         with atomic_write(shard_path(self.folder, f"{self._next:05d}")) as file:
             write_tensors(file, self._waiting, {"fingerprint": self.fingerprint})
         self._waiting, self._bytes, self._next = {}, 0, self._next + 1
 
 
 def ready_folder(folder: Path) -> None:
-    """Make the folder of a cache, without what a killed run left half written. Raises OSError if it takes no files."""
-    try:
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
-        for half in [*folder.glob(".*.tmp"), *(folder / "shards").glob(".*.tmp")]:
-            half.unlink()
-        with atomic_write(folder / "shards" / "writable"):
-            pass
-        (folder / "shards" / "writable").unlink()
-    except OSError as error:
-        raise OSError(
-            f"Nothing can be written into {shown(folder)} ({error.strerror or error}): choose another --output."
-        ) from None
+    """Make the folder of a cache, without what a killed run left half written."""
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    for half in [*folder.glob(".*.tmp"), *(folder / "shards").glob(".*.tmp")]:
+        half.unlink()
 
 
 def require_room(folder: Path, size: int) -> None:
     """Raise OSError unless ``size`` bytes fit beside what is on the disk."""
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(existing(folder)).free
     if free < size:
         raise OSError(
             f"The latents need up to {size / 1e9:.2f} GB, and only {free / 1e9:.2f} GB are free at {shown(folder)}: "

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from dcm_core.files.atomic import atomic_write, refused
 
 from ..errors import ConfigError
+from ..output import existing
 from .world import World
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Checkpoints:
         """Raises OSError where the disk has no room for so many more, or for those that are kept and the next one."""
         most = min(to_come, max(1, self.kept + 1 - len(self.all())))
         needed = most * sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        free = shutil.disk_usage(self.folder.parent).free
+        free = shutil.disk_usage(existing(self.folder.parent)).free
         if free < needed:
             raise OSError(
                 f"The checkpoints need {needed / 1e9:.3g} GB, and only {free / 1e9:.3g} GB are free at "

@@ -14,6 +14,9 @@ from ..config import Config, MethodOptions, Section
 from ..errors import ConfigError
 
 CONTENT = "the data set"  # what it holds; checkpoints of former trainers do not say
+_PLACES = {
+    f"data.options.{name}" for name in ("cache", "folder", "encoders", "fingerprint")
+}  # of a data set with content
 
 Record = dict[str, Any]  # by the full name of a setting
 _SAMPLED = 4096  # values of a tensor that its digest reads
@@ -47,11 +50,15 @@ def record(config: Config, options: MethodOptions, sources: Mapping[str, Any], s
 
 
 def check_unchanged(kept: Record, now: Record, checkpoint: Path, stage: str) -> None:
-    """Raises ConfigError naming every setting that is not what the weights of a checkpoint were trained with."""
+    """Raises ConfigError naming every setting that is not what the weights of a checkpoint were trained with.
+
+    A data set that says what it holds may have moved.
+    """
+    moved = _PLACES if CONTENT in kept else set()
     changed = [
         f"{name} was {_shown(kept.get(name))} and is {_shown(now.get(name))} now"
         for name in [*now, *(name for name in kept if name not in now)]
-        if kept.get(name) != now.get(name) and (name != CONTENT or CONTENT in kept)
+        if kept.get(name) != now.get(name) and (name != CONTENT or CONTENT in kept) and name not in moved
     ]
     if changed:
         raise ConfigError(

@@ -120,7 +120,7 @@ def test_prompts_and_pictures_alone_serve_the_teachers_paths(tmp_path):
     plan = Plan(recipe, [1.0, 0.0], [0.0], 0, "path", 3, 3, list(prompts.prompts))
     paths = PathCache.begin(tmp_path / "paths", plan)
     paths.write(0, torch.zeros(3, 1, *prompts.latent_shape))
-    trained = TeacherPaths(prompts, paths, text_dropout=1.0)
+    trained = TeacherPaths(prompts, paths, text_dropout=1.0, count=len(paths))
     assert trained.told_of_image == {"image", "vision"}
     batch = trained.batch(Draws.of(0, 0, 3))
     asked = plan.captions(trained.numbers(Draws.of(0, 0, 3)))

@@ -17,6 +17,7 @@ from training import paths as command
 from training.config import ConfigError, to_yaml
 from training.data.paths import PathCache, fill, solved
 from training.evaluation.recipe import levels, training_plan
+from training.run.draws import Draws
 from training.trainer import build_trainer
 
 PATHS = {"count": 3, "batch_size": 2}
@@ -166,8 +167,47 @@ def test_fewer_paths_than_are_asked_for_are_named_and_more_are_a_change_of_the_d
     for batch in (2, 3):
         shutil.copy(cache.folder / "paths-000000.safetensors", cache.folder / f"paths-00000{batch}.safetensors")
     PathCache.begin(cache.folder, replace(cache.plan, count=8))
+    trainer("semantic", **settings).run()  # on the first of them, as before
+    asked = settings | {"paths": settings["paths"] | {"count": 8}}
     with pytest.raises(ConfigError, match=r"the data set was 4 paths \(\w+\) and is 8 paths \(\w+\) now\."):
-        trainer("semantic", **settings).run()
+        trainer("semantic", **asked).run()
+
+
+def test_the_first_so_many_paths_are_trained_on_as_their_count_says(cached, trainer, caplog):
+    """Those behind them need not even be there."""
+    cache, _ = cached
+    (cache.folder / "paths-000001.safetensors").unlink()
+    settings = {"paths": {**PATHS, "count": 1, "folder": str(cache.folder)}, "data": {"source": "teacher"}}
+    data = trainer("semantic", **settings).method.data
+    assert "Of the 4 paths in" in caplog.text and "the first 2 are trained on, as paths.count=1 says" in caplog.text
+    drawn = {number for iteration in range(20) for number in data.numbers(Draws.of(0, iteration, 4))}
+    assert drawn == {0, 1} and data.content.startswith("2 paths (")
+
+
+@pytest.mark.parametrize("other", ["another batch", "another cache"])
+def test_a_file_of_another_cache_is_refused(cached, other):
+    cache, _ = cached
+    first, second = (cache.folder / f"paths-00000{number}.safetensors" for number in range(2))
+    if other == "another batch":
+        shutil.copy(first, second)
+        cache = PathCache.read(cache.folder)
+    else:
+        cache = PathCache(cache.folder, replace(cache.plan, seed=3))
+    with pytest.raises(ConfigError, match=r"paths-000001.safetensors holds other paths than index.json beside"):
+        cache.states([2], [0])
+
+
+def test_paths_of_a_rounded_teacher_are_for_runs_that_round_alike(cached):
+    """Those of a teacher that is not are for all, but no others are added to them."""
+    cache, _ = cached
+    exact = cache.plan.recipe
+    rounded = replace(exact, base="nf4")
+    exact.check(rounded, cache.folder)
+    rounded.check(rounded, cache.folder)
+    with pytest.raises(ConfigError, match="made with compute.base nf4, which rounds .*, and this run's is none"):
+        rounded.check(exact, cache.folder)
+    with pytest.raises(ConfigError, match="made with compute.base none, .*, and this run's is nf4"):
+        PathCache.begin(cache.folder, replace(cache.plan, recipe=rounded))
 
 
 def test_more_paths_may_be_added_and_nothing_else_changed(cached):

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -63,6 +64,22 @@ def test_latents_are_scaled_and_captions_lose_their_padding(folder):
         assert torch.equal(batch.latents[row], raw * 0.476986)
         assert torch.equal(batch.conditions.text[row, :length], embedding[1 : 1 + length])
         assert torch.equal(batch.conditions.pooled[row], embedding[0, :768])
+
+
+@pytest.mark.parametrize("kind", ["latent", "prompt_embed", "prompt_attention_mask"])
+def test_one_other_value_is_another_set_and_a_copy_is_the_same(folder, tmp_path_factory, kind):
+    before = data(folder).content
+    assert before.startswith("3 clips (")
+    copied = shutil.copytree(folder, tmp_path_factory.mktemp("copied") / "set", copy_function=shutil.copyfile)
+    assert data(copied).content == before
+    path = copied / kind / "b.pt"
+    tensor = torch.load(path, weights_only=True)
+    tensor.view(-1)[len(tensor.view(-1)) // 2] = 1
+    torch.save(tensor, path)
+    assert data(copied).content != before
+    path.unlink()
+    with pytest.raises(OSError, match=r"b\.pt cannot be read.*: download it again"):
+        assert data(copied).content
 
 
 def test_its_prompts_are_its_captions(folder):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dcm_core.expert.file import metadata_of
 from dcm_core.families.presets import FAMILIES
 from dcm_core.process import FLOW, process_of
 from dcm_core.sampling import euler
@@ -201,6 +202,10 @@ def test_the_best_weights_are_exported_beside_the_last_and_training_stops_by_pat
     again = trainer("semantic", **settings)
     again.run()
     assert again.iteration == 4, "run again, it stops where it stood"
+    said = [metadata_of(path).trained_with for path in (best, last)]
+    assert [f", {done} iterations of 4," in each for done, each in zip((2, 4), said, strict=True)] == [True, True], (
+        "of 9 that were asked for"
+    )
 
 
 def test_what_was_measured_on_other_paths_is_no_best_to_compare_with(trainer, caplog):

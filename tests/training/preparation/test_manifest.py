@@ -42,6 +42,31 @@ def test_a_caption_that_is_no_text(tmp_path):
     assert found(tmp_path) == ({}, {"a.mp4": "bad caption"})
 
 
+def test_the_caption_of_one_file_alone_comes_before_that_of_several(tmp_path):
+    touch(tmp_path, "a.mp4", "a.webp")
+    (tmp_path / "a.txt").write_text("both")
+    (tmp_path / "a.mp4.txt").write_text("the video")
+    assert found(tmp_path) == ({"a.mp4": "the video", "a.webp": "both"}, {})
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ('["a red kite"]', "a red kite"),
+        ('["a red kite", "a kite"]', "bad caption"),
+        ("7", "bad caption"),
+        ('{"en": "a kite"}', "bad caption"),
+        ("NaN", "no caption"),
+        ("[null]", "no caption"),
+    ],
+)
+def test_a_cell_that_is_no_text_is_no_caption(tmp_path, cell, said):
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "list.jsonl").write_text(f'{{"path": "a.mp4", "cap": {cell}}}\n')
+    entries, dropped = found(tmp_path / "list.jsonl")
+    assert {**entries, **dropped} == {"a.mp4": said}
+
+
 def test_a_cache_inside_the_collection_is_not_part_of_it(tmp_path):
     touch(tmp_path, "a.mp4", "cache/contact_sheet.png", "cache/summary.json", "cache/shards/x", "b/shards/b.mp4")
     assert found(tmp_path, caption="x")[0] == {"a.mp4": "x", "b/shards/b.mp4": "x"}
@@ -87,6 +112,11 @@ def test_a_folder_that_is_described_by_a_table(tmp_path):
     [
         ("a.csv", b"name,caption\nx.mp4,hello\n", r"row 1: it needs one of file_name, path, video, file"),
         ("a.csv", b"path,caption\nx.mp4,caf\xe9\n", "is not UTF-8 text .* save it as UTF-8"),
+        (
+            "a.csv",
+            b"path,caption\nx.mp4,a kite\ny.mp4,a kite, red\n",
+            r'row 2: it has more cells than there are columns\. Put captions with commas in them in "quotes"',
+        ),
         ("a.jsonl", b'{"path": "x.mp4"}\n{"path": \n', "line 2 is not JSON"),
         ("a.jsonl", b'["x.mp4", "hello"]\n', "row 1: it must be a mapping such as"),
         ("a.parquet", b"PAR1 not at all", "is no parquet file"),

@@ -136,6 +136,24 @@ def test_other_clips_of_the_same_files_are_encoded(collection, run, tmp_path):
     assert sorted(clip.begin for clip in index.clips if clip.source == "copy.mp4") == [0, 9]
 
 
+def test_what_was_kept_once_is_left_out_when_it_is_not_to_be_kept(collection, run):
+    """A cache of all clips, then one without those that show nothing, and of all again: nothing is encoded twice."""
+
+    def sources():
+        return {clip.source for clip in read_index(cache).clips} & {"black.mp4", "static.mp4"}
+
+    cache, encoder = collection.parent / "cache", FakeEncoder()
+    run(collection, encoder, static=False)
+    assert sources() == {"static.mp4"}
+    run(collection, encoder, static=False, black=False)
+    assert sources() == {"static.mp4", "black.mp4"}
+    encoded = encoder.encoded
+    summary = run(collection, encoder)
+    assert not sources() and {each.reason for each in summary.dropped} >= {"black", "static"}
+    run(collection, encoder, static=False, black=False)
+    assert sources() == {"static.mp4", "black.mp4"} and encoder.encoded == encoded
+
+
 def test_workers_change_nothing(collection, run, tmp_path):
     run(collection, output=tmp_path / "one")
     run(collection, output=tmp_path / "two", workers=2)
@@ -163,6 +181,7 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_like_one_that_was_not(collectio
     with pytest.raises(Killed):
         run(collection, output=tmp_path / "stopped", shard_bytes=400)
     assert not (tmp_path / "stopped" / "index.json").exists()
+    (tmp_path / "stopped" / "shards").mkdir(parents=True, exist_ok=True)
     (tmp_path / "stopped" / "shards" / ".00001.safetensors.0123.tmp").write_bytes(b"half")
     encoder = FakeEncoder()
     run(collection, encoder, output=tmp_path / "stopped", shard_bytes=400)
@@ -187,7 +206,7 @@ def test_a_read_only_output_is_said_before_anything_is_read(collection, run, tmp
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("training.preparation.write.atomic_write", refuse)
+    monkeypatch.setattr("training.output.atomic_write", refuse)
     with pytest.raises(OSError, match=r"Nothing can be written into .* \(Permission denied\): choose another --output"):
         run(collection)
 

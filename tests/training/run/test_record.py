@@ -9,7 +9,7 @@ import torch
 from dcm_core.expert.file import metadata_of
 from dcm_core.files.format import read_header
 from training.config import ConfigError
-from training.run.record import weights_digest
+from training.run.record import CONTENT, check_unchanged, weights_digest
 from training.trainer import build_trainer
 
 KAPPA = {"schedule": {"shift": 3.0, "points": 50, "kappa_index": 30}}
@@ -68,6 +68,17 @@ def test_what_does_not_matter_may_change(trainer, trained, tmp_path):
     again.run()
     exported = read_header(again.folder / "semantic.safetensors")
     assert {info.dtype for info in exported.tensors.values()} == {"BF16"}
+
+
+@pytest.mark.parametrize("content", ["7 clips (aa)", None])
+def test_a_data_set_that_says_what_it_holds_may_have_moved(content):
+    told = {"data.options.cache": "here"} | ({CONTENT: content} if content else {})
+    moved = told | {"data.options.cache": "there"}
+    if content:
+        check_unchanged(told, moved, Path("00000001"), "semantic")
+        moved[CONTENT] = "7 clips (bb)"
+    with pytest.raises(ConfigError, match="aa.* and is 7 clips .bb. now" if content else "cache was here and is there"):
+        check_unchanged(told, moved, Path("00000001"), "semantic")
 
 
 def test_more_iterations_go_on_and_the_file_says_how_many_there_were(trainer, capsys):
