@@ -165,6 +165,7 @@ def compiled(part: Part) -> None:
     start = now()
     part.four_steps(model, part.latent)
     first = now() - start
+    # Never of a few frames, which would be compiled too.
     times = part.in_turns(dcm=lambda latent: part.four_steps(model, part.latent))["dcm"]
     say(compiling=first - times["run"])
     part.told(times)
@@ -244,6 +245,7 @@ def main(what: str, *given: str) -> None:
             say(complete=True)
         except Exception as error:
             say(failed=reason(error))
+            loaded = []  # of which it may have left a half
 
 
 def reason(error: Exception) -> str:

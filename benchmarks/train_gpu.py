@@ -4,8 +4,8 @@
 
 Both experts of each row, a process a row: seconds of an iteration of one clip, the median of three after a first one;
 the operations that a dry run counts, over these seconds; the peak that PyTorch's allocator held, and what a dry run
-says of it. Writes results/train_gpu_CARD.json and .md row by row; rows that are there
-stay: remove the file to measure anew.
+says of it. Writes results/train_gpu_CARD.json row by row, and train_gpu_CARD.md at the end. Rows that this version of
+PyTorch has measured stay: remove the file to measure anew. What failed is tried again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,7 +25,8 @@ import train_child
 from train import values
 
 HERE = Path(__file__).resolve().parent
-PEAK = 989.0  # TFLOP a second in bfloat16 that NVIDIA states for H100 and H200
+# TFLOP a second in bfloat16 that NVIDIA states for these cards.
+PEAKS = {"NVIDIA H100 80GB HBM3": 989.0, "NVIDIA H200": 989.0}
 GOAL = 0.5  # of it
 COMPUTE = {"dtype": "bfloat16", "checkpointing": "full"}
 LONG, SHORT = (16, 21, 60, 104), (16, 9, 60, 104)  # latents of 480x832, 81 and 33 frames
@@ -54,8 +54,7 @@ def main() -> None:
     if about is None:
         raise SystemExit("there is no CUDA GPU that this PyTorch can use")
     path = given.results / f"train_gpu_{re.sub(r'[^A-Za-z0-9.]+', '_', about['card'])}.json"
-    record = json.loads(path.read_text("utf-8")) if path.is_file() else {"rows": {}}
-    record |= {"card": about["card"], "torch": about["torch"]}
+    record = record_at(path, about)
     for name in given.rows:
         if "failed" not in record["rows"].get(name, {"failed": ""}):
             continue
@@ -64,14 +63,21 @@ def main() -> None:
         with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as processes:
             try:
                 record["rows"][name] = processes.submit(row, name).result()
-            except (BrokenProcessPool, RuntimeError) as error:
-                record["rows"][name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+            except RuntimeError as error:  # also of a process that died
+                reason = str(error).partition("\n")[0]
+                record["rows"][name] = {"failed": f"{type(error).__name__}: {reason}"}
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         print(name, record["rows"][name], flush=True)
     text = "\n".join(table(record))
     path.with_suffix(".md").write_text(text + "\n", "utf-8")
     print(text)
+
+
+def record_at(path: Path, about: dict) -> dict:
+    """What is written there, if this version of PyTorch has measured it."""
+    record = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return record if record.get("torch") == about["torch"] else {"rows": {}, **about}
 
 
 def row(name: str) -> dict:
@@ -95,19 +101,9 @@ def row(name: str) -> dict:
 
 
 def table(record: dict) -> Iterator[str]:
-    head = (
-        "row",
-        "expert",
-        "latents",
-        "iteration, s",
-        "TFLOP a second",
-        "share of peak",
-        "goal",
-        "peak, GiB",
-        "dry run",
-    )
-    yield "| " + " | ".join(head) + " |"
-    yield "| --- " * len(head) + "|"
+    yield "| row | expert | latents | iteration, s | TFLOP a second | share of peak | goal | peak, GiB | dry run |"
+    yield "| --- " * 9 + "|"
+    peak = PEAKS.get(record["card"])
     for name, (_, _, _, shape) in ROWS.items():
         found = record["rows"].get(name, {"failed": "not run"})
         if "failed" in found:
@@ -116,9 +112,10 @@ def table(record: dict) -> Iterator[str]:
         for stage in STAGES:
             this = found[stage]
             rate = this["flop"] / this["iteration"] / 1e12
+            share = f"{rate / peak:.0%}" if peak else "not known"
             yield (
                 f"| {name} | {stage} | {'x'.join(map(str, shape))} | {this['iteration']:.2f} | {rate:.0f} | "
-                f"{rate / PEAK:.0%} | >= {GOAL:.0%} | {this['peak'] / 2**30:.1f} | {this['estimate'] / 2**30:.1f} |"
+                f"{share} | >= {GOAL:.0%} | {this['peak'] / 2**30:.1f} | {this['estimate'] / 2**30:.1f} |"
             )
     yield ""
     about = f"{record['card']}, torch {record['torch']}; random weights, clips of noise"

@@ -42,8 +42,8 @@ class DCMGuider(io.ComfyNode):
         return found_by(schema, "wan 2.2 two models", "high low noise", "cfg guider", "two cfg")
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs) -> int:
-        """Run again when a LoRA that was asked for its noise levels was written again: stamped, for one."""
+    def fingerprint_inputs(cls, **others) -> int:
+        """Run again when a LoRA that was asked for its noise levels says others now: stamped, for one."""
         return asked_files.changes()
 
     @classmethod

@@ -59,8 +59,8 @@ class DCMKSampler(io.ComfyNode):
         return found_by(schema, *searches)
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs) -> int:
-        """Run again when a LoRA that was asked for its noise levels was written again: stamped, for one."""
+    def fingerprint_inputs(cls, **others) -> int:
+        """Run again when a LoRA that was asked for its noise levels says others now: stamped, for one."""
         return asked_files.changes()
 
     @classmethod

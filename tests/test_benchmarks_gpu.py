@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py with tiny networks on the CPU."""
+"""benchmarks/gpu.py with tiny networks on the CPU, and what train_gpu.py makes of its figures."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import gpu  # noqa: E402
 import gpu_goals  # noqa: E402
+import gpu_in_host  # noqa: E402
+import train_gpu  # noqa: E402
 
 ABOUT = {"memory": 80.0, "comfyui": "0", "torch": "2", "driver": "1"}
 
@@ -58,6 +60,32 @@ def test_a_part_that_fails_is_recorded_and_tried_again(tmp_path):
     assert "No module named 'comfy'" in gpu_goals.as_markdown(results.record)
 
 
+def test_after_a_variant_that_failed_the_next_one_loads_anew(tmp_path, monkeypatch, capsys):
+    class Part:
+        experts = "loaded"
+
+        def __init__(self, *_):
+            print("loaded")
+
+        def unload(self):
+            pass
+
+    def fails(part):
+        part.experts = None
+        raise ValueError("half of it is gone")
+
+    def runs(part):
+        assert part.experts
+
+    monkeypatch.setattr(gpu_in_host, "start_host", lambda options: None)
+    monkeypatch.setattr(gpu_in_host, "Part", Part)
+    monkeypatch.setattr(gpu_in_host, "VARIANTS", {"experts": fails, "merged": runs, "guided": runs})
+    gpu_in_host.main("experts,merged,guided", "{}", str(tmp_path))
+    said = capsys.readouterr().out
+    assert said.count("half of it is gone") == 1 and said.count('"complete": true') == 2
+    assert said.count("loaded") == 2, "what did not fail is not loaded anew"
+
+
 def test_what_does_not_fit_stays_for_these_versions_alone(tmp_path):
     results = gpu.Results(tmp_path, "NVIDIA H100 80GB HBM3", ABOUT)
     results.begin("wan14b", "merged")
@@ -82,3 +110,22 @@ def test_a_smaller_card_is_what_is_kept_away_from_the_host():
     assert gpu.host_options("12 GB", 80.0, on_cpu=False) == ["--reserve-vram", "68.00"]
     assert gpu.host_options("experts", 80.0, on_cpu=True) == ["--cpu"]
     assert gpu.host_options("no VRAM", 80.0, on_cpu=False) == ["--novram", "--disable-dynamic-vram"]
+
+
+def test_iterations_that_another_pytorch_measured_are_not_said_to_be_this_ones(tmp_path):
+    file, row = tmp_path / "train.json", {"wan1.3b_full": {"failed": "no"}}
+    file.write_text(json.dumps({"card": "NVIDIA H200", "torch": "2", "rows": row}))
+    assert train_gpu.record_at(file, {"card": "NVIDIA H200", "torch": "2"})["rows"] == row
+    assert train_gpu.record_at(file, {"card": "NVIDIA H200", "torch": "3"}) == {
+        "card": "NVIDIA H200",
+        "torch": "3",
+        "rows": {},
+    }
+
+
+@pytest.mark.parametrize(("card", "share"), [("NVIDIA H200", "50%"), ("NVIDIA L4", "not known")])
+def test_the_share_of_a_peak_is_that_cards(card, share):
+    found = {"iteration": 2.0, "flop": 989e12, "peak": 2**30, "estimate": 2**30}
+    rows = {"wan1.3b_full": {"semantic": found, "detail": found}}
+    text = "\n".join(train_gpu.table({"card": card, "torch": "2", "rows": rows}))
+    assert text.count(f"| 494 | {share} | >= 50% |") == 2

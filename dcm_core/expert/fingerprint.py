@@ -91,8 +91,8 @@ def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> 
 
 def _was_float16(norm: Tensor) -> bool:
     """Was it rounded to float16? Some such numbers, rounded on to bfloat16, end beside where the first ones do."""
-    norm = norm.detach().cpu()
-    half, brain = (norm.to(dtype).to(norm.dtype) for dtype in (torch.float16, torch.bfloat16))
+    norm = norm.detach().to("cpu", torch.float32)
+    half, brain = (norm.to(dtype).float() for dtype in (torch.float16, torch.bfloat16))
     return torch.equal(norm, half) and not torch.equal(norm, brain)
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,16 +224,14 @@ def machine(device: str) -> str:
 
 @cache
 def driver_version() -> str:
-    """Of NVIDIA's driver, as its management library tells it; where that is not found, no version is told."""
+    """Of NVIDIA's driver, as its management library tells it; where that is missing or does not start, none is told."""
     text = ctypes.create_string_buffer(96)
-    try:
+    with suppress(OSError, AttributeError):
         library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
         library.nvmlInit_v2()
         library.nvmlSystemGetDriverVersion(text, len(text))
         library.nvmlShutdown()
-    except (OSError, AttributeError):
-        return "of an unknown version"
-    return text.value.decode()
+    return text.value.decode() or "of an unknown version"
 
 
 # --- in a MODEL ---------------------------------------------------------------------------------------------------

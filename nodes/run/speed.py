@@ -26,24 +26,42 @@ LORA_NODE = "DCMLora"  # whose LoRAs a MODEL knows itself
 
 
 class AskedFiles:
-    """The files that runs have asked for noise levels: what was made of them is old when one is written again."""
+    """The files that runs have asked for noise levels: what was made of them is old when one says something else.
+
+    An answer is the speed LoRA that a file is, if it is one, or why it cannot be told.
+    """
 
     def __init__(self) -> None:
-        self._states: dict[Path, str] = {}
+        self._known: dict[Path, tuple[str, SpeedLora | str | None]] = {}
         self._changes = 0
 
-    def add(self, file: Path) -> None:
-        """One that is asked now."""
-        state = state_of(file) if file.exists() else ""
-        if self._states.setdefault(file, state) != state:
+    def ask(self, file: Path) -> SpeedLora | str | None:
+        known = _state(file), _answer(file)
+        if self._known.get(file, known)[1] != known[1]:
             self._changes += 1
-        self._states[file] = state
+        self._known[file] = known
+        return known[1]
 
     def changes(self) -> int:
-        """A number that is another one after any of them was written again."""
-        for file in [*self._states]:
-            self.add(file)
+        """A number that is another one after any of them said something else."""
+        for file, (state, _) in [*self._known.items()]:
+            if _state(file) != state:
+                self.ask(file)
         return self._changes
+
+
+def _state(file: Path) -> str:
+    try:
+        return state_of(file)
+    except OSError:  # it is gone, or its disk
+        return ""
+
+
+def _answer(file: Path) -> SpeedLora | str | None:
+    try:
+        return speed_lora_of(file)
+    except (ExpertFileError, OSError) as error:
+        return str(error)
 
 
 asked_files = AskedFiles()
@@ -155,12 +173,11 @@ def _recognised(model: ModelPatcher, files: dict[Path, float | None]) -> tuple[l
     """The speed LoRAs among these files, else the one that the MODEL's metadata tells, and why some are not used."""
     found, doubts = [], []
     for file, strength in files.items():
-        asked_files.add(file)
-        try:
-            if lora := speed_lora_of(file):
-                found.append(replace(lora, strength=strength))
-        except (ExpertFileError, OSError) as error:
-            doubts.append(_unused(error))
+        answer = asked_files.ask(file)
+        if isinstance(answer, SpeedLora):
+            found.append(replace(answer, strength=strength))
+        elif answer:
+            doubts.append(_unused(answer))
     if not found and not doubts:  # else it is most likely one of these
         try:
             if lora := recognise(lora_metadata_of(model)):

@@ -20,6 +20,7 @@ def test_a_file_that_is_stamped_between_two_runs(client, server, checkpoints):
         ),
         "sigmas": ("DCMSigmas", {"model": ["lora", 0], "steps": 0, "preset": "experts"}),
         "plot": ("PreviewImage", {"images": ["sigmas", 2]}),
+        "unconnected": ("DCMSigmas", {"steps": 0, "preset": "experts"}),  # which stops nothing
     }
     prompt = {name: {"class_type": kind, "inputs": inputs} for name, (kind, inputs) in nodes.items()}
 

@@ -21,12 +21,25 @@ class Library:
         return 0
 
 
+class Asleep(Library):
+    """Without a driver that answers, or with one that was updated under it."""
+
+    def nvmlSystemGetDriverVersion(self, text, size):  # noqa: N802
+        return 1
+
+
 def absent(name):
     raise OSError(f"{name}: cannot open shared object file")
 
 
 @pytest.mark.parametrize(
-    ("library", "driver"), [(lambda name: Library(), "580.159.04"), (absent, "of an unknown version")]
+    ("library", "driver"),
+    [
+        (lambda name: Library(), "580.159.04"),
+        (lambda name: Asleep(), "of an unknown version"),
+        (absent, "of an unknown version"),
+    ],
+    ids=["there", "asleep", "absent"],
 )
 def test_a_card_is_told_with_its_driver(monkeypatch, library, driver):
     """No function of PyTorch tells it in all versions: one that newer builds lack ended the run here once."""

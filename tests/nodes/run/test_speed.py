@@ -1,6 +1,7 @@
 """Speed LoRAs behind stock loaders: known ones run at the defaults on their own levels, wrong runs are warned of."""
 
 import logging
+import os
 from dataclasses import replace
 
 import pytest
@@ -196,11 +197,15 @@ def test_nodes_run_again_when_a_lora_was_stamped(this, loras, name):
     running("DCMSigmas", graph("cat.safetensors")).execute(model, 0)
     before = node.fingerprint_inputs(model=None, steps=0)
     assert node.fingerprint_inputs(model=None, steps=0) == before
+    os.utime(loras / "cat.safetensors", (1, 1))
+    assert node.fingerprint_inputs(model=None, steps=0) == before, "written again, with no other noise levels"
     loaded(this.model(), loras, "cat.safetensors", write_passport(Passport({2: (1.0, 0.5)})))
     after = node.fingerprint_inputs(model=None, steps=0)
     assert after != before
     assert running("DCMSigmas", graph("cat.safetensors")).execute(model, 0)[0].tolist() == [1.0, 0.5, 0.0]
     assert node.fingerprint_inputs(model=None, steps=0) == after
+    (loras / "cat.safetensors").unlink()
+    assert node.fingerprint_inputs(model=None, steps=0) != after
 
 
 @pytest.mark.skipif(not host_class(find_family("cogvideox")), reason="this ComfyUI has no CogVideoX")
