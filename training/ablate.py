@@ -110,11 +110,12 @@ def run_all(ablation: Ablation, pending: list[Job], options: argparse.Namespace)
 
 
 def make_paths(pending: list[Job], options: argparse.Namespace) -> None:
-    """Make the teacher's paths that rows learn from, before the first row begins. Raises ConfigError."""
+    """Make the teacher's paths that rows learn from, the same for all seeds. Raises ConfigError."""
     needing = next((job for job in pending if job.row.paths), None)
     if needing is None:
         return
-    command = [sys.executable, str(Path(__file__).with_name("paths.py")), "--config", str(needing.write_config())]
+    script, config = Path(__file__).with_name("paths.py"), needing.write_config()
+    command = [sys.executable, str(script), "--config", str(config), "seed=0"]
     parts = [[*command, "--part", f"{part + 1}/{options.at_once}"] for part in range(options.at_once)]
     processes = [subprocess.Popen(part, env=_environment(options.at_once)) for part in parts]
     if any([process.wait() for process in processes]):

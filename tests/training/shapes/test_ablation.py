@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -230,3 +231,25 @@ def test_the_shipped_rows_stand_in_the_order_of_the_question(tmp_path):
         check(load_config(path))
     ablation.output = str(tmp_path)
     assert "the networks of Shapes are told no guidance" in write_table(ablation).read_text()
+
+
+def test_rows_of_all_seeds_learn_from_the_same_paths(tmp_path, monkeypatch):
+    """Also where those of the first seed have run: paths are refused that were begun with another seed."""
+    values = yaml.safe_load(SHIPPED.read_text())
+    values["output"] = str(tmp_path)
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump(values))
+    begun = []
+
+    class Process:
+        def __init__(self, command, **options):
+            at = command.index("--config") + 1
+            begun.append(load_config(command[at], [each for each in command[at + 1 :] if "=" in each]).seed)
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(ablate.subprocess, "Popen", Process)
+    ablation = load_ablation(tmp_path / "rows.yaml")
+    for seed in (0, 2):
+        ablate.make_paths([find(ablation, "trajectory, pair", seed)], SimpleNamespace(at_once=1))
+    assert begun == [0, 0]
