@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import uuid
 from pathlib import Path
-
-from dcm_core.files.atomic import atomic_write
-
-_PROBE = "writable"
 
 
 def require_writable(folder: Path, other: str = "output") -> None:
@@ -19,21 +15,23 @@ def require_writable(folder: Path, other: str = "output") -> None:
     """
     if int(os.environ.get("RANK", 0)):
         return
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    there = existing(folder)
+    probe = there / f".{uuid.uuid4().hex}.tmp"  # a name of its own, since other commands may ask at the same time
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / _PROBE):
-            pass
-        (folder / _PROBE).unlink()
+        if there == folder:
+            probe.touch()
+            probe.unlink(missing_ok=True)
+        else:  # some places take folders and no files, such as the root of a drive
+            probe.mkdir()
+            probe.rmdir()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise OSError(f"Nothing can be written into {folder} ({reason}): choose another {other}.") from None
-    finally:
-        for each in made:
-            with suppress(OSError):
-                each.rmdir()
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one around it that is there: of its disk it will be."""
-    return next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    """The folder, or the nearest one around it that is there: of its disk it will be.
+
+    A link counts by itself, since no folder can be made in the place of one that leads nowhere.
+    """
+    return next(each for each in (folder, *folder.absolute().parents) if os.path.lexists(each))

@@ -202,7 +202,7 @@ PREPARE = {
     ),
     "a cache of other encoders": (spoilt, "was made with another autoencoder or other encoders of texts and images"),
     "too little disk": (with_few_bytes, "The latents need up to .* GB, and only 0.00 GB are free"),
-    "an output that takes no files": (prepared_in_the_way, r"Nothing can be written into .*output \(File exists\)"),
+    "an output that takes no files": (prepared_in_the_way, r"Nothing can be written into .*output \(Not a directory\)"),
     "the hub out of reach": (
         lambda place: ["--data", str(place.videos), "--backbone", "wan", "--weights", "some/model"],
         "no file or folder some/model, .* By hand: download the folders vae, text_encoder, tokenizer of https://hugg",
@@ -266,7 +266,7 @@ def test_other_commands_ask_for_their_output_first_too(place):
     assert_refused(place, analyze.main, arguments, r"Nothing can be written into .*output/dynamics \(Not a directory\)")
     place.monkeypatch.setattr("training.evaluation.videos.compare_folders", lambda *_: pytest.fail("it compared"))
     folders = ["--videos", str(place.videos), "--reference", str(place.videos), "--output", str(place.output)]
-    assert_refused(place, evaluate.main, folders, r"Nothing can be written into .*output \(File exists\)")
+    assert_refused(place, evaluate.main, folders, r"Nothing can be written into .*output \(Not a directory\)")
 
 
 def assert_refused(place, main, arguments, message):

@@ -17,7 +17,7 @@ _WORDS = {
     "solver": "the solver {kept}, and this trainer's is {now}",
     "shape": "latents of shape {kept}, and this run's are {now}",
     "frames": "other first frames of its prompts",
-    "base": "compute.base {kept}, which rounds the teacher, and this run's is {now}",
+    "base": "compute.base={kept}, and this run's is {now}",
 }
 
 

@@ -128,7 +128,7 @@ _EXAMPLE = '{"path": "clip.mp4", "caption": "a red kite over the sea"}'
 def _csv(table: Path) -> Iterator[Any]:
     with open(table, encoding="utf-8-sig", newline="") as file:
         for number, row in enumerate(csv.DictReader(file), 1):
-            if None in row:  # what stands behind the last column, as of a caption with a comma in it
+            if any(row.get(None, ())):  # what stands behind the last column, as of a caption with a comma in it
                 raise ConfigError(
                     f"{shown(table)}, row {number}: it has more cells than there are columns. Put captions with commas "
                     'in them in "quotes".'

@@ -13,10 +13,9 @@ from torch import Tensor
 from ..config import Config, MethodOptions, Section
 from ..errors import ConfigError
 
-CONTENT = "the data set"  # what it holds; checkpoints of former trainers do not say
-_PLACES = {
-    f"data.options.{name}" for name in ("cache", "folder", "encoders", "fingerprint")
-}  # of a data set with content
+CONTENT = "the data set"  # what it holds; checkpoints of former trainers say the beginning of it, or nothing
+# What may differ where the content is the same: places, and the number of paths, which the content says as well.
+_WITHIN_CONTENT = {f"data.options.{name}" for name in ("cache", "folder", "encoders", "fingerprint")} | {"paths.count"}
 
 Record = dict[str, Any]  # by the full name of a setting
 _SAMPLED = 4096  # values of a tensor that its digest reads
@@ -54,11 +53,14 @@ def check_unchanged(kept: Record, now: Record, checkpoint: Path, stage: str) -> 
 
     A data set that says what it holds may have moved.
     """
-    moved = _PLACES if CONTENT in kept else set()
+    before, content = kept.get(CONTENT, ""), now.get(CONTENT, "")
+    free = _WITHIN_CONTENT if before and before == content else set()
+    if content.startswith(before):
+        free = free | {CONTENT}
     changed = [
         f"{name} was {_shown(kept.get(name))} and is {_shown(now.get(name))} now"
         for name in [*now, *(name for name in kept if name not in now)]
-        if kept.get(name) != now.get(name) and (name != CONTENT or CONTENT in kept) and name not in moved
+        if kept.get(name) != now.get(name) and name not in free
     ]
     if changed:
         raise ConfigError(

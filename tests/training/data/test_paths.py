@@ -204,9 +204,9 @@ def test_paths_of_a_rounded_teacher_are_for_runs_that_round_alike(cached):
     rounded = replace(exact, base="nf4")
     exact.check(rounded, cache.folder)
     rounded.check(rounded, cache.folder)
-    with pytest.raises(ConfigError, match="made with compute.base nf4, which rounds .*, and this run's is none"):
+    with pytest.raises(ConfigError, match="made with compute.base=nf4, and this run's is none"):
         rounded.check(exact, cache.folder)
-    with pytest.raises(ConfigError, match="made with compute.base none, .*, and this run's is nf4"):
+    with pytest.raises(ConfigError, match="made with compute.base=none, and this run's is nf4"):
         PathCache.begin(cache.folder, replace(cache.plan, recipe=rounded))
 
 

@@ -131,6 +131,12 @@ def test_a_table_that_cannot_be_read(tmp_path, name, content, message):
         read_collection(tmp_path / name)
 
 
+def test_empty_cells_behind_the_last_column_are_no_mistake(tmp_path):
+    touch(tmp_path, "x.mp4")
+    (tmp_path / "a.csv").write_text("path,caption\nx.mp4,a kite,,\n")
+    assert found(tmp_path / "a.csv") == ({"x.mp4": "a kite"}, {})
+
+
 def test_parquet_without_pyarrow_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")

@@ -206,7 +206,7 @@ def test_a_read_only_output_is_said_before_anything_is_read(collection, run, tmp
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("training.output.atomic_write", refuse)
+    monkeypatch.setattr("training.output.Path.mkdir", refuse)
     with pytest.raises(OSError, match=r"Nothing can be written into .* \(Permission denied\): choose another --output"):
         run(collection)
 

@@ -81,6 +81,21 @@ def test_a_data_set_that_says_what_it_holds_may_have_moved(content):
         check_unchanged(told, moved, Path("00000001"), "semantic")
 
 
+def test_a_former_trainer_said_less_of_a_data_set():
+    kept = {CONTENT: "7 clips (aa)"}
+    check_unchanged(kept, {CONTENT: "7 clips (aa), files bb"}, Path("00000001"), "semantic")
+    moved = {CONTENT: "7 clips (aa), files bb", "data.options.folder": "there"}
+    with pytest.raises(ConfigError, match="data.options.folder was here and is there now"):
+        check_unchanged(kept | {"data.options.folder": "here"}, moved, Path("00000001"), "semantic")
+
+
+def test_a_run_that_took_more_paths_than_asked_for_goes_on_when_it_asks_for_them():
+    kept = {CONTENT: "2048 paths (aa)", "paths.count": 1024}
+    with pytest.raises(ConfigError, match="the data set was 2048 paths"):
+        check_unchanged(kept, kept | {CONTENT: "1024 paths (aa)"}, Path("00000001"), "semantic")
+    check_unchanged(kept, kept | {"paths.count": 2048}, Path("00000001"), "semantic")
+
+
 def test_more_iterations_go_on_and_the_file_says_how_many_there_were(trainer, capsys):
     trainer("semantic", iterations=1).run()
     longer = trainer("semantic", iterations=3)
