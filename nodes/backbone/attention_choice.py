@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +30,7 @@ PLAIN = "attention_pytorch"  # the host's function that is PyTorch's attention
 SMALL = 1024 * 128  # elements of the queries below which newer hosts do not ask for cuDNN: it is slower there
 # What hosts tell an attention that every way here does, or that changes no number of it.
 UNDERSTOOD = {"scale", "transformer_options", "low_precision_attention", "_inside_attn_wrapper"}
+LONG = 1e11  # operations of a call that takes long beside its launch: a third of a millisecond at 300 TFLOP a second
 MOST = 2**15  # clips in one call: hosts cut larger batches into parts
 
 log = logging.getLogger("DCM")
@@ -111,19 +113,20 @@ class ChosenAttention:
         sizes = int(q.shape[2]), int(k.shape[2]), int(q.shape[3])
         shape = (*sizes, str(q.dtype), str(q.device), beside)
         if torch.compiler.is_compiling():
-            return way_in_graph(*shape)
+            return way_in_graph(*shape, int(q.shape[1]))
         return choice_for(Shape(*shape), host, q, k, v, scale).name
 
 
 @torch.compiler.assume_constant_result
-def way_in_graph(queries: int, keys: int, width: int, dtype: str, device: str, beside: str) -> str:
+def way_in_graph(queries: int, keys: int, width: int, dtype: str, device: str, beside: str, heads: int) -> str:
     """The same while a graph is traced, where there are no numbers yet: tried with random ones."""
     shape = Shape(queries, keys, width, dtype, device, beside)
     if beside != PLAIN:
         known = known_choice(shape)
         return known.name if known else HOST
     like = {"dtype": getattr(torch, dtype.removeprefix("torch.")), "device": device}
-    q, k, v = (torch.randn(1, 1, tokens, width, **like) for tokens in (queries, keys, keys))
+    heads = heads_to_time(queries, keys, width, heads)
+    q, k, v = (torch.randn(1, heads, tokens, width, **like) for tokens in (queries, keys, keys))
     return choice_for(shape, pytorch_as_the_host_has_it, q, k, v, None).name
 
 
@@ -142,7 +145,7 @@ _chosen: dict[Shape, Choice] = {}  # in this process, so that a file that cannot
 
 
 def choice_for(shape: Shape, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Choice:
-    """The choice for a shape, made now by one head of one clip if it never was; said once a process.
+    """The choice for a shape, made now by a few heads of one clip if it never was; said once a process.
 
     It is kept for this card, driver and PyTorch: a seed's video would change with the way that attention is rounded.
     """
@@ -150,13 +153,22 @@ def choice_for(shape: Shape, host: Attention, q: Tensor, k: Tensor, v: Tensor, s
         return _chosen[shape]
     choice = known_choice(shape)
     if choice is None:
-        choice = fastest(host, q[:1, :1], k[:1, :1], v[:1, :1], scale)
+        heads = heads_to_time(shape.queries, shape.keys, shape.width, q.shape[1])
+        choice = fastest(host, q[:1, :heads], k[:1, :heads], v[:1, :heads], scale)
         if choice.name != HOST and not takes(choice.name, q, k, v, scale):
             choice = Choice(HOST)
         keep(shape, choice)
     _chosen[shape] = choice
     log.info("DCM: attention at %d tokens: %s", shape.queries, described(choice))
     return choice
+
+
+def heads_to_time(queries: int, keys: int, width: int, heads: int) -> int:
+    """As few of the heads as make a call long beside its launch, which is all that one head of a short text would time.
+
+    One head is enough for a video's own tokens, so that the results of trying take no memory to speak of.
+    """
+    return min(heads, math.ceil(LONG / (4 * queries * keys * width)))
 
 
 def takes(name: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> bool:

@@ -1,4 +1,4 @@
-"""What a choice of attention is kept for: the card, its driver, PyTorch and the host."""
+"""What a choice of attention is kept for: card, driver, PyTorch and host; and how much of a call is timed."""
 
 import ctypes
 
@@ -49,3 +49,12 @@ def test_a_card_is_told_with_its_driver(monkeypatch, library, driver):
     machine = attention_choice.machine("cuda:0")
     attention_choice.driver_version.cache_clear()
     assert machine.startswith(f"card of cuda:0, driver {driver}, PyTorch {torch.__version__}, ComfyUI ")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "keys", "heads", "timed"),
+    [(32760, 32760, 12, 1), (32760, 512, 40, 12), (32760, 512, 12, 12), (3120, 512, 12, 12)],
+)
+def test_calls_of_few_operations_are_timed_with_more_heads(tokens, keys, heads, timed):
+    """One head of a text took its launch alone on an H200: two ways to the same kernel seemed to differ twofold."""
+    assert attention_choice.heads_to_time(tokens, keys, 128, heads) == timed
