@@ -109,10 +109,9 @@ def main() -> None:
     results = Results(folder, "small" if given.small else about["card"], about | {"comfyui": host.version})
     parts = given.parts or [*PARTS][: 1 if given.small else None]
     wanted = [(name, small(PARTS[name]) if given.small else PARTS[name]) for name in PARTS if name in parts]
+    variants = [each for each in VARIANTS if each in given.variants]
     for _, of_one in groupby(wanted, key=lambda each: (each[1].family, each[1].network)):
-        measure(
-            dict(of_one), [each for each in VARIANTS if each in given.variants], host, results, deadline, given.small
-        )
+        measure(dict(of_one), variants, host, results, deadline, given.small)
     results.write_tables()
 
 
@@ -179,10 +178,8 @@ def measure(
     if not any(wanted.values()) or time.monotonic() > deadline:
         return
     with tempfile.TemporaryDirectory() as folder:
-        written: dict = {}
-        for told in lines(
-            host, deadline, on_cpu, "write", json.dumps([asdict(part) for part in parts.values()]), folder
-        ):
+        records, written = json.dumps([asdict(part) for part in parts.values()]), {}
+        for told in lines(host, deadline, on_cpu, "write", records, folder):
             written |= told
         for name, flop in zip(parts, written.get("flop", [0.0] * len(parts)), strict=True):
             part = json.dumps(asdict(replace(parts[name], flop=flop)))

@@ -61,7 +61,8 @@ GOALS = (
 
 
 def as_markdown(record: dict) -> str:
-    """All figures, then the goals. ``record``: what gpu.py writes as JSON; ``notes`` may be added to it by hand."""
+    """All figures, then the goals. ``record``: what gpu.py writes as JSON; a row may have a ``note``, added by hand,
+    which goes when it is measured anew."""
     card, parts = record["card"], record["parts"]
     figures = [["part", "variant", *COLUMNS.values(), ""]]
     for name, variants in parts.items():
@@ -74,10 +75,16 @@ def as_markdown(record: dict) -> str:
             row = parts.get(part, {}).get(goal.variant, {})
             measured = str(row.get(goal.figure, ""))
             goals.append([goal.what, part, f"{goal.sign} {goal.bound}", measured, goal.verdict(row, card)])
+    notes = [
+        f"* {name}, {variant}: {row['note']}"
+        for name, variants in parts.items()
+        for variant, row in variants.items()
+        if "note" in row
+    ]
     rows = [row["versions"] for variants in parts.values() for row in variants.values()]
     versions = {", ".join(f"{what} {number}" for what, number in row.items()) for row in rows}
     about = f"{card}; {'; '.join(sorted(versions))}. `python benchmarks/gpu.py`; random weights."
-    return "\n\n".join([table(figures), table(goals), about, *record.get("notes", ())]) + "\n"
+    return "\n\n".join([table(figures), table(goals), about, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
 def table(rows: list[list[str]]) -> str:

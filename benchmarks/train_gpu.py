@@ -120,8 +120,9 @@ def table(record: dict) -> Iterator[str]:
     yield ""
     about = f"{record['card']}, torch {record['torch']}; random weights, clips of noise"
     yield f"`python benchmarks/train_gpu.py`, {about}."
-    for note in record.get("notes", ()):  # added by hand
-        yield from ("", note)
+    for name, found in record["rows"].items():
+        if "note" in found:  # added by hand; it goes when the row is measured anew
+            yield from ("", f"{name}: {found['note']}")
 
 
 if __name__ == "__main__":

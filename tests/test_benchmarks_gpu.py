@@ -102,6 +102,9 @@ def test_goals_are_met_missed_or_not_measured():
     assert "| detail / semantic step | wan1.3b | <= 1.01 | 1.005 | met |" in text
     assert "| DCM KSampler / SamplerCustom | wan1.3b | <= 1.005 | 1.2 | missed |" in text
     assert "| detail / semantic step | wan14b | <= 1.01 |  | not measured |" in text
+    assert "note" not in text and "* wan1.3b, experts: by hand" in gpu_goals.as_markdown(
+        {"card": "NVIDIA H200", "parts": {"wan1.3b": {"experts": rows["experts"] | {"note": "by hand"}}}}
+    )
     other = gpu_goals.as_markdown({"card": "NVIDIA L4", "parts": {"wan1.3b": rows}})
     assert "| met |" not in other and "| missed |" not in other
 

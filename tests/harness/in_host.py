@@ -20,9 +20,8 @@ PACK = "dcm_pack"
 def prepare() -> None:
     """Makes `import comfy` work on a machine without an accelerator; call it before any import of the host.
 
-    With DCM_TEST_DEVICE=cuda the host takes the GPU. The host reads its options while it is imported, from its own
-    command line parser. Its folders for models, input and output are in DCM_TEST_BASE, or else in one that goes with
-    this process: never those of the host itself.
+    The host reads its options while it is imported, from its own command line parser. Its folders for models, input
+    and output are in DCM_TEST_BASE, or else in one that goes with this process: never those of the host itself.
     """
     import comfy.cli_args
 
@@ -30,7 +29,7 @@ def prepare() -> None:
     if not base:
         base = tempfile.mkdtemp(prefix="dcm-host-")
         atexit.register(shutil.rmtree, base, ignore_errors=True)
-    comfy.cli_args.args.cpu = os.environ.get("DCM_TEST_DEVICE", "cpu") == "cpu"
+    comfy.cli_args.args.cpu = True
     comfy.cli_args.args.base_directory = base
     import utils.extra_config  # noqa: F401  the host's own `utils`, before its nodes.py puts comfy/ in front of it
 
