@@ -103,11 +103,15 @@ class Counter(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # what autograd asks more often than anything else: no tensor is made
+            return func(*args)
         output = func(*args, **(kwargs or {}))
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(output):
-            if storage._cdata not in given:  # a view, as of a weight, is not made
-                self._count(storage)
+        made = [storage for storage in _storages(output) if storage._cdata not in self._known]
+        if made:
+            given = {storage._cdata for storage in _storages((args, kwargs))}
+            for storage in made:
+                if storage._cdata not in given:  # a view, as of a weight, is not made
+                    self._count(storage)
         if operations := _OPERATIONS.get(func._overloadpacket):
             self.flop += operations(*args, **(kwargs or {}), out_val=output)
         return output
