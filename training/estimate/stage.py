@@ -46,7 +46,8 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Need:
-    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips.
+    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips, ``call`` of the teacher's
+    call for one.
 
     ``copies``: what the optimizer's step makes when the ``activations`` are gone.
     """
@@ -61,6 +62,7 @@ class Need:
     activations: int
     copies: int
     flop: float
+    call: float
 
     @property
     def memory(self) -> int:
@@ -151,6 +153,7 @@ def need(
         activations=int(memory),
         copies=_COPIES * trained if optimizer.name == "adamw" and optimizer.fused is False else 0,
         flop=flop * rows / at_once,
+        call=plain.flop / at_once,
     )
 
 
