@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from dcm_core.shapes.render import render_clips
 from training import evaluate
 from training.errors import ConfigError
 from training.evaluation.measures import MEASURES
-from training.evaluation.page import _side
+from training.evaluation.page import page_data
 from training.evaluation.report import Report
 from training.evaluation.videos import compare_folders, read_clip
 from training.pictures import to_pixels
@@ -58,7 +59,10 @@ def test_a_reference_that_stands_still_is_no_measure_of_motion(folders, tmp_path
         assert not told[1] or some[1]["temporal error"].value < 2
     _, slow = compare_folders([folders / "slow"], tmp_path / "wanted", shown=4)[0]
     assert all(value != value for name in ("motion", "temporal error") for value in slow.beside[name])
-    assert _side(slow, 0, Report([slow], MEASURES, [], [], {}))["numbers"]["motion"] == "–"
+    pair = [replace(slow, name=name, frames_per_second=[8.0, 16.0, 8.0, 8.0]) for name in ("one", "two")]
+    questions = page_data(Report(pair, MEASURES, [], NAMES, {}))["questions"]
+    assert [each["fps"] for each in questions] == [8, 16, 8, 8], "each clip has its own"
+    assert questions[0]["sides"][0]["numbers"]["motion"] == "–"
 
 
 def test_the_command_writes_a_report_with_a_page(folders, tmp_path, capsys, monkeypatch):
