@@ -1,4 +1,4 @@
-"""The fixtures that need a ComfyUI, shared by the host and the browser tests; and what was skipped, at the end."""
+"""What all tests share: the fixtures that need a ComfyUI, how workers share a run, what is told of skipped tests."""
 
 from harness.fixtures import (  # noqa: F401
     checkpoints,
