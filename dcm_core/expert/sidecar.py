@@ -20,7 +20,7 @@ from ..errors import ExpertFileError
 from .layers import Expert
 from .merge import with_difference
 from .terms import TERMS, LayerTerm, ReplacementTerm, check_shape, merging_is_cheaper, other_backbone, product
-from .watch import Watch
+from .watch import Modules, Watch
 
 _ABSENT = object()
 Forward = Callable[..., Tensor]
@@ -87,19 +87,20 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
     was. Raises ExpertFileError, before anything is changed, if a layer is missing, is of another kind, or has
     another size. What it gives knows which layers acted.
     """
+    modules = Modules(diffusion_model)
     layers: dict[str, nn.Module] = {}
     terms: dict[str, list[tuple[LayerTerm, float]]] = {}
     parameters = []
     for each, strength in changes:
-        targets = {term: term.target(diffusion_model) for term in cast("list[LayerTerm]", each.terms)}
-        bare = [(*term.target(diffusion_model), term) for term in cast("list[_ParameterTerm]", each.parameter_terms)]
+        targets = {term: term.target(modules) for term in cast("list[LayerTerm]", each.terms)}
+        bare = [(*term.target(modules), term) for term in cast("list[_ParameterTerm]", each.parameter_terms)]
         if strength == 0:
             continue
         for term, module in targets.items():
             layers[term.name] = module
             terms.setdefault(term.name, []).append((term, strength))
         parameters += [(owner, name, term, strength) for owner, name, term in bare]
-    watch = Watch(diffusion_model, layers)
+    watch = Watch(modules, layers)
     with ExitStack() as restore:
 
         def override(module: nn.Module, forward: Forward) -> None:
@@ -126,7 +127,7 @@ class _ParameterTerm(nn.Module):
         self.name = name
         self.difference = nn.Parameter(difference, requires_grad=False)
 
-    def target(self, model: nn.Module) -> tuple[nn.Module, str]:
+    def target(self, model: Modules) -> tuple[nn.Module, str]:
         """The module that owns the Parameter, and its name there."""
         path, _, name = self.name.rpartition(".")
         try:
