@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .layers import Expert
 from .terms import TERMS, LayerTerm, ParameterTerm, ReplacementTerm, merging_is_cheaper, product
-from .watch import Watch
+from .watch import Modules, Watch
 
 _ABSENT = object()
 Forward = Callable[..., Tensor]
@@ -85,19 +85,20 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
     was. Raises ExpertFileError, before anything is changed, if a layer is missing, is of another kind, or has
     another size. What it gives knows which layers acted.
     """
+    modules = Modules(diffusion_model)
     layers: dict[str, nn.Module] = {}
     terms: dict[str, list[tuple[LayerTerm, float]]] = {}
     parameters = []
     for each, strength in changes:
-        targets = {term: term.target(diffusion_model) for term in cast("list[LayerTerm]", each.terms)}
-        bare = [(*term.target(diffusion_model), term) for term in cast("list[ParameterTerm]", each.parameter_terms)]
+        targets = {term: term.target(modules) for term in cast("list[LayerTerm]", each.terms)}
+        bare = [(*term.target(modules), term) for term in cast("list[ParameterTerm]", each.parameter_terms)]
         if strength == 0:
             continue
         for term, module in targets.items():
             layers[term.name] = module
             terms.setdefault(term.name, []).append((term, strength))
         parameters += [(owner, name, term, strength) for owner, name, term in bare]
-    watch = Watch(diffusion_model, layers)
+    watch = Watch(modules, layers)
     with ExitStack() as restore:
 
         def override(module: nn.Module, forward: Forward) -> None:

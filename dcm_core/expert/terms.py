@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ExpertFileError
 from .layers import Difference, FusedLowRank, LowRank, Replacement
 from .merge import with_difference
+from .watch import Modules
 
 
 class Work(NamedTuple):
@@ -44,7 +45,7 @@ class LayerTerm(nn.Module):
         for key, tensor in tensors.items():
             self.register_parameter(key, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
 
-    def target(self, model: nn.Module) -> nn.Module:
+    def target(self, model: Modules) -> nn.Module:
         """The Linear layer this term belongs to. Its weight may be packed or elsewhere: only sizes are
         read."""
         try:
@@ -56,10 +57,14 @@ class LayerTerm(nn.Module):
             check_shape(f"{self.name}.{key}", shape, sizes[key])
         return module
 
+    def moved(self, key: str, x: Tensor) -> Tensor:
+        """A tensor on the device of the activation ``x``. A copy made for that is not kept, for the host would not
+        count its memory, nor waited for: a GPU works in the order it is told."""
+        return getattr(self, key).to(x.device, non_blocking=x.is_cuda)
+
     def cast(self, key: str, x: Tensor) -> Tensor:
-        """A tensor in the device and dtype of the activation ``x``. A copy made for that is not kept: the host would
-        not count its memory."""
-        return getattr(self, key).to(x.device, x.dtype)
+        """The same in the dtype of ``x``."""
+        return self.moved(key, x).to(x.dtype)
 
     def merging_is_cheaper(self, rows: int) -> bool:
         """For an input of so many rows: is it to be neither more operations nor more numbers to move?
@@ -183,7 +188,7 @@ class ReplacementTerm(LayerTerm):
     def __init__(self, name: str, layer: Replacement):
         super().__init__(name, layer.shapes, weight=layer.weight, bias=layer.bias)
 
-    def target(self, model: nn.Module) -> nn.Module:
+    def target(self, model: Modules) -> nn.Module:
         module = super().target(model)
         if (self.bias is None) != (getattr(module, "bias", None) is None):
             raise other_backbone(f"{self.name} has a bias in only one of model and expert")
@@ -217,7 +222,7 @@ class ParameterTerm(nn.Module):
         self.name = name
         self.difference = nn.Parameter(difference, requires_grad=False)
 
-    def target(self, model: nn.Module) -> tuple[nn.Module, str]:
+    def target(self, model: Modules) -> tuple[nn.Module, str]:
         """The module that owns the Parameter, and its name there."""
         path, _, name = self.name.rpartition(".")
         try:

@@ -22,7 +22,7 @@ from ..backbone.host import (
     remove_weight_patches,
     set_maker,
 )
-from ..backbone.host_layers import WAYS
+from ..backbone.host_layers import WAYS, beside_network
 from ..backbone.model import as_released, family_of, trained_sigmas_of_semantic
 from .merge import merge_expert
 from .switch import CachePerExpert, ExpertSwitch
@@ -173,7 +173,7 @@ def side_model(
     """
     sidecar = Sidecar(expert, strength, WAYS)
     sidecar.terms.to(dtype)
-    side = ModelPatcher(sidecar, load_device, offload_device)
+    side = beside_network(sidecar, load_device, offload_device)
     set_maker(side, side_model, expert, strength, dtype, load_device, offload_device)
     return side
 

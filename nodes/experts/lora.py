@@ -33,7 +33,7 @@ from ..backbone.host import (
     running_as,
     set_maker,
 )
-from ..backbone.host_layers import WAYS
+from ..backbone.host_layers import WAYS, beside_network
 from ..backbone.host_lora import is_additive, kind_of, numbers_of_patches, target_of
 from ..backbone.model import family_of, shapes_of
 from .apply import applied_to
@@ -109,8 +109,8 @@ def add_lora(model: ModelPatcher, name: str, file: Path, patches: WeightPatches,
 
 
 def side_model(changes: Changes, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
-    """The tensors of a LoRA as a model of their own, so that the host counts, loads and offloads them."""
-    side = ModelPatcher(changes, load_device, offload_device)
+    """The tensors of a LoRA as a model of their own."""
+    side = beside_network(changes, load_device, offload_device)
     set_maker(side, _further_side_model, changes, load_device, offload_device)
     return side
 
