@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ExpertFileError
 from .layers import Difference, FusedLowRank, LowRank, Replacement
+from .merge import with_difference
 from .watch import Modules
 
 
@@ -211,6 +212,37 @@ class ReplacementTerm(LayerTerm):
     def merged(self, weight: Tensor, bias: Tensor | None, strength: float) -> tuple[Tensor, Tensor | None]:
         new_bias = None if bias is None else torch.lerp(bias, self.cast("bias", bias), strength)
         return torch.lerp(weight, self.cast("weight", weight), strength), new_bias
+
+
+class ParameterTerm(nn.Module):
+    """The difference of a bare Parameter, which no layer's forward could add."""
+
+    def __init__(self, name: str, difference: Tensor):
+        super().__init__()
+        self.name = name
+        self.difference = nn.Parameter(difference, requires_grad=False)
+
+    def target(self, model: Modules) -> tuple[nn.Module, str]:
+        """The module that owns the Parameter, and its name there."""
+        path, _, name = self.name.rpartition(".")
+        try:
+            owner = model.get_submodule(path)
+            # A compiled module hands on attribute reads, but has Parameters of its own: none.
+            owner = getattr(owner, "_orig_mod", owner)
+            base = owner._parameters[name]
+            if base is None:
+                raise KeyError(name)
+            shape = tuple(getattr(base, "tensor_shape", base.shape))
+        except (AttributeError, KeyError):
+            raise other_backbone(f"the model has no Parameter {self.name}") from None
+        check_shape(self.name, tuple(self.difference.shape), shape)
+        if not base.is_floating_point():
+            raise ExpertFileError(f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed")
+        return owner, name
+
+    def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
+        """The Parameter that takes the place of ``base``."""
+        return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
 
 
 TERMS: dict[type, Callable[[str, Any], LayerTerm]] = {

@@ -39,8 +39,7 @@ from ..backbone.model import family_of, shapes_of
 from .apply import applied_to
 from .lora_file import weight_of
 from .lora_terms import is_of_layer, terms_of
-from .step_cache import CachePerExpert
-from .switch import refuse_bypassed
+from .switch import CachePerExpert, refuse_bypassed
 
 ATTACHMENT = "dcm_loras"
 RUN_SCHEDULE = "dcm_schedule"  # among a run's ``transformer_options``: the schedule of its guider, if that has one
@@ -244,8 +243,9 @@ def order_matters(model: ModelPatcher, patches: WeightPatches) -> list[str]:
 
 def patched_since(model: ModelPatcher) -> list[str]:
     """A warning where a LoRA with different strengths meets weights that nodes behind it have changed: it acts last."""
-    now, warnings = numbers_of_patches(model), []
+    warnings = []
     for lora in loras_on(model):
+        now = numbers_of_patches(model)
         changed = sorted(each for each in lora.measured if now.get(each, 0) > lora.below.get(each, 0))
         if lora.beside and changed:
             warnings.append(

@@ -9,7 +9,7 @@ from pathlib import Path
 from comfy.model_patcher import ModelPatcher
 
 from ...dcm_core.errors import ExpertFileError, shortened
-from ...dcm_core.expert.speed_lora_file import speed_lora_of
+from ...dcm_core.expert.other_files import speed_lora_of
 from ...dcm_core.families.family import Family
 from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.schedule.experts import ExpertKind, PartNames
