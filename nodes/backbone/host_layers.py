@@ -5,6 +5,8 @@
   afterwards. Its subclasses for fp8, int8 and other packed weights multiply in ways of their own.
 * From 0.33 on, some modules call the weights of a layer past its ``forward``, to fold an activation into an int8
   product: Wan's feed-forward layers.
+* Newer versions record the blocks of some networks as CUDA graphs (``comfy.model_prefetch``) and replay them, where no
+  ``forward`` of anybody's would run. None of those that experts exist for is among them.
 * What a model that is not dynamic has no room for stays in memory, and with --novram all of it does. Newer versions pin
   there what layers of ``comfy.ops`` hold, and nothing else.
 """
