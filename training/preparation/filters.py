@@ -11,8 +11,8 @@ import numpy as np
 from ..data.buckets import Size
 
 Reason = Literal[
-    "missing", "unreadable", "truncated", "no picture", "no caption", "bad caption", "duplicate", "too short",
-    "too small", "aspect", "black", "static",
+    "missing", "unreadable", "truncated", "no picture", "colours", "no caption", "bad caption", "duplicate",
+    "too short", "too small", "aspect", "black", "static",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
