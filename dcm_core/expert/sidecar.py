@@ -16,11 +16,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..errors import ExpertFileError
 from .layers import Expert
-from .merge import with_difference
-from .terms import TERMS, LayerTerm, ReplacementTerm, check_shape, merging_is_cheaper, other_backbone, product
-from .watch import Watch
+from .terms import TERMS, LayerTerm, ParameterTerm, ReplacementTerm, merging_is_cheaper, product
+from .watch import Modules, Watch
 
 _ABSENT = object()
 Forward = Callable[..., Tensor]
@@ -55,12 +53,12 @@ class Changes(nn.Module):
     def __init__(self, terms: Iterable[LayerTerm], parameters: Mapping[str, Tensor]):
         super().__init__()
         self.terms = nn.ModuleList(terms)
-        self.parameter_terms = nn.ModuleList(_ParameterTerm(name, value) for name, value in parameters.items())
+        self.parameter_terms = nn.ModuleList(ParameterTerm(name, value) for name, value in parameters.items())
 
     @property
     def parameter_differences(self) -> dict[str, Tensor]:
         """The differences of bare Parameters by name."""
-        return {term.name: term.difference for term in cast("list[_ParameterTerm]", self.parameter_terms)}
+        return {term.name: term.difference for term in cast("list[ParameterTerm]", self.parameter_terms)}
 
 
 class Sidecar(Changes):
@@ -87,19 +85,20 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
     was. Raises ExpertFileError, before anything is changed, if a layer is missing, is of another kind, or has
     another size. What it gives knows which layers acted.
     """
+    modules = Modules(diffusion_model)
     layers: dict[str, nn.Module] = {}
     terms: dict[str, list[tuple[LayerTerm, float]]] = {}
     parameters = []
     for each, strength in changes:
-        targets = {term: term.target(diffusion_model) for term in cast("list[LayerTerm]", each.terms)}
-        bare = [(*term.target(diffusion_model), term) for term in cast("list[_ParameterTerm]", each.parameter_terms)]
+        targets = {term: term.target(modules) for term in cast("list[LayerTerm]", each.terms)}
+        bare = [(*term.target(modules), term) for term in cast("list[ParameterTerm]", each.parameter_terms)]
         if strength == 0:
             continue
         for term, module in targets.items():
             layers[term.name] = module
             terms.setdefault(term.name, []).append((term, strength))
         parameters += [(owner, name, term, strength) for owner, name, term in bare]
-    watch = Watch(diffusion_model, layers)
+    watch = Watch(modules, layers)
     with ExitStack() as restore:
 
         def override(module: nn.Module, forward: Forward) -> None:
@@ -116,37 +115,6 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
             restore.callback(owner._parameters.__setitem__, name, base)
             owner._parameters[name] = term.added_to(base, strength)
         yield watch
-
-
-class _ParameterTerm(nn.Module):
-    """The difference of a bare Parameter, which no layer's forward could add."""
-
-    def __init__(self, name: str, difference: Tensor):
-        super().__init__()
-        self.name = name
-        self.difference = nn.Parameter(difference, requires_grad=False)
-
-    def target(self, model: nn.Module) -> tuple[nn.Module, str]:
-        """The module that owns the Parameter, and its name there."""
-        path, _, name = self.name.rpartition(".")
-        try:
-            owner = model.get_submodule(path)
-            # A compiled module hands on attribute reads, but has Parameters of its own: none.
-            owner = getattr(owner, "_orig_mod", owner)
-            base = owner._parameters[name]
-            if base is None:
-                raise KeyError(name)
-            shape = tuple(getattr(base, "tensor_shape", base.shape))
-        except (AttributeError, KeyError):
-            raise other_backbone(f"the model has no Parameter {self.name}") from None
-        check_shape(self.name, tuple(self.difference.shape), shape)
-        if not base.is_floating_point():
-            raise ExpertFileError(f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed")
-        return owner, name
-
-    def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
-        """The Parameter that takes the place of ``base``."""
-        return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
 
 
 def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, ways: Ways) -> Forward:

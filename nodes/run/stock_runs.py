@@ -43,7 +43,7 @@ def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
         if not applied.only:  # of two MODELs with an expert each in two samplers, neither has a share to speak of
             note_steps(guider, sigmas)
         note_shared_network(guider)
-        note_embedded_guidance(guider, applied.embedded_guidance)
+        note_embedded_guidance(guider, applied.metadata.embedded_guidance)
     if not applied and not isinstance(guider, ExpertGuider):
         for warning in patched_since(guider.model_patcher):
             log.warning("DCM: %s", warning)

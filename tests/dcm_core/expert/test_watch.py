@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 
 from dcm_core.expert.layers import Expert, LowRank
 from dcm_core.expert.sidecar import Sidecar, Ways
+from dcm_core.expert.watch import Modules
 
 DIM = 8
 
@@ -164,3 +165,19 @@ def test_switches_and_prompts_compile_nothing_anew(net, whole):
     assert graphs() <= 1
     assert graphs(rows=7) == 2
     assert graphs(rows=7) == 0
+
+
+@pytest.mark.parametrize("compiled", ["not", "whole", "blocks"])
+def test_a_module_is_looked_up_once(net, compiled, monkeypatch):
+    """Networks have hundreds of target layers, and finding them is all that a GPU waits for between two calls."""
+    if compiled == "blocks":
+        net.blocks = nn.ModuleList(torch.compile(block, backend="eager") for block in net.blocks)
+    modules = Modules(torch.compile(net, backend="eager") if compiled == "whole" else net)
+    expected = {name: net.get_submodule(name) for name in EVERYWHERE}
+    asked, own = [], Modules.get_submodule
+    assert {name: modules.get_submodule(name) for name in EVERYWHERE} == expected
+    monkeypatch.setattr(Modules, "get_submodule", lambda self, name: asked.append(name) or own(self, name))
+    assert [modules.get_submodule(name) for name in EVERYWHERE] == list(expected.values()) and asked == EVERYWHERE
+    for wrong in ("nothing", "blocks.0.nothing", "time.0.weight"):
+        with pytest.raises(AttributeError):
+            modules.get_submodule(wrong)

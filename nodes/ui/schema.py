@@ -1,10 +1,18 @@
-"""Inputs that most runs leave as they are: the page folds them away, and the node's line names those that were set."""
+"""What the nodes' schemas share beside inputs: the pack's link type, folded inputs, and words that find a node."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from comfy_api.v0_0_2 import io
+
+DcmExpert = io.Custom("DCM_EXPERT")
+
+
+def found_by(schema: io.Schema, *searches: str) -> io.Schema:
+    """``schema``, which the search of newer pages also offers for these words. 0.3.64 has no argument for them."""
+    schema.search_aliases = list(searches)
+    return schema
 
 
 def advanced(each: io.Input) -> io.Input:
