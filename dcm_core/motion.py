@@ -5,6 +5,8 @@ Clips are [B, C, T, H, W], of values in -1..1.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
@@ -15,51 +17,56 @@ _WINDOW, _ITERATIONS = 7, 4
 _COARSEST = 12  # pixels of the shorter side at the top of the pyramid
 _NOISE = 1e-4  # gradients whose mean square is less say nothing about motion
 _FAINT = 1e-6  # the variance below which a window has no contrast that could change
+_INDEPENDENT = _WINDOW**2 * (70 / 256) ** 2  # numbers in a window that noise sets freely, blurred as it is
+_CUT = 4  # times the mean change of pixels, beyond which one that no motion explains is a cut
 _LARGEST = 256  # pixels of the shorter side beyond which pictures are made smaller before their flow is measured
 
 
-def optical_flow(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def optical_flow(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where the pixels of ``first`` are in ``second``, both [B, H, W]: by pyramidal Lucas-Kanade.
 
-    Gives (flow [B, 2, H, W] as x and y in pixels, texture [B, H, W]). Flow is known where there is texture, the smaller
-    eigenvalue of the gradients' products; without any it is what coarser levels say, and 0 on an empty picture. Another
-    brightness or contrast is no motion: each window of ``second`` may have its own.
+    Gives (flow [B, 2, H, W] as x and y in pixels, texture and doubt [B, H, W]). Flow is known where there is texture,
+    the smaller eigenvalue of the gradients' products; without any it is what coarser levels say, and 0 on an empty
+    picture. Another brightness or contrast is no motion: each window of ``second`` may have its own. Doubt is the mean
+    square of what noise adds to the flow, taking for noise what the flow does not explain.
     """
     pyramid = [_smoothed(torch.cat([first, second])[:, None])]
     while min(pyramid[-1].shape[-2:]) >= 2 * _COARSEST:
         pyramid.append(_smoothed(pyramid[-1])[..., ::2, ::2])
-    flow, texture = first.new_zeros(len(first), 2, *pyramid[-1].shape[-2:]), first
+    flow, texture, doubt = first.new_zeros(len(first), 2, *pyramid[-1].shape[-2:]), first, first
     for level in reversed(pyramid):
         start, end = level.chunk(2)
         x, y = _pixels(start)
         flow = 2 * _sampled(flow, x / 2, y / 2)
-        flow, texture = _refined(start, end, flow)
-    return flow, texture
+        flow, texture, doubt = _refined(start, end, flow)
+    return flow, texture, doubt
 
 
-def _refined(first: Tensor, second: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
-    """One level: ``flow`` [B, 2, H, W] brought closer, and the texture [B, H, W]."""
+def _refined(first: Tensor, second: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """One level: ``flow`` [B, 2, H, W] brought closer, with its texture and doubt [B, H, W]."""
     gradient = _gradient(first)
     x, y = _pixels(first)
     height, width = first.shape[-2:]
-    before, texture = flow, first[:, 0]
+    before, texture, doubt = flow, first[:, 0], first[:, 0]
     for _ in range(_ITERATIONS):
         to_x, to_y = x + flow[:, 0], y + flow[:, 1]
         inside = ((to_x >= 0) & (to_x <= width - 1) & (to_y >= 0) & (to_y <= height - 1))[:, None]
         # Each pixel of a window has a flow of its own already: what is solved for is the window's whole flow.
         told = (gradient * flow).sum(1, keepdim=True) - (_sampled(second, to_x, to_y) - first)
-        xx, xy, x_told, yy, y_told = _unlit(first, gradient, told, inside)
+        xx, xy, x_told, yy, y_told, square = _unlit(first, gradient, told, inside)
         texture = (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
         xx, yy = xx + _NOISE, yy + _NOISE
         x_told, y_told = x_told + _NOISE * flow[:, 0], y_told + _NOISE * flow[:, 1]
-        solved = torch.stack([yy * x_told - xy * y_told, xx * y_told - xy * x_told], 1)
-        flow = solved / (xx * yy - xy**2)[:, None]
+        area, start = xx * yy - xy**2, flow
+        flow = torch.stack([yy * x_told - xy * y_told, xx * y_told - xy * x_told], 1) / area[:, None]
+        explained = flow[:, 0] * x_told + flow[:, 1] * y_told - _NOISE * (flow * (2 * start - flow)).sum(1)
+        doubt = (square - explained).clamp(min=0) * (xx + yy) / area / _INDEPENDENT
         flow = before + (flow - before).clamp(-_WINDOW / 2, _WINDOW / 2)
-    return flow, texture.clamp(min=0)
+    return flow, texture.clamp(min=0), doubt
 
 
 def _unlit(picture: Tensor, gradient: Tensor, told: Tensor, inside: Tensor) -> tuple[Tensor, ...]:
-    """The windows' products xx, xy, x told, yy and y told, each [B, H, W], of the gradient and ``told``.
+    """The windows' products xx, xy, x told, yy, y told and told told, each [B, H, W], of the gradient and ``told``.
 
     What another brightness or contrast of the window explains, as in a fade, is taken out of both before: their
     regression on 1 and on ``picture``.
@@ -72,23 +79,40 @@ def _unlit(picture: Tensor, gradient: Tensor, told: Tensor, inside: Tensor) -> t
     for _ in range(2):
         among = products[:, :1, 1:]
         products = products[:, 1:, 1:] - among.transpose(1, 2) * among / (products[:, :1, :1] + _FAINT)
-    return products[:, 0, 0], products[:, 0, 1], products[:, 0, 2], products[:, 1, 1], products[:, 1, 2]
+    return tuple(products[:, row, column] for row, column in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
 
 
 def speeds(clips: Tensor) -> Tensor:
-    """[B, T - 1]: how fast what has texture moves from each frame to the next, in pixels."""
-    batch, _, frames, height, width = clips.shape
+    """[B, T - 1]: how fast what has texture moves from each frame to the next, in pixels.
+
+    What noise adds to it on average is taken off. A cut is no motion: it has the mean of the other steps.
+    """
+    height, width = clips.shape[-2:]
     grey = clips.float().mean(1)
     scale = min(1.0, _LARGEST / min(height, width))
     if scale < 1:
         grey = interpolate(grey, (round(scale * height), round(scale * width)), mode="area")
+    if grey.shape[1] < 2:
+        return grey.new_zeros(len(grey), 0)
     size = torch.tensor([width / grey.shape[-1], height / grey.shape[-2]], device=grey.device)[:, None, None]
-    found = [clips.new_zeros(batch, 0, dtype=torch.float32)]
-    for number in range(frames - 1):
-        flow, texture = optical_flow(grey[:, number], grey[:, number + 1])
-        total = texture.sum((1, 2)).clamp(min=1e-12)
-        found.append((((flow * size).norm(dim=1) * texture).sum((1, 2)) / total)[:, None])
-    return torch.cat(found, 1)
+    steps = [_step(first, second, size) for first, second in pairwise(grey.unbind(1))]
+    speed, change, unexplained = (torch.stack(each, 1) for each in zip(*steps, strict=True))
+    cut = (change > _CUT * change.mean(1, keepdim=True)) & (unexplained > change / 2)
+    others = (speed * ~cut).sum(1, keepdim=True) / (~cut).sum(1, keepdim=True)
+    return torch.where(cut, others, speed)
+
+
+def _step(first: Tensor, second: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[B] of two frames [B, H, W]: the speed, how much their pixels change, and what of that no flow explains.
+
+    ``size`` [2, 1, 1]: of a pixel.
+    """
+    flow, texture, doubt = optical_flow(first, second)
+    square = (flow * size).square().sum(1) - doubt * size.square().mean()
+    speed = (square.clamp(min=0).sqrt() * texture).sum((1, 2)) / texture.sum((1, 2)).clamp(min=1e-12)
+    x, y = _pixels(first[:, None])
+    moved = _sampled(second[:, None], x + flow[:, 0], y + flow[:, 1])[:, 0]
+    return speed, *((each - first).abs().mean((1, 2)) for each in (second, moved))
 
 
 def differences(clips: Tensor) -> Tensor:

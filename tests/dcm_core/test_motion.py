@@ -29,7 +29,7 @@ def shape(speed, texture="dotted", seed=1):
 
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_a_known_shift_is_found_to_a_part_of_a_pixel(shift):
-    flow, texture = optical_flow(waves(), waves(*shift))
+    flow, texture, _ = optical_flow(waves(), waves(*shift))
     flow, texture = flow[0, :, 20:-20, 20:-20], texture[0, 20:-20, 20:-20]
     error = (flow - torch.tensor(shift)[:, None, None]).norm(dim=0)
     assert (error * texture).sum() / texture.sum() < 0.05
@@ -45,7 +45,7 @@ def test_opencv_finds_the_same(shift):
     arrived, found, _ = cv2.calcOpticalFlowPyrLK(start.numpy(), end.numpy(), points, None, winSize=(7, 7), maxLevel=3)
     assert found.all()
     theirs = torch.from_numpy(arrived - points)[:, 0]
-    flow, texture = optical_flow(*(each[None].float() / 127.5 - 1 for each in (start, end)))
+    flow, texture, _ = optical_flow(*(each[None].float() / 127.5 - 1 for each in (start, end)))
     certain = texture[0, y, x] > texture[0].median()  # where there is little texture, neither knows
     difference = (flow[0, :, y, x].T - theirs).norm(dim=1)[certain]
     assert difference.median() < 0.06 and difference.mean() < 0.12
@@ -73,6 +73,28 @@ def test_a_still_picture_has_no_motion_also_with_a_little_noise():
     assert speeds(still + noise).mean() < STILL
     assert speeds(torch.zeros(2, 3, 4, 24, 24)).max() == 0
     assert speeds(still[:, :, :1]).shape == differences(still[:, :, :1]).shape == (1, 0)
+
+
+@pytest.mark.parametrize("strength", [4, 8])
+def test_noise_takes_and_gives_hardly_any_motion(strength):
+    """As few steps leave it: a still picture stays far below one that moves, which keeps its speed."""
+    noise = torch.randn(shape("fast").shape, generator=torch.Generator().manual_seed(0)) * 2 * strength / 255
+    still = shape("fast")[:, :, :1].expand_as(noise)
+    assert speeds(still + noise).mean() < STILL * strength / 4
+    assert speeds(shape("fast") + noise).mean() == pytest.approx(PIXELS_PER_FRAME["fast"], rel=0.1)
+
+
+def test_a_cut_is_no_motion():
+    clip, other = shape("fast"), shape("fast", "plain", seed=5)
+    cut = torch.cat([clip[:, :, :8], other[:, :, 8:]], 2)
+    assert speeds(cut).max() < 1.1 * PIXELS_PER_FRAME["fast"]
+    still = torch.cat([clip[:, :, :1].repeat(1, 1, 8, 1, 1), other[:, :, :1].repeat(1, 1, 8, 1, 1)], 2)
+    assert speeds(still).max() < 1e-5
+    started = torch.cat([clip[:, :, :1].repeat(1, 1, 12, 1, 1), clip[:, :, 1:5]], 2)
+    assert speeds(started)[0, -4:].mean() == pytest.approx(PIXELS_PER_FRAME["fast"], rel=0.1), "a start is none"
+    # Animated on twos, and too fast to be followed: half of the steps are no cuts.
+    jumping = torch.randn(1, 3, 8, 24, 24, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 2)
+    assert speeds(jumping).mean() > 0.3
 
 
 FLICKER = 1 - 0.3 * torch.tensor([0.0, 1.0]).repeat(8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import random
 import tempfile
 from collections.abc import Sequence
@@ -70,7 +71,8 @@ def _pair(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[Row, Row]:
 
 
 def _side(row: Row, number: int, report: Report) -> dict[str, Any]:
-    numbers = {name: f"{values[number]:.{report.measures[name].digits}f}" for name, values in row.beside.items()}
+    found = {name: (values[number], report.measures[name].digits) for name, values in row.beside.items()}
+    numbers = {name: f"{value:.{digits}f}" if math.isfinite(value) else "–" for name, (value, digits) in found.items()}
     return {"video": _embedded(row.clips[number], row.frames_per_second), "numbers": numbers}
 
 

@@ -5,9 +5,10 @@ Only one frame is held at a time, and only those that are asked for become pixel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from .colours import check_colours, rgb
 from .filters import Unfit
 from .frames import Frame, Source
 from .manifest import PICTURES
-from .upright import orientation
+from .upright import Orientation, orientation
 
 # A file is given to FFmpeg open: its name is never read as an address or a pattern, and it may open no other.
 _OPTIONS = {"protocol_whitelist": "none"}
@@ -102,9 +103,10 @@ def _look(path: Path) -> Source:
         timed = count > 1 and times[1] > times[0]
         gap = (times[1] - times[0]) / (count - 1) if timed else 1 / rate
         width = frame.width * float(stream.sample_aspect_ratio or 1)
-        turned = orientation(frame).quarters % 2
-        size = (float(frame.height), width) if turned else (width, float(frame.height))
-        return Source(*size, frames=count, seconds=count * gap, gap=gap, first=times[0] if timed else None)
+        shown = orientation(frame)
+        size = (float(frame.height), width) if shown.quarters % 2 else (width, float(frame.height))
+        first = times[0] if timed else None
+        return Source(*size, frames=count, seconds=count * gap, gap=gap, first=first, orientation=shown)
 
 
 def _frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
@@ -117,11 +119,11 @@ def _frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
             if frame.is_corrupt:
                 raise Unfit("unreadable", "a frame is damaged")
             time = number * source.gap if source.first is None else frame.time - source.first
-            yield Frame(time, _pixels(frame, stream.codec_context))
+            yield Frame(time, partial(_pixels, frame, stream.codec_context, source.orientation))
 
 
-def _pixels(frame: Any, codec: Any) -> Callable[[], np.ndarray]:
-    return lambda: orientation(frame).upright(rgb(frame, codec))
+def _pixels(frame: Any, codec: Any, shown: Orientation) -> np.ndarray:
+    return shown.upright(rgb(frame, codec))
 
 
 def _promised(opened: _Opened) -> int:

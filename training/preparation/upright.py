@@ -7,18 +7,18 @@ import struct
 from typing import Any, NamedTuple
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 
 from .filters import Unfit
 
-_AS_IT_IS = (1, 0, 0, 1)
 _SLACK = 1.0  # degrees by which a quarter turn may be off
 
 
 class Orientation(NamedTuple):
     """``mirrored``: left and right are exchanged; ``quarters``: turned so often to the left after that."""
 
-    mirrored: bool
-    quarters: int
+    mirrored: bool = False
+    quarters: int = 0
 
     def upright(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [H, W, 3] as they are to be shown."""
@@ -41,12 +41,13 @@ def orientation(frame: Any) -> Orientation:
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """(a, b, c, d): a point (x, y) is shown at (ax + cy, bx + dy); ISO/IEC 14496-12, 8.3.2."""
     try:
-        told = frame.side_data.get("DISPLAYMATRIX")
+        # not frame.side_data, which keeps the frame alive until the garbage is collected
+        told = SideDataContainer(frame).get("DISPLAYMATRIX")
     except ValueError:  # among its side data is a kind that PyAV does not know, which hides the others
         angle = math.radians(frame.rotation)
         a, b = round(1000 * math.cos(angle)), -round(1000 * math.sin(angle))
         return a, b, -b, a
     if told is None:
-        return _AS_IT_IS
+        return 1, 0, 0, 1
     a, b, _, c, d = struct.unpack_from("=5i", bytes(told))
     return a, b, c, d

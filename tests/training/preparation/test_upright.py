@@ -1,7 +1,10 @@
 """Turned and mirrored, by every matrix that a camera writes; a slanted one is named."""
 
+import gc
 import math
+from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from harness.clips import moving, show_by, write_video
@@ -47,11 +50,22 @@ def test_a_slanted_picture_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("rotation", "quarters"), [(0, 0), (90, 1), (-90, 3), (-180, 2), (180, 2)])
-def test_beside_side_data_of_an_unknown_kind_the_turn_alone_counts(rotation, quarters):
-    class Frame:
-        @property
-        def side_data(self):
-            raise ValueError("32 is not a valid Type")
+def test_beside_side_data_of_an_unknown_kind_the_turn_alone_counts(monkeypatch, rotation, quarters):
+    def unknown(frame):
+        raise ValueError("32 is not a valid Type")
 
-    Frame.rotation = rotation
-    assert orientation(Frame()) == Orientation(False, quarters)
+    monkeypatch.setattr("training.preparation.upright.SideDataContainer", unknown)
+    assert orientation(SimpleNamespace(rotation=rotation)) == Orientation(False, quarters)
+
+
+def test_a_frame_is_let_go_without_the_garbage_collector(tmp_path):
+    """Thousands of them would wait for it, each with its memory and with threads that no forked process has."""
+    path = show_by(write_video(tmp_path / "phone.mp4", moving()), *MATRICES[1])
+    gc.disable()
+    try:
+        before = len([each for each in gc.get_objects() if type(each) is av.VideoFrame])
+        source = look(path)
+        assert all(frame.pixels().any() for frame in frames(path, source, 0.0))
+        assert len([each for each in gc.get_objects() if type(each) is av.VideoFrame]) == before
+    finally:
+        gc.enable()
