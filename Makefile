@@ -8,6 +8,7 @@ PIP_ARGS ?=
 VENV     ?= .venv
 BENCH    ?= adapter memory path convert load sampler train prepare
 TESTS    ?=
+WORKERS  ?= 2
 RUN       = $(VENV)/bin/python
 STAMP     = $(VENV)/.installed
 
@@ -31,8 +32,8 @@ demo: $(STAMP)     ## 4 steps with both experts beside 50 of the teacher: videos
 evaluate: $(STAMP)     ## the table of Shapes, and more of the same: report, plot, contact sheet and A/B page in runs/evaluation
 	$(RUN) training/evaluate.py --html
 
-test: $(STAMP)     ## all tests, or those of TESTS="tests/dcm_core"; what is skipped is told at the end
-	$(RUN) -m pytest $(TESTS)
+test: $(STAMP)     ## all tests, WORKERS=2 at a time, or those of TESTS="tests/dcm_core"; skipped ones are told at the end
+	$(RUN) -m pytest -n $(WORKERS) $(TESTS)
 
 lint: $(STAMP)     ## ruff's check and format, and the type checker
 	$(RUN) -m ruff check .

@@ -138,9 +138,6 @@ def write(rounds: list[dict[str, float]]) -> None:
             "",
             f"Medians of {len(rounds)} rounds, in processor time: {taken}.",
             "",
-            "A quarter of the short clips' dry run is the contact sheet: all are on it here, and no more than 24 of a "
-            "larger collection.",
-            "",
             f"`python benchmarks/prepare.py`. {machine}.",
         ]
     )

@@ -5,6 +5,8 @@ Clips are [B, C, T, H, W], of values in -1..1.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, grid_sample, interpolate, pad
@@ -15,6 +17,7 @@ _WINDOW, _ITERATIONS = 7, 4
 _COARSEST = 12  # pixels of the shorter side at the top of the pyramid
 _NOISE = 1e-4  # gradients whose mean square is less say nothing about motion
 _FAINT = 1e-6  # the variance below which a window has no contrast that could change
+_CUT = 4  # times the mean change of pixels, beyond which one that no motion explains is a cut
 _LARGEST = 256  # pixels of the shorter side beyond which pictures are made smaller before their flow is measured
 
 
@@ -76,19 +79,35 @@ def _unlit(picture: Tensor, gradient: Tensor, told: Tensor, inside: Tensor) -> t
 
 
 def speeds(clips: Tensor) -> Tensor:
-    """[B, T - 1]: how fast what has texture moves from each frame to the next, in pixels."""
-    batch, _, frames, height, width = clips.shape
+    """[B, T - 1]: how fast what has texture moves from each frame to the next, in pixels.
+
+    A cut is no motion: it has the mean of the other steps.
+    """
+    height, width = clips.shape[-2:]
     grey = clips.float().mean(1)
     scale = min(1.0, _LARGEST / min(height, width))
     if scale < 1:
         grey = interpolate(grey, (round(scale * height), round(scale * width)), mode="area")
+    if grey.shape[1] < 2:
+        return grey.new_zeros(len(grey), 0)
     size = torch.tensor([width / grey.shape[-1], height / grey.shape[-2]], device=grey.device)[:, None, None]
-    found = [clips.new_zeros(batch, 0, dtype=torch.float32)]
-    for number in range(frames - 1):
-        flow, texture = optical_flow(grey[:, number], grey[:, number + 1])
-        total = texture.sum((1, 2)).clamp(min=1e-12)
-        found.append((((flow * size).norm(dim=1) * texture).sum((1, 2)) / total)[:, None])
-    return torch.cat(found, 1)
+    steps = [_step(first, second, size) for first, second in pairwise(grey.unbind(1))]
+    speed, change, unexplained = (torch.stack(each, 1) for each in zip(*steps, strict=True))
+    cut = (change > _CUT * change.mean(1, keepdim=True)) & (unexplained > change / 2)
+    others = (speed * ~cut).sum(1, keepdim=True) / (~cut).sum(1, keepdim=True)
+    return torch.where(cut, others, speed)
+
+
+def _step(first: Tensor, second: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[B] of two frames [B, H, W]: the speed, how much their pixels change, and what of that no flow explains.
+
+    ``size`` [2, 1, 1]: of a pixel.
+    """
+    flow, texture = optical_flow(first, second)
+    speed = ((flow * size).norm(dim=1) * texture).sum((1, 2)) / texture.sum((1, 2)).clamp(min=1e-12)
+    x, y = _pixels(first[:, None])
+    moved = _sampled(second[:, None], x + flow[:, 0], y + flow[:, 1])[:, 0]
+    return speed, *((each - first).abs().mean((1, 2)) for each in (second, moved))
 
 
 def differences(clips: Tensor) -> Tensor:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from .backbone.model import declare_remarked, remarks_on
-from .experts.apply import applied_to, apply_experts, switch_text, trained_steps_of
+from .experts.apply import applied_to, apply_experts, trained_steps_of
 from .experts.as_published import round_as_published
 from .experts.check import check_experts, detail_beside, foreign_patches
 from .run.stock_runs import note_stock_runs
 from .ui import inputs
-from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
-from .ui.search import found_by
+from .ui.schema import advanced, found_by, set_by_hand
 
 
 class DCMApplyExperts(io.ComfyNode):
@@ -69,7 +68,7 @@ class DCMApplyExperts(io.ComfyNode):
             round_as_published(model)
         declare_remarked(model)
         note_stock_runs(model)
-        text = switch_text(schedule, trained_steps_of(model))
+        text = schedule.describe_switch(trained_steps_of(model))
         if patched:
             text += f"; {patched} weights carry LoRA patches"
         return io.NodeOutput(model, say(cls, text + changed, warnings))

@@ -10,9 +10,8 @@ from .backbone.attention import HOST, WAYS
 from .backbone.attention_choice import has_gpu, override_of, with_attention
 from .backbone.attention_inexact import INEXACT, Inexact, require
 from .ui import inputs
-from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
-from .ui.search import found_by
+from .ui.schema import advanced, found_by, set_by_hand
 
 FASTEST, NEVER = "fastest", "never"
 DETAIL, ALL = "detail expert's steps", "all steps"

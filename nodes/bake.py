@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .experts.apply import bake, schedule_of, switch_text, trained_steps_of
+from .experts.apply import bake, schedule_of, trained_steps_of
 from .experts.lora import into_weights
 from .ui import inputs
 from .ui.say import say
-from .ui.search import found_by
+from .ui.schema import found_by
 
 
 class DCMBake(io.ComfyNode):
@@ -36,5 +36,5 @@ class DCMBake(io.ComfyNode):
     def execute(cls, model) -> io.NodeOutput:
         semantic, detail = bake(model)
         semantic, detail = into_weights(semantic, "semantic"), into_weights(detail, "detail")
-        switch = switch_text(schedule_of(model), trained_steps_of(model))
+        switch = schedule_of(model).describe_switch(trained_steps_of(model))
         return io.NodeOutput(semantic, detail, say(cls, f"two MODELs: {switch}"))

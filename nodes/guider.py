@@ -10,9 +10,8 @@ from .run.notes import warnings_for
 from .run.plan import Run
 from .run.speed import asked_files
 from .ui import inputs
-from .ui.advanced import advanced, set_by_hand
 from .ui.say import say, to_log
-from .ui.search import found_by
+from .ui.schema import advanced, found_by, set_by_hand
 
 
 class DCMGuider(io.ComfyNode):

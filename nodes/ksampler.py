@@ -13,9 +13,8 @@ from .run.plan import Run
 from .run.sample import sample
 from .run.speed import asked_files
 from .ui import inputs
-from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
-from .ui.search import found_by
+from .ui.schema import advanced, found_by, set_by_hand
 
 
 class DCMKSampler(io.ComfyNode):

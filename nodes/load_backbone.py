@@ -6,13 +6,10 @@ from comfy_api.v0_0_2 import io
 
 from .backbone.host import WEIGHT_DTYPES
 from .backbone.load import load_backbone
-from .experts.apply import switch_text
 from .ui import inputs
-from .ui.advanced import advanced, set_by_hand
 from .ui.folders import backbone_files, backbone_names, backbone_path, state_of
 from .ui.say import say
-from .ui.search import found_by
-from .ui.types import DcmExpert
+from .ui.schema import DcmExpert, advanced, found_by, set_by_hand
 
 
 class DCMLoadBackbone(io.ComfyNode):
@@ -54,6 +51,6 @@ class DCMLoadBackbone(io.ComfyNode):
         changed = set_by_hand(cls, locals())
         backbone = load_backbone(backbone_path(backbone_name), weight_dtype)
         detail = backbone.expert
-        switch = switch_text(detail.metadata.schedule) if detail else "no detail expert in it"
+        switch = detail.metadata.schedule.describe_switch() if detail else "no detail expert in it"
         say(cls, f"{backbone_name}: {backbone.description}; {switch}{changed}", backbone.warnings)
         return io.NodeOutput(backbone.model, backbone.expert)

@@ -6,12 +6,10 @@ from comfy_api.v0_0_2 import io
 
 from ..dcm_core.expert.file import load_expert
 from ..dcm_core.schedule.experts import steps_text
-from .experts.apply import switch_text
 from .ui import inputs
 from .ui.folders import expert_names, expert_path, state_of
 from .ui.say import say
-from .ui.search import found_by
-from .ui.types import DcmExpert
+from .ui.schema import DcmExpert, found_by
 
 
 class DCMLoadExpert(io.ComfyNode):
@@ -41,7 +39,7 @@ class DCMLoadExpert(io.ComfyNode):
         made = expert.metadata
         backbone = f"{made.backbone} ({made.family})" if made.backbone else made.family
         trained = f", trained for {steps_text(made.trained_steps)}" if made.trained_steps else ""
-        switch = switch_text(made.schedule, made.trained_steps)
+        switch = made.schedule.describe_switch(made.trained_steps)
         stamp = f"; by its passport {made.passport.settings}" if made.passport and made.passport.settings else ""
         say(cls, f"{expert_name}: {made.expert} expert for {backbone}{trained}; {switch}{stamp}")
         return io.NodeOutput(expert)

@@ -15,7 +15,7 @@ from .run.stock_runs import note_stock_runs
 from .ui import inputs
 from .ui.folders import all_lora_names, lora_path, state_of
 from .ui.say import say
-from .ui.search import found_by
+from .ui.schema import found_by
 
 
 class DCMLora(io.ComfyNode):

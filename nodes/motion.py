@@ -9,7 +9,7 @@ from ..dcm_core.motion import STILL, describe, difference_ratio, speeds, tempora
 from ..dcm_core.motion_plot import plot_motion
 from .ui import inputs
 from .ui.say import say
-from .ui.search import found_by
+from .ui.schema import found_by
 
 
 class DCMMotion(io.ComfyNode):

@@ -8,8 +8,7 @@ from ..dcm_core.schedule.experts import USUAL_STEPS
 from ..dcm_core.shapes import weights
 from .backbone.shapes_world import ShapesClip, ShapesVae, empty_latent, expert_pairs, load_pair, load_teacher
 from .ui import inputs
-from .ui.search import found_by
-from .ui.types import DcmExpert
+from .ui.schema import DcmExpert, found_by
 
 
 class DCMShapes(io.ComfyNode):

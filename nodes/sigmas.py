@@ -10,7 +10,7 @@ from ..dcm_core.families.presets import preset as family_preset
 from ..dcm_core.schedule.experts import EXPERT_NAMES
 from ..dcm_core.schedule.pairs import PAIR_NAMES
 from ..dcm_core.schedule.plot import plot_schedule
-from ..dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
+from ..dcm_core.schedule.speed_loras import SPEED_PRESETS, speed_sigmas
 from .backbone.lora_files import RunningNode
 from .backbone.model import family_of, remarks_on
 from .experts.apply import applied_to
@@ -18,9 +18,8 @@ from .run.plan import Run, names_of, pair_schedule_of, with_boundary
 from .run.speed import asked_files
 from .run.speed_notes import are_of_speed_lora
 from .ui import inputs
-from .ui.advanced import advanced, set_by_hand
 from .ui.say import say
-from .ui.search import found_by
+from .ui.schema import advanced, found_by, set_by_hand
 
 _DENOISE = "Below 1 starts at a lower noise level, to change a given video instead of making one."
 

@@ -89,7 +89,7 @@ assert build_backbone(BackboneConfig(name="tidal", family="tidal")).keymap.netwo
 """
 
 USE_PRESET = """
-from dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
+from dcm_core.schedule.speed_loras import SPEED_PRESETS, speed_sigmas
 
 assert speed_sigmas("tidal turbo", 2).tolist() == [1.0, 0.5, 0.0]
 assert list(SPEED_PRESETS)[-1] == "tidal turbo"
@@ -122,7 +122,7 @@ def test_a_family_is_its_record_an_adapter_and_a_patch_where_the_host_needs_one(
 
 
 def test_a_speed_preset_is_one_row(copy):
-    path = copy / "dcm_core" / "schedule" / "speed_presets.py"
+    path = copy / "dcm_core" / "schedule" / "speed_loras.py"
     text = path.read_text("utf-8")
     row = '    "tidal turbo": SpeedPreset({2: (1.0, 0.5)}, "https://example.org", family="tidal"),\n'
     before, after = text.split("\n}\n", 1)

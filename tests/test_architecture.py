@@ -10,7 +10,7 @@ import pytest
 from harness.hosts import ROOT
 from harness.imports import HOST_MODULES, PACKAGES, Import, files, imports
 
-from dcm_core.schedule.speed_presets import SPEED_PRESETS
+from dcm_core.schedule.speed_loras import SPEED_PRESETS
 
 # Each floor imports only floors below it, and nothing beside it.
 FLOORS = {
@@ -175,7 +175,7 @@ def test_files_stay_short():
 
 
 def test_speed_presets_are_named_in_their_table_and_in_the_records_of_families_alone():
-    own = {Path("dcm_core/schedule/speed_presets.py"), *files("dcm_core/families")}
+    own = {Path("dcm_core/schedule/speed_loras.py"), *files("dcm_core/families")}
     text = {file: (ROOT / file).read_text("utf-8") for file in EVERY_FILE if file not in own}
     named = {file.as_posix() for file in text if any(name in text[file] for name in SPEED_PRESETS)}
     assert not named

@@ -46,6 +46,12 @@ def save_png(path: Path, picture: Image.Image) -> None:
         picture.save(file, format="PNG", compress_level=1)  # of video frames, 6 takes thrice as long to save a twelfth
 
 
+def save_jpeg(path: Path, picture: Image.Image) -> None:
+    """Write a picture of many photographs whole or not at all: a fifth of a PNG's size, and a tenth of its time."""
+    with atomic_write(path) as file:
+        picture.save(file, format="JPEG", quality=90)
+
+
 def strip(clip: Tensor, frames: Sequence[int], scale: int) -> np.ndarray:
     """Chosen frames of a clip [3, T, H, W] side by side, [H * scale, N * W * scale, 3]."""
     pixels = to_pixels(clip, scale)

@@ -8,7 +8,7 @@ Without --data it is a cache of --prompts alone, for data.source=teacher. With -
 clip is embedded too, and --prompts is such a TABLE, or FOLDER, of images: the first frame of each prompt.
 
 The same command goes on where it was stopped, and after files were added encodes only those. CACHE then holds shards/,
-index.json, summary.txt, summary.json and contact_sheet.png. Files that cannot be used are counted and listed there.
+index.json, summary.txt, summary.json and contact_sheet.jpg. Files that cannot be used are counted and listed there.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "--data it is a cache of --prompts alone."
             )
         done = "Nothing was encoded" if options.dry_run else "The cache is there"
-        shown = f"contact_sheet.png in {options.output} shows what the clips look like."
+        shown = f"contact_sheet.jpg in {options.output} shows what the clips look like."
         print(f"{done}; {shown}" if options.data else f"{done}.")
     except ImportError as error:
         sys.exit(f"error: {cannot_import(error)}")
@@ -85,6 +85,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit("error: the GPU's memory is full; make smaller clips (--resolution, --frames), or use --device cpu")
     except (ConfigError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:  # of the DataLoader, wherever the news reaches this process
+        if "DataLoader worker" not in str(error):
+            raise
+        sys.exit(
+            "error: a process that decodes was ended by the system, which may lack memory, or by a broken file. What "
+            "was encoded is kept: run the same command with fewer --workers."
+        )
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it stopped")
 

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from ..errors import ExpertFileError
-from ..expert.file import all_finite, header_of
-from ..expert.fingerprint import content_digest
+from ..expert.file import all_finite, content_digest, header_of
 from ..expert.layers import Expert, Layer
 from ..expert.tensor_names import to_tensors
 from ..files.format import TensorInfo, tensor_bytes, tensor_size

@@ -13,12 +13,10 @@ from torch import Tensor
 from ..backbone.bundle import expert_from_bundle
 from ..backbone.file import BackboneFile
 from ..errors import ExpertFileError, LayoutError, shortened
-from ..expert.file import metadata_of, wrong_dtypes
-from ..expert.fingerprint import content_digest
+from ..expert.file import content_digest, contradictions, metadata_of, wrong_dtypes
 from ..expert.layers import Layer, frobenius
 from ..expert.metadata import ExpertMetadata
 from ..expert.other_files import is_checkpoint, is_lora
-from ..expert.promises import contradictions
 from ..expert.tensor_names import by_layer, from_tensors, is_expert
 from ..families.presets import FAMILIES
 from ..families.released import is_released

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ExpertFileError
-from ..expert.speed_lora_file import speed_lora_of
+from ..expert.other_files import speed_lora_of
 from ..files.stream import TensorSource
 from ..schedule.experts import steps_text
 from ..schedule.passport import Passport

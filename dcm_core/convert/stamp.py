@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from ..errors import ExpertFileError
-from ..expert.file import metadata_of
-from ..expert.fingerprint import content_digest
+from ..expert.file import content_digest, metadata_of
 from ..expert.other_files import is_lora, what_it_is
 from ..expert.tensor_names import is_expert
 from ..files.format import Header, read_header

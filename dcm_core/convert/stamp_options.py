@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..families.presets import FAMILIES
 from ..schedule.passport import SIDES, Passport
-from ..schedule.speed_presets import known_preset
+from ..schedule.speed_loras import known_preset
 
 _SAID = ("shift", "cfg", "strength", "boundary", "expert", "family", "title")
 

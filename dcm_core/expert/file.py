@@ -11,6 +11,7 @@ pairs are one block-diagonal pair in the file, and are taken apart again on read
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import defaultdict
@@ -25,18 +26,16 @@ from ..families.presets import FAMILIES
 from ..families.released import is_released
 from ..files.atomic import atomic_write
 from ..files.format import TensorInfo, write_tensors
-from ..files.stream import TensorSource
-from .fingerprint import begin_content_digest, content_digest
-from .layers import Expert, Layer, LowRank
+from ..files.stream import TensorDigest, TensorSource
+from .layers import Expert, Layer, LowRank, pairs_of
 from .metadata import ExpertMetadata
-from .other_files import semantic_backbone, what_it_is
-from .promises import refuse_contradictions
-from .speed_lora_file import speed_lora_of
+from .other_files import semantic_backbone, speed_lora_of, what_it_is
 from .tensor_names import Role, by_layer, is_expert, layer_from, refuse_incomplete, to_tensors
 
 _DTYPES = ("F32", "F16", "BF16")
 _SAVED = (torch.float32, torch.float16, torch.bfloat16)
 _BOOKKEEPING = ("dcm.layers", "dcm.parameters", "dcm.digest")
+_SAME = 1e-6  # a file holds alpha in float32
 
 
 def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) -> None:
@@ -65,7 +64,7 @@ def header_of(expert: Expert) -> dict[str, str]:
 
     Raises ExpertFileError where it would contradict the tensors.
     """
-    refuse_contradictions(expert.metadata, expert.layers)
+    _refuse_contradictions(expert.metadata, expert.layers)
     counts = {
         "dcm.layers": str(len(expert.layers) + len(expert.parameters)),
         "dcm.parameters": ",".join(expert.parameters),
@@ -106,6 +105,35 @@ def wrong_dtypes(infos: Mapping[str, TensorInfo]) -> str:
     if not wrong:
         return ""
     return f"has tensors that are no {', '.join(_DTYPES)}: {shortened(wrong)}. Export it in bf16 or fp32."
+
+
+def begin_content_digest(header: Mapping[str, str]) -> TensorDigest:
+    """``dcm.digest`` of a file with this metadata, to which the tensors are still to be added, sorted by key."""
+    meant = {key: value for key, value in header.items() if key.startswith("dcm.") and key != "dcm.digest"}
+    return TensorDigest(json.dumps(sorted(meant.items())).encode())
+
+
+def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """``dcm.digest`` of a file: over its ``dcm.*`` metadata and every tensor's key, dtype, shape and bytes.
+
+    ``tensors`` are asked for one after the other, so they may be read from a file on the way.
+    """
+    digest = begin_content_digest(header)
+    digest.add_all(tensors)
+    return digest.text()
+
+
+def contradictions(metadata: ExpertMetadata, layers: Mapping[str, Layer]) -> list[str]:
+    """What of the layers' low-rank pairs is not as the header says, one piece of a sentence each."""
+    wrong = []
+    for name, (pair, *others) in pairs_of(layers).items():
+        rank, alpha, count = len(pair.down), pair.alpha, 1 + len(others)
+        # Pairs of fused layers may be meant each, or as the one pair that other loaders take them for.
+        meant = [(rank, alpha), (rank * count, alpha * count)]
+        if not any(_is(r, metadata.rank) and _is(a, metadata.alpha) for r, a in meant):
+            told = [f"{what} {value:g}" for what, value in _said(metadata)]
+            wrong.append(f"{name} has rank {rank} and alpha {alpha:g}, the header says {' and '.join(told)}")
+    return wrong
 
 
 def _open(path: Path) -> tuple[TensorSource, ExpertMetadata]:
@@ -163,7 +191,7 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
     # As the file has them, whatever the order they became whole in.
     layers = {name: layers[name] for name in keys if name in layers}
     parameters = {name: parameters[name] for name in keys if name in parameters}
-    refuse_contradictions(metadata, layers)
+    _refuse_contradictions(metadata, layers)
     return Expert(metadata, layers, parameters), digest.text()
 
 
@@ -187,6 +215,24 @@ def _refuse_lost_alphas(metadata: ExpertMetadata, keys: Mapping[str, Mapping[Rol
             f"dcm.alpha is {metadata.alpha:g}, but low-rank pairs have no .alpha: {shortened(lost)}. Download or "
             "export the file again."
         )
+
+
+def _refuse_contradictions(metadata: ExpertMetadata, layers: Mapping[str, Layer]) -> None:
+    """Raise ExpertFileError that names the layers whose rank or alpha is not the header's."""
+    if wrong := contradictions(metadata, layers):
+        raise ExpertFileError(
+            f"the header contradicts the tensors: {shortened(wrong, 4)}. Export the expert again, or correct dcm.rank "
+            "and dcm.alpha."
+        )
+
+
+def _said(metadata: ExpertMetadata) -> list[tuple[str, float]]:
+    said = ("rank", metadata.rank), ("alpha", metadata.alpha)
+    return [(what, value) for what, value in said if value is not None]
+
+
+def _is(value: float, promised: float | None) -> bool:
+    return promised is None or math.isclose(value, promised, rel_tol=_SAME)
 
 
 def _gaps(names: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Telling which backbone a file belongs to, and whether a file is still what was written.
+"""Telling which backbone a file belongs to.
 
 A fingerprint is ``family:shapes:norms``. Shapes are logical (out and in features), so that fp8, GGUF and
 other quantised copies of the right backbone share them; norms are weights that such copies leave alone.
@@ -71,22 +71,6 @@ def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None 
     shape_digest = hashlib.sha256(json.dumps(counted).encode()).hexdigest()[:16]
     norm_digest = _norm_digest(norms)[:16] if norms and not any(map(_was_float16, norms.values())) else "-"
     return f"{family}:{shape_digest}:{norm_digest}"
-
-
-def begin_content_digest(header: Mapping[str, str]) -> TensorDigest:
-    """``dcm.digest`` of a file with this metadata, to which the tensors are still to be added, sorted by key."""
-    meant = {key: value for key, value in header.items() if key.startswith("dcm.") and key != "dcm.digest"}
-    return TensorDigest(json.dumps(sorted(meant.items())).encode())
-
-
-def content_digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """``dcm.digest`` of a file: over its ``dcm.*`` metadata and every tensor's key, dtype, shape and bytes.
-
-    ``tensors`` are asked for one after the other, so they may be read from a file on the way.
-    """
-    digest = begin_content_digest(header)
-    digest.add_all(tensors)
-    return digest.text()
 
 
 def _was_float16(norm: Tensor) -> bool:

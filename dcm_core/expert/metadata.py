@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 from torch import Tensor
@@ -13,8 +14,8 @@ from torch import Tensor
 from ..errors import ExpertFileError
 from ..families.presets import FAMILIES
 from ..schedule.experts import EXPERTS, ExpertSchedule
+from ..schedule.header import read_schedule, write_schedule
 from ..schedule.passport import Passport, read_passport
-from .schedule_header import read_schedule, write_schedule
 
 FORMAT = "1.2"
 Number = TypeVar("Number", int, float)
@@ -85,12 +86,12 @@ class ExpertMetadata:
         """What the network predicts: ``flow`` (velocity of flow matching) or ``v_prediction``."""
         return self.schedule.grid.prediction
 
-    @property
+    @cached_property
     def trained_sigmas(self) -> Tensor | None:
         """The noise levels [N + 1] of the run that the expert was trained for; none of one that holds for any."""
         return None if self.trained_steps is None else self.schedule.sigmas(self.trained_steps)
 
-    @property
+    @cached_property
     def passport(self) -> Passport | None:
         """What was written into its file as into a speed LoRA's; none in most."""
         return read_passport(self.extra)

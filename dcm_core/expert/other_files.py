@@ -1,11 +1,16 @@
-"""What a file is that is not what was asked for, from its names: so that an error can say where it belongs."""
+"""What a file is that is no expert, from its names, so that an error can say where it belongs; and which speed LoRA."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
-from ..errors import shortened
+from ..errors import ExpertFileError, shortened
 from ..families.presets import FAMILIES
+from ..files.format import read_header
+from ..files.shards import is_safetensors
+from ..schedule.speed_loras import SpeedLora, recognise
 
 Signs = tuple[tuple[tuple[str, ...], str], ...]  # pieces of names, one of which occurs in such a file, and what it is
 
@@ -87,6 +92,20 @@ def what_it_looks_like(names: Collection[str]) -> str:
     if known := _known(names, lora):
         return f"it looks like {known}"
     return f"its tensors are {shortened(names, 3)}. Choose a file of models/diffusion_models."
+
+
+def speed_lora_of(path: str | os.PathLike) -> SpeedLora | None:
+    """The speed LoRA that this file is; None for a file that nothing is known of.
+
+    Of a file that is no safetensors file, only the name is asked. Raises ExpertFileError, naming the file, for a broken
+    one, for a passport that no run could follow, and for a name that fits several rows of the table; and OSError.
+    """
+    path = Path(path)
+    header = read_header(path).metadata if is_safetensors(path.name) else {}
+    try:
+        return recognise(header, f"{path.parent.name}/{path.name}")
+    except ValueError as error:
+        raise ExpertFileError(f"{path}: {error}") from error
 
 
 def is_checkpoint(names: Collection[str]) -> bool:

@@ -16,11 +16,9 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..errors import ExpertFileError
 from .layers import Expert
-from .merge import with_difference
-from .terms import TERMS, LayerTerm, ReplacementTerm, check_shape, merging_is_cheaper, other_backbone, product
-from .watch import Watch
+from .terms import TERMS, LayerTerm, ParameterTerm, ReplacementTerm, merging_is_cheaper, product
+from .watch import Modules, Watch
 
 _ABSENT = object()
 Forward = Callable[..., Tensor]
@@ -36,8 +34,8 @@ def plain_linear(module: Any) -> OpenForward | None:
 
 
 @dataclass(frozen=True)
-class Ways:
-    """How a host runs its layers, where an expert can make use of it.
+class HostLayers:
+    """How a host runs its layers, where an expert can make use of it: by default as PyTorch does.
 
     ``opened``: the forward of a layer's class, open where it multiplies; None where it does not multiply by a plain
     weight, or not in a known way. ``unfused``: a forward for a module that holds layers, which calls theirs where the
@@ -55,12 +53,12 @@ class Changes(nn.Module):
     def __init__(self, terms: Iterable[LayerTerm], parameters: Mapping[str, Tensor]):
         super().__init__()
         self.terms = nn.ModuleList(terms)
-        self.parameter_terms = nn.ModuleList(_ParameterTerm(name, value) for name, value in parameters.items())
+        self.parameter_terms = nn.ModuleList(ParameterTerm(name, value) for name, value in parameters.items())
 
     @property
     def parameter_differences(self) -> dict[str, Tensor]:
         """The differences of bare Parameters by name."""
-        return {term.name: term.difference for term in cast("list[_ParameterTerm]", self.parameter_terms)}
+        return {term.name: term.difference for term in cast("list[ParameterTerm]", self.parameter_terms)}
 
 
 class Sidecar(Changes):
@@ -69,17 +67,17 @@ class Sidecar(Changes):
     ``strength`` scales the whole expert and may be changed between calls; 0 leaves the model alone.
     """
 
-    def __init__(self, expert: Expert, strength: float = 1.0, ways: Ways | None = None):
+    def __init__(self, expert: Expert, strength: float = 1.0, host: HostLayers | None = None):
         super().__init__((TERMS[type(layer)](name, layer) for name, layer in expert.layers.items()), expert.parameters)
-        self.strength, self.ways = strength, ways or Ways()
+        self.strength, self.host = strength, host or HostLayers()
 
     def active(self, diffusion_model: nn.Module) -> AbstractContextManager[Watch]:
         """Let the expert act inside the block, as ``acting`` says."""
-        return acting(diffusion_model, [(self, self.strength)], self.ways)
+        return acting(diffusion_model, [(self, self.strength)], self.host)
 
 
 @contextmanager
-def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]], ways: Ways) -> Iterator[Watch]:
+def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]], host: HostLayers) -> Iterator[Watch]:
     """Let changes, each with its strength, act on ``diffusion_model`` (ComfyUI module names, compiled or not) inside
     the block; at strength 0 they leave it alone.
 
@@ -87,19 +85,20 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
     was. Raises ExpertFileError, before anything is changed, if a layer is missing, is of another kind, or has
     another size. What it gives knows which layers acted.
     """
+    modules = Modules(diffusion_model)
     layers: dict[str, nn.Module] = {}
     terms: dict[str, list[tuple[LayerTerm, float]]] = {}
     parameters = []
     for each, strength in changes:
-        targets = {term: term.target(diffusion_model) for term in cast("list[LayerTerm]", each.terms)}
-        bare = [(*term.target(diffusion_model), term) for term in cast("list[_ParameterTerm]", each.parameter_terms)]
+        targets = {term: term.target(modules) for term in cast("list[LayerTerm]", each.terms)}
+        bare = [(*term.target(modules), term) for term in cast("list[ParameterTerm]", each.parameter_terms)]
         if strength == 0:
             continue
         for term, module in targets.items():
             layers[term.name] = module
             terms.setdefault(term.name, []).append((term, strength))
         parameters += [(owner, name, term, strength) for owner, name, term in bare]
-    watch = Watch(diffusion_model, layers)
+    watch = Watch(modules, layers)
     with ExitStack() as restore:
 
         def override(module: nn.Module, forward: Forward) -> None:
@@ -107,9 +106,9 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
             module.__dict__["forward"] = forward
 
         for name, module in layers.items():
-            override(module, watch.noting(module, _changed(terms[name], module, ways)))
+            override(module, watch.noting(module, _changed(terms[name], module, host)))
         for holder in watch.holders:
-            own = holder.__dict__.get("forward") or ways.unfused(holder) or MethodType(type(holder).forward, holder)
+            own = holder.__dict__.get("forward") or host.unfused(holder) or MethodType(type(holder).forward, holder)
             override(holder, watch.noting(holder, own))
         for owner, name, term, strength in parameters:
             base = owner._parameters[name]
@@ -118,38 +117,7 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
         yield watch
 
 
-class _ParameterTerm(nn.Module):
-    """The difference of a bare Parameter, which no layer's forward could add."""
-
-    def __init__(self, name: str, difference: Tensor):
-        super().__init__()
-        self.name = name
-        self.difference = nn.Parameter(difference, requires_grad=False)
-
-    def target(self, model: nn.Module) -> tuple[nn.Module, str]:
-        """The module that owns the Parameter, and its name there."""
-        path, _, name = self.name.rpartition(".")
-        try:
-            owner = model.get_submodule(path)
-            # A compiled module hands on attribute reads, but has Parameters of its own: none.
-            owner = getattr(owner, "_orig_mod", owner)
-            base = owner._parameters[name]
-            if base is None:
-                raise KeyError(name)
-            shape = tuple(getattr(base, "tensor_shape", base.shape))
-        except (AttributeError, KeyError):
-            raise other_backbone(f"the model has no Parameter {self.name}") from None
-        check_shape(self.name, tuple(self.difference.shape), shape)
-        if not base.is_floating_point():
-            raise ExpertFileError(f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed")
-        return owner, name
-
-    def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
-        """The Parameter that takes the place of ``base``."""
-        return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
-
-
-def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, ways: Ways) -> Forward:
+def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, host: HostLayers) -> Forward:
     """The layer's forward with these terms, each at its strength; what another extension has set there is always
     called."""
 
@@ -165,7 +133,7 @@ def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, ways: Ways
     first, strength = terms[0]
     if isinstance(first, ReplacementTerm) and strength == 1 and len(terms) == 1:
         return lambda x, *args, **kwargs: first.replaced(x)
-    own, opened = MethodType(type(module).forward, module), ways.opened(module)
+    own, opened = MethodType(type(module).forward, module), host.opened(module)
 
     def forward(x: Tensor, *args, **kwargs) -> Tensor:
         if opened is not None and merging_is_cheaper(terms, x.numel() // x.shape[-1]):

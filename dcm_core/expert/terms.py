@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import ExpertFileError
 from .layers import Difference, FusedLowRank, LowRank, Replacement
+from .merge import with_difference
+from .watch import Modules
 
 
 class Work(NamedTuple):
@@ -43,7 +45,7 @@ class LayerTerm(nn.Module):
         for key, tensor in tensors.items():
             self.register_parameter(key, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
 
-    def target(self, model: nn.Module) -> nn.Module:
+    def target(self, model: Modules) -> nn.Module:
         """The Linear layer this term belongs to. Its weight may be packed or elsewhere: only sizes are
         read."""
         try:
@@ -55,10 +57,14 @@ class LayerTerm(nn.Module):
             check_shape(f"{self.name}.{key}", shape, sizes[key])
         return module
 
+    def moved(self, key: str, x: Tensor) -> Tensor:
+        """A tensor on the device of the activation ``x``. A copy made for that is not kept, for the host would not
+        count its memory, nor waited for: a GPU works in the order it is told."""
+        return getattr(self, key).to(x.device, non_blocking=x.is_cuda)
+
     def cast(self, key: str, x: Tensor) -> Tensor:
-        """A tensor in the device and dtype of the activation ``x``. A copy made for that is not kept: the host would
-        not count its memory."""
-        return getattr(self, key).to(x.device, x.dtype)
+        """The same in the dtype of ``x``."""
+        return self.moved(key, x).to(x.dtype)
 
     def merging_is_cheaper(self, rows: int) -> bool:
         """For an input of so many rows: is it to be neither more operations nor more numbers to move?
@@ -182,7 +188,7 @@ class ReplacementTerm(LayerTerm):
     def __init__(self, name: str, layer: Replacement):
         super().__init__(name, layer.shapes, weight=layer.weight, bias=layer.bias)
 
-    def target(self, model: nn.Module) -> nn.Module:
+    def target(self, model: Modules) -> nn.Module:
         module = super().target(model)
         if (self.bias is None) != (getattr(module, "bias", None) is None):
             raise other_backbone(f"{self.name} has a bias in only one of model and expert")
@@ -206,6 +212,37 @@ class ReplacementTerm(LayerTerm):
     def merged(self, weight: Tensor, bias: Tensor | None, strength: float) -> tuple[Tensor, Tensor | None]:
         new_bias = None if bias is None else torch.lerp(bias, self.cast("bias", bias), strength)
         return torch.lerp(weight, self.cast("weight", weight), strength), new_bias
+
+
+class ParameterTerm(nn.Module):
+    """The difference of a bare Parameter, which no layer's forward could add."""
+
+    def __init__(self, name: str, difference: Tensor):
+        super().__init__()
+        self.name = name
+        self.difference = nn.Parameter(difference, requires_grad=False)
+
+    def target(self, model: Modules) -> tuple[nn.Module, str]:
+        """The module that owns the Parameter, and its name there."""
+        path, _, name = self.name.rpartition(".")
+        try:
+            owner = model.get_submodule(path)
+            # A compiled module hands on attribute reads, but has Parameters of its own: none.
+            owner = getattr(owner, "_orig_mod", owner)
+            base = owner._parameters[name]
+            if base is None:
+                raise KeyError(name)
+            shape = tuple(getattr(base, "tensor_shape", base.shape))
+        except (AttributeError, KeyError):
+            raise other_backbone(f"the model has no Parameter {self.name}") from None
+        check_shape(self.name, tuple(self.difference.shape), shape)
+        if not base.is_floating_point():
+            raise ExpertFileError(f"{self.name} is stored as {base.dtype}: use a backbone whose {name} is not packed")
+        return owner, name
+
+    def added_to(self, base: Tensor, strength: float) -> nn.Parameter:
+        """The Parameter that takes the place of ``base``."""
+        return nn.Parameter(with_difference(base.detach(), self.difference, strength), requires_grad=False)
 
 
 TERMS: dict[type, Callable[[str, Any], LayerTerm]] = {

@@ -17,6 +17,24 @@ _NOTED = "_dcm_noted"
 _CONTAINERS = (nn.Module.forward, nn.Sequential.forward)
 
 
+class Modules:
+    """The modules of a network by name, each looked up once: an expert asks for hundreds at each of its calls."""
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self._found = {"": network}
+
+    def get_submodule(self, name: str) -> nn.Module:
+        """As the network's own, of modules with and without torch.compile around them."""
+        if name not in self._found:
+            parent, _, own = name.rpartition(".")
+            module = getattr(self.get_submodule(parent), own)
+            if not isinstance(module, nn.Module):
+                raise AttributeError(f"{name} is no module")
+            self._found[name] = module
+        return self._found[name]
+
+
 class _Seen:
     """Set inside of compiled graphs, and neither read nor cleared there: they would be compiled anew at each call."""
 
@@ -24,12 +42,14 @@ class _Seen:
 
 
 class Watch:
-    """The forwards that ran in one call of ``network``, whose target ``layers`` are given by name."""
+    """The forwards that ran in one call of a network, whose target ``layers`` are given by name."""
 
-    def __init__(self, network: nn.Module, layers: Iterable[str]):
-        self._holders = {name: _holders(network, name) for name in layers}
+    def __init__(self, modules: Modules, layers: Iterable[str]):
+        self._modules = modules
+        around = {name: name.rpartition(".")[0] for name in layers}
+        holders = {path: _holders(modules, path) for path in dict.fromkeys(around.values())}
+        self._holders = {name: holders[path] for name, path in around.items()}
         self._seen: dict[nn.Module, _Seen] = {}
-        self._network = network
 
     @property
     def holders(self) -> set[nn.Module]:
@@ -51,22 +71,21 @@ class Watch:
     def bypassed(self) -> list[str]:
         """The layers that did not act, though what holds them ran."""
         ran = {module for module, seen in self._seen.items() if seen.ran}
-        silent = [name for name in self._holders if self._network.get_submodule(name) not in ran]
+        silent = [name for name in self._holders if self._modules.get_submodule(name) not in ran]
         return [name for name in silent if ran.intersection(self._holders[name])]
 
 
-def _holders(network: nn.Module, name: str) -> list[nn.Module]:
-    """The nearest module around the layer that has a forward of its own; right in the network, the network's blocks.
+def _holders(modules: Modules, path: str) -> list[nn.Module]:
+    """The nearest module from ``path`` outwards that has a forward of its own; right in the network, its blocks.
 
     The network itself would not do: step caches answer inside of it, for all that follows.
     """
-    path = name.rpartition(".")[0]
     while path:
-        module = _uncompiled(network.get_submodule(path))
+        module = _uncompiled(modules.get_submodule(path))
         if type(module).forward not in _CONTAINERS:
             return [module]
         path = path.rpartition(".")[0]
-    lists = [each for each in _uncompiled(network).children() if isinstance(each, nn.ModuleList)]
+    lists = [each for each in _uncompiled(modules.network).children() if isinstance(each, nn.ModuleList)]
     return [_uncompiled(block) for blocks in lists for block in blocks]
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from ..schedule.experts import ExpertSchedule, Threshold
 from ..schedule.grid import NoiseGrid
 from ..schedule.pairs import pair_schedule
-from ..schedule.speed_presets import SPEED_PRESETS
+from ..schedule.speed_loras import SPEED_PRESETS
 from .keymap import KeyMap, Shapes
-from .relatives import Relative
+from .relatives import Relative, find_relative, unknown_relative
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ class Family:
         if self.published is None:
             return None
         return replace(self.schedule, switch=self.published.switch, lists=self.published.lists)
+
+    def relative(self, shapes: Shapes) -> Relative | None:
+        """The other model over its network that one with these shapes (by ComfyUI's names) is, if it is one."""
+        if not self.relatives:
+            return None
+        return find_relative(self.relatives, shapes, shapes) or unknown_relative(self.keymap, self.title, shapes)
 
     @property
     def bundle_schedule(self) -> ExpertSchedule:

@@ -99,9 +99,11 @@ def find_relative(
 
 def unknown_relative(keymap: KeyMap, title: str, names: Iterable[str]) -> Relative | None:
     """One without a name, for a network that has whole parts which the family's has not."""
-    names = list(names)
-    parts = dict.fromkeys(map(_part, keymap.known(names)))
-    strange = [part for part in dict.fromkeys(map(_part, names)) if part not in parts]
+    known: dict[str, bool] = {}
+    for name in names:  # asked for each part once: a network's blocks have the same ones
+        part = _part(name)
+        known[part] = known.get(part) or bool(keymap.known([name]))
+    strange = [part for part in known if not known[part]]
     if not strange:
         return None
     shown = [part.removesuffix(".weight").removesuffix(".bias") for part in strange]

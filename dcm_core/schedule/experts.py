@@ -226,6 +226,12 @@ class ExpertSchedule:
             line += f" (one step is the {names.full[0]}'s, 2 or more use both)"
         return line
 
+    def describe_switch(self, trained_steps: int | None = None) -> str:
+        """Which expert acts where, in one line: by the switch, and in a run of so many steps or of the usual number."""
+        steps = trained_steps or next(iter(self.lists), USUAL_STEPS)  # as it was published, where it was
+        switch = f"SemE above {self.spell(self.switch_sigma)}, DetE from there down"
+        return f"{switch}; {steps_text(steps)}: {self.describe(self.sigmas(steps))}"
+
     def check(self, sigmas: Tensor | Sequence[float]) -> Tensor:
         """:func:`~dcm_core.schedule.sigmas.check_sigmas` for this backbone's noise levels."""
         return check_sigmas(sigmas, self.grid.sigma_max)

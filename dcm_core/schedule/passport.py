@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import read_field, read_lists, write_lists
 from .grid import real_number, whole_number
+from .header import read_field, read_lists, write_lists
 from .sigmas import check_sigmas
 
 KEYS = "dcm_schedule."  # what all keys of a passport begin with

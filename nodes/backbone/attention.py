@@ -64,6 +64,25 @@ WAYS: dict[str, Attention] = {
 }
 
 
+def asked_for(name: str) -> Attention:
+    """A way that nothing else steps in for; it raises ValueError with what to do where it does not run."""
+    if torch.compiler.is_compiling():
+        return WAYS[name]
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
+        try:
+            return WAYS[name](q, k, v, scale)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (ImportError, RuntimeError) as error:
+            size = f"{q.shape[2]} x {k.shape[2]} tokens of {q.shape[3]} in {q.dtype}"
+            raise ValueError(
+                f"{name} attention does not run here at {size} ({error}). Set attention of DCM Attention to fastest."
+            ) from error
+
+    return attention
+
+
 def fastest(host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Choice:
     """The fastest of the ways that give what the host's own gives, within rounding, on these inputs.
 

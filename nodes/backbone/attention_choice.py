@@ -20,7 +20,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...dcm_core.files.atomic import atomic_write
-from .attention import HOST, WAYS, Attention, Choice, fastest
+from .attention import HOST, WAYS, Attention, Choice, asked_for, fastest
 from .attention_inexact import Inexact
 from .host import host_version
 
@@ -103,7 +103,9 @@ class ChosenAttention:
         """What is to be called in the host's place; None for the host itself."""
         if self.inexact is not None and self.inexact.is_for(q, options):
             return self.inexact.measured(host, q, k, v, scale)
-        way = self.fixed or self.way(host, q, k, v, scale, beside)
+        if self.fixed:
+            return None if self.fixed == HOST else asked_for(self.fixed)
+        way = self.way(host, q, k, v, scale, beside)
         return None if way == HOST else WAYS[way]
 
     def way(self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str) -> str:

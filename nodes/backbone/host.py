@@ -7,7 +7,7 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
 * the attributes and functions used below. ``tests/nodes/backbone/test_host.py`` asks each ComfyUI at hand for them;
 * what wrappers are called with: ``APPLY_MODEL`` (``experts/switch.py``, ``experts/as_published.py``) as
   ``BaseModel.apply_model``, ``DIFFUSION_MODEL`` (``experts/as_published.py``) as the network's ``forward``,
-  ``PREDICT_NOISE`` (``experts/step_cache.py``, ``run/stock_runs.py``) as ``CFGGuider.predict_noise``,
+  ``PREDICT_NOISE`` (``experts/switch.py``, ``run/stock_runs.py``) as ``CFGGuider.predict_noise``,
   ``OUTER_SAMPLE`` (``run/stock_runs.py``) as ``CFGGuider.outer_sample``, ``PREPARE_SAMPLING``
   (``run/pair_guider.py``) as ``comfy.sampler_helpers.prepare_sampling``; the executor's
   ``class_obj`` is the object whose method is wrapped;

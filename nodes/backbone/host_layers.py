@@ -5,6 +5,10 @@
   afterwards. Its subclasses for fp8, int8 and other packed weights multiply in ways of their own.
 * From 0.33 on, some modules call the weights of a layer past its ``forward``, to fold an activation into an int8
   product: Wan's feed-forward layers.
+* Newer versions record the blocks of some networks as CUDA graphs (``comfy.model_prefetch``) and replay them, where no
+  ``forward`` of anybody's would run. None of those that experts exist for is among them.
+* What a model that is not dynamic has no room for stays in memory, and with --novram all of it does. Newer versions pin
+  there what layers of ``comfy.ops`` hold, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ import comfy.ldm.wan.model
 import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
-from ...dcm_core.expert.sidecar import OpenForward, Ways
+from ...dcm_core.expert.sidecar import Changes, HostLayers, OpenForward
 from .host import dtype_of_computation, network_of
 
 _LINEAR = comfy.ops.disable_weight_init.Linear
@@ -54,7 +59,23 @@ def unfused(holder: nn.Module) -> Callable[..., Tensor] | None:
     return MethodType(nn.Sequential.forward, holder) if _FUSED and type(holder) is _FUSED else None
 
 
-WAYS = Ways(opened, unfused)
+HOST_LAYERS = HostLayers(opened, unfused)
+
+
+def beside_network(changes: Changes, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
+    """What acts beside a network as a model of its own, so that the host counts, loads and offloads its tensors."""
+    side = ModelPatcher(changes, load_device, offload_device)
+    side.add_callback(CallbacksMP.ON_LOAD, _pin_what_stays)
+    return side
+
+
+def _pin_what_stays(side: ModelPatcher, device: torch.device, *_: Any) -> None:
+    """Each use copies what stayed in memory, and from pinned memory no copy keeps those of the weights waiting."""
+    if device.type == "cpu" or not hasattr(side, "pin_weight_to_device"):
+        return
+    for name, parameter in side.model.named_parameters():
+        if parameter.device.type == "cpu":
+            side.pin_weight_to_device(name)
 
 
 def fails_compiled(model: ModelPatcher) -> torch.dtype | None:

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from ...dcm_core.expert.fingerprint import logical_shapes, norm_tensors
 from ...dcm_core.families.family import Family
-from ...dcm_core.families.keymap import Shapes
 from ...dcm_core.families.presets import FAMILIES
-from ...dcm_core.families.relatives import Relative, find_relative, unknown_relative
 from ...dcm_core.schedule.grid import NoiseGrid
 from .host import backbone_class, classes_of, latent_format_of, network_of, tensors_as_loaded, uncompiled
 
@@ -29,10 +27,10 @@ def family_of(model: ModelPatcher) -> Family:
         if family.host_latents == latents:
             return family
     shapes = shapes_of(model)
-    network = next((family for family in FAMILIES.values() if is_over_network(family, shapes)), None)
-    relative = network and relative_in(network, shapes)
-    if network and relative and relative.other_latents:
-        raise ValueError(f"This MODEL is refused: {relative.refusal(network.title)}")
+    for family in FAMILIES.values():  # whatever the host's class is called
+        relative = family.relative(shapes) if family.keymap.recognised_by.comfy in shapes else None
+        if relative and relative.other_latents:
+            raise ValueError(f"This MODEL is refused: {relative.refusal(family.title)}")
     for family in candidates:
         if not family.host_latents and family.belongs(shapes):
             return family
@@ -42,19 +40,12 @@ def family_of(model: ModelPatcher) -> Family:
     )
 
 
-def relative_of(model: ModelPatcher) -> Relative | None:
-    """What a MODEL is that runs with its family's noise levels, but is another model over the family's network.
-
-    Raises ValueError as ``family_of``.
-    """
-    return relative_in(family_of(model), shapes_of(model))
-
-
 def remarks_on(model: ModelPatcher) -> list[str]:
     """The warnings that belong to a relative, and to an odd size; none where a node before has given them."""
     if model.get_attachment(_REMARKED):
         return []
-    relative, doubt = relative_of(model), family_of(model).keymap.doubt(shapes_of(model))
+    family, shapes = family_of(model), shapes_of(model)
+    relative, doubt = family.relative(shapes), family.keymap.doubt(shapes)
     return [*([relative.remark] if relative else []), *([doubt] if doubt else [])]
 
 
@@ -66,18 +57,6 @@ def declare_remarked(model: ModelPatcher) -> None:
 def shapes_of(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
     """Shapes by parameter, under the names of the network as it is without torch.compile around its blocks."""
     return uncompiled(logical_shapes(network_of(model)))
-
-
-def is_over_network(family: Family, shapes: Shapes) -> bool:
-    """Is this the network of the family's backbones, whatever the host's class is called?"""
-    return bool(family.relatives) and family.keymap.recognised_by.comfy in shapes
-
-
-def relative_in(family: Family, shapes: Shapes) -> Relative | None:
-    if not family.relatives:
-        return None
-    found = find_relative(family.relatives, shapes, shapes)
-    return found or unknown_relative(family.keymap, family.title, shapes)
 
 
 def host_class(family: Family) -> type | None:

@@ -11,8 +11,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...dcm_core.expert.layers import Expert
+from ...dcm_core.expert.metadata import ExpertMetadata
 from ...dcm_core.expert.sidecar import Sidecar
-from ...dcm_core.schedule.experts import USUAL_STEPS, ExpertSchedule, steps_text
+from ...dcm_core.schedule.experts import ExpertSchedule
 from ...dcm_core.schedule.passport import Passport
 from ..backbone.host import (
     add_outermost_wrapper,
@@ -21,11 +22,10 @@ from ..backbone.host import (
     remove_weight_patches,
     set_maker,
 )
-from ..backbone.host_layers import WAYS
+from ..backbone.host_layers import HOST_LAYERS, beside_network
 from ..backbone.model import as_released, family_of, trained_sigmas_of_semantic
 from .merge import merge_expert
-from .step_cache import CachePerExpert
-from .switch import ExpertSwitch
+from .switch import CachePerExpert, ExpertSwitch
 
 ATTACHMENT = "dcm_experts"
 
@@ -35,8 +35,6 @@ class Applied:
     """What DCMApplyExperts put on a MODEL; it travels along as an attachment, through every stock node."""
 
     schedule: ExpertSchedule
-    guidance: float  # the CFG scale that their weights carry
-    embedded_guidance: float | None  # what their network was told in training, where it is told any
     detail: Expert
     detail_strength: float
     trained_sigmas: Tensor | None = None  # the noise levels [N + 1] of the run they were trained for, if for one alone
@@ -47,9 +45,14 @@ class Applied:
     baked: str | None = None  # "semantic" or "detail" where DCMBake has left one expert, in the weights
 
     @property
+    def metadata(self) -> ExpertMetadata:
+        """What a run goes by, where two files differ: the detail expert's."""
+        return self.detail.metadata
+
+    @property
     def only(self) -> str | None:
         """The one expert of a MODEL that is meant to run beside another MODEL; None where there are both."""
-        if self.baked or not self.detail.metadata.pair:
+        if self.baked or not self.metadata.pair:
             return self.baked
         return "detail" if self.detail.layers else "semantic"
 
@@ -85,13 +88,6 @@ def trained_steps_of(model: ModelPatcher) -> int | None:
     return None if sigmas is None else len(sigmas) - 1
 
 
-def switch_text(schedule: ExpertSchedule, trained_steps: int | None = None) -> str:
-    """Which expert acts where, in one line."""
-    steps = trained_steps or next(iter(schedule.lists), USUAL_STEPS)  # as it was published, where it was
-    switch = f"SemE above {schedule.spell(schedule.switch_sigma)}, DetE from there down"
-    return f"{switch}; {steps_text(steps)}: {schedule.describe(schedule.sigmas(steps))}"
-
-
 def apply_experts(
     model: ModelPatcher,
     schedule: ExpertSchedule,
@@ -112,8 +108,6 @@ def apply_experts(
     above, below = both_trained_sigmas(model, detail, semantic)
     applied = Applied(
         schedule,
-        detail.metadata.guidance,
-        detail.metadata.embedded_guidance,
         detail,
         detail_strength,
         above if below is None else below,
@@ -177,9 +171,9 @@ def side_model(
 
     They are in the ``dtype`` that the network computes in: copies made for each use would be nobody's to count.
     """
-    sidecar = Sidecar(expert, strength, WAYS)
+    sidecar = Sidecar(expert, strength, HOST_LAYERS)
     sidecar.terms.to(dtype)
-    side = ModelPatcher(sidecar, load_device, offload_device)
+    side = beside_network(sidecar, load_device, offload_device)
     set_maker(side, side_model, expert, strength, dtype, load_device, offload_device)
     return side
 

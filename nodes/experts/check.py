@@ -10,11 +10,10 @@ from comfy.model_patcher import ModelPatcher
 
 from ...dcm_core.errors import shortened
 from ...dcm_core.expert.check import check
-from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.layers import Expert
 from ...dcm_core.schedule.experts import steps_text
-from ..backbone.host import network_of, patched_weights
-from ..backbone.model import family_of, is_semantic, norms_of
+from ..backbone.host import patched_weights
+from ..backbone.model import family_of, is_semantic, norms_of, shapes_of
 from .apply import applied_to, both_trained_sigmas
 from .lora import loras_on
 
@@ -61,7 +60,7 @@ def check_experts(model: ModelPatcher, detail: Expert, semantic: Expert | None) 
                 f"A {expert.metadata.expert} expert is connected to {kind}_expert: connect it to "
                 f"{expert.metadata.expert}_expert, and a {kind} expert here."
             )
-    shapes = without_adapters(logical_shapes(network_of(model)))
+    shapes = without_adapters(shapes_of(model))
     backbone = shapes, without_adapters(norms_of(model)), family_of(model).name
     report = check(detail, *backbone, semantic=semantic.metadata if semantic else None)
     report.raise_if_wrong()

@@ -33,14 +33,13 @@ from ..backbone.host import (
     running_as,
     set_maker,
 )
-from ..backbone.host_layers import WAYS
+from ..backbone.host_layers import HOST_LAYERS, beside_network
 from ..backbone.host_lora import is_additive, kind_of, numbers_of_patches, target_of
 from ..backbone.model import family_of, shapes_of
 from .apply import applied_to
 from .lora_file import weight_of
 from .lora_terms import is_of_layer, terms_of
-from .step_cache import CachePerExpert
-from .switch import refuse_bypassed
+from .switch import CachePerExpert, refuse_bypassed
 
 ATTACHMENT = "dcm_loras"
 RUN_SCHEDULE = "dcm_schedule"  # among a run's ``transformer_options``: the schedule of its guider, if that has one
@@ -110,8 +109,8 @@ def add_lora(model: ModelPatcher, name: str, file: Path, patches: WeightPatches,
 
 
 def side_model(changes: Changes, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
-    """The tensors of a LoRA as a model of their own, so that the host counts, loads and offloads them."""
-    side = ModelPatcher(changes, load_device, offload_device)
+    """The tensors of a LoRA as a model of their own."""
+    side = beside_network(changes, load_device, offload_device)
     set_maker(side, _further_side_model, changes, load_device, offload_device)
     return side
 
@@ -184,7 +183,7 @@ class LoraSwitch:
         running = running_as(model)
         expert = caller(running, t, options, self.schedule)
         changes = [(lora.beside, lora.strengths[expert]) for lora in loras_on(running) if lora.beside]
-        with acting(model.diffusion_model, changes, WAYS) as watch:
+        with acting(model.diffusion_model, changes, HOST_LAYERS) as watch:
             denoised = executor(*arguments, **kwargs)
         refuse_bypassed(watch.bypassed(), "A LoRA", "Give both of its strengths the same value")
         return denoised
@@ -244,8 +243,9 @@ def order_matters(model: ModelPatcher, patches: WeightPatches) -> list[str]:
 
 def patched_since(model: ModelPatcher) -> list[str]:
     """A warning where a LoRA with different strengths meets weights that nodes behind it have changed: it acts last."""
-    now, warnings = numbers_of_patches(model), []
+    warnings = []
     for lora in loras_on(model):
+        now = numbers_of_patches(model)
         changed = sorted(each for each in lora.measured if now.get(each, 0) > lora.below.get(each, 0))
         if lora.beside and changed:
             warnings.append(

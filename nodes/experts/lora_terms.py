@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...dcm_core.expert.file import all_finite
 from ...dcm_core.expert.layers import Difference, Layer, LowRank
 from ...dcm_core.expert.terms import TERMS, LayerTerm, Work, check_shape, plus_product
+from ...dcm_core.expert.watch import Modules
 from ..backbone.host import PREFIX, WeightPatches
 from ..backbone.host_layers import opened
 from ..backbone.host_lora import (
@@ -61,7 +62,7 @@ class PatchTerm(LayerTerm):
 
     def patched(self, tensor: Tensor, strength: float) -> Tensor:
         """A weight or a bias with the patch in it, in float32."""
-        patch = mapped(self.patch, _Slot, lambda slot: getattr(self, slot.name).to(tensor.device))
+        patch = mapped(self.patch, _Slot, lambda slot: self.moved(slot.name, tensor))
         return patched(patch, self.rows, tensor, strength, self.name)
 
     def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
@@ -93,7 +94,7 @@ class ResponseTerm(LayerTerm):
         super().__init__(name, {part: tuple(change.shape)}, **{part: change})
         self.part, self.respond = part, respond
 
-    def target(self, model: nn.Module) -> nn.Module:
+    def target(self, model: Modules) -> nn.Module:
         module = model.get_submodule(self.name)
         tensor: Any = getattr(module, self.part)
         check_shape(f"{self.name}.{self.part}", self.shapes[self.part], tuple(tensor.shape))

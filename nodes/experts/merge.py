@@ -5,11 +5,11 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ...dcm_core.expert.fingerprint import logical_shapes
 from ...dcm_core.expert.host_names import in_host_names
 from ...dcm_core.expert.layers import Expert, Layer
 from ...dcm_core.expert.merge import with_difference
-from ..backbone.host import PREFIX, WeightPatches, lora_adapter, network_of
+from ..backbone.host import PREFIX, WeightPatches, lora_adapter
+from ..backbone.model import shapes_of
 
 
 def merge_expert(model: ModelPatcher, expert: Expert, strength: float) -> tuple[WeightPatches, dict[str, nn.Parameter]]:
@@ -22,7 +22,7 @@ def merge_expert(model: ModelPatcher, expert: Expert, strength: float) -> tuple[
     """
     if strength == 0:  # patching would still round fp8 weights anew
         return {}, {}
-    expert = in_host_names(expert, logical_shapes(network_of(model)))
+    expert = in_host_names(expert, shapes_of(model))
     bare = {PREFIX + name: difference for name, difference in expert.parameters.items()}
     of_layers: WeightPatches = {
         name: ("diff", (bare.pop(name),)) for name in list(bare) if name.endswith((".weight", ".bias"))

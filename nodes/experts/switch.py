@@ -1,7 +1,9 @@
-"""The wrapper that gives each network call to the expert its noise level belongs to."""
+"""The wrappers that give each network call, and its step cache, to the expert its noise level belongs to."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,10 +12,11 @@ from torch import Tensor
 
 from ...dcm_core.errors import shortened
 from ...dcm_core.expert.sidecar import Sidecar
-from ...dcm_core.schedule.experts import ExpertSchedule
+from ...dcm_core.schedule.experts import EXPERTS, ExpertSchedule
 from ..backbone.attention_inexact import ACTING
-from ..backbone.host import RUN_SIGMAS, dtype_of_computation, host_version, is_of
+from ..backbone.host import RUN_SIGMAS, STEP_CACHE, dtype_of_computation, host_version, is_of
 
+_STEP_CACHES = "dcm_step_caches"  # among a run's ``transformer_options``: the state of its step cache by expert
 _BAKE = "Use DCM Bake, which puts each expert into the weights of a MODEL of its own"
 
 
@@ -51,6 +54,33 @@ class ExpertSwitch:
             where = f"{step_text(t, options.get(RUN_SIGMAS))}, by the {expert} expert"
             raise ValueError(f"NaN or Inf {where}. {likely_cause(model, x, c_crossattn)}")
         return denoised
+
+
+class CachePerExpert:
+    """A PREDICT_NOISE wrapper: the host's step cache (EasyCache, LazyCache) has a state for each expert, not one a run.
+
+    Such a cache skips a call when the input has changed little, and answers with the change that the last call made.
+    At the first call of the detail expert that would be the semantic expert's: so the cache begins there anew.
+    """
+
+    def __init__(self, schedule: ExpertSchedule):
+        self.schedule = schedule
+
+    def expert(self, guider: Any, sigma: Tensor, options: Mapping[str, Any]) -> str:
+        """Whose call this is, at noise level ``sigma`` [B]."""
+        return self.schedule.acting(sigma)
+
+    def __call__(self, executor, x, timestep, model_options={}, seed=None):  # noqa: B006 - the host's signature
+        """x [B, C, T, H, W] at timestep [B] (sigma in 0..1)."""
+        options = model_options.get("transformer_options", {})  # of this run alone
+        if STEP_CACHE in options:
+            expert = self.expert(executor.class_obj, timestep, options)
+            caches = options.setdefault(_STEP_CACHES, {})
+            if not caches:
+                caches |= {each: copy.deepcopy(options[STEP_CACHE]) for each in EXPERTS if each != expert}
+                caches[expert] = options[STEP_CACHE]
+            options[STEP_CACHE] = caches[expert]
+        return executor(x, timestep, model_options, seed)
 
 
 def refuse_bypassed(layers: list[str], who: str, remedy: str) -> None:

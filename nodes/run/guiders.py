@@ -30,6 +30,7 @@ def guided_conditioning(model: ModelPatcher, conditioning: list) -> list:
     A guidance that a node such as FluxGuidance has set stays.
     """
     applied = applied_to(model)
-    if applied is None or applied.embedded_guidance is None or not family_of(model).embedded_guidance:
+    told = applied.metadata.embedded_guidance if applied else None
+    if told is None or not family_of(model).embedded_guidance:
         return conditioning
-    return [[text, {"guidance": applied.embedded_guidance, **options}] for text, options in conditioning]
+    return [[text, {"guidance": told, **options}] for text, options in conditioning]

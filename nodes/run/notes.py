@@ -42,10 +42,10 @@ def warnings_for(
     warnings += of_unlike_pair(run)
     warnings += of_speed_loras(run, sigmas, given, sampler_name, is_stock)
     cfg, told = max(run.cfg, run.detail_cfg), run.speed_lora.passport if run.speed_lora else None
-    if applied and applied.guidance > 1 and cfg > 1 and not (told and told.cfg is not None):
+    if applied and applied.metadata.guidance > 1 and cfg > 1 and not (told and told.cfg is not None):
         warnings.append(
-            f"cfg is {cfg:g}, but the experts carry a guidance of {applied.guidance:g} already: that takes twice the "
-            "time and burns colours. Set cfg to 1 and detail_cfg to 0."
+            f"cfg is {cfg:g}, but the experts carry a guidance of {applied.metadata.guidance:g} already: that takes "
+            "twice the time and burns colours. Set cfg to 1 and detail_cfg to 0."
         )
     if run.has_experts and sampler_name not in (None, *USUAL_SAMPLERS) and not (told and told.samplers):
         warnings.append(

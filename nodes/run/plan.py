@@ -16,7 +16,7 @@ from ...dcm_core.schedule.speed_loras import SpeedLora
 from ..backbone.host import latent_format_of, network_of
 from ..backbone.lora_files import RunningNode
 from ..backbone.model import as_released, family_of, is_semantic
-from ..experts.apply import applied_to, schedule_of, switch_text, trained_sigmas_of, trained_steps_of
+from ..experts.apply import applied_to, schedule_of, trained_sigmas_of, trained_steps_of
 from .speed import Speed, speed_of
 
 PLAIN = "no experts"
@@ -142,7 +142,7 @@ class Run:
     def switch_text(self) -> str:
         """Where the switch is, in one line."""
         if self.names == EXPERT_NAMES:
-            return switch_text(self.schedule, trained_steps_of(self.model))
+            return self.schedule.describe_switch(trained_steps_of(self.model))
         sigmas = self.sigmas(None, 0, None, 1.0)
         steps, example = len(sigmas) - 1, self.describe(sigmas)
         if not self.is_pair:

@@ -9,7 +9,7 @@ from pathlib import Path
 from comfy.model_patcher import ModelPatcher
 
 from ...dcm_core.errors import ExpertFileError, shortened
-from ...dcm_core.expert.speed_lora_file import speed_lora_of
+from ...dcm_core.expert.other_files import speed_lora_of
 from ...dcm_core.families.family import Family
 from ...dcm_core.families.presets import FAMILIES
 from ...dcm_core.schedule.experts import ExpertKind, PartNames
@@ -140,6 +140,11 @@ def _of_side(model: ModelPatcher, expert: ExpertKind, found: list[LoadedLora]) -
     own = [LoadedLora(lora.file, lora.strengths[expert]) for lora in loras_on(model) if lora.strengths[expert]]
     files = _strengths([*reversed(own), *found])
     loras, doubts = _recognised(model, files)
+    if doubts and not loras:
+        return Speed(doubts=tuple(doubts))
+    if not loras:
+        other = "what is patched onto this MODEL" if patched_weights(model) else ""
+        return Speed(unknown=shortened([file.name for file in files], 2) if files else other)
     family = family_of(model)
     fitting = [lora for lora in loras if lora.passport.family in ("", family.name)]
     mistakes = tuple(_foreign(lora, family) for lora in loras if lora not in fitting)
@@ -154,10 +159,7 @@ def _of_side(model: ModelPatcher, expert: ExpertKind, found: list[LoadedLora]) -
         )
     elif fitting:
         return Speed(fitting[0], doubts=tuple(doubts), mistakes=mistakes)
-    names = shortened([file.name for file in files], 2) or (
-        "what is patched onto this MODEL" if patched_weights(model) else ""
-    )
-    return Speed(doubts=tuple(doubts), mistakes=mistakes, unknown="" if loras or doubts else names)
+    return Speed(doubts=tuple(doubts), mistakes=mistakes)
 
 
 def _strengths(loaded: list[LoadedLora]) -> dict[Path, float | None]:

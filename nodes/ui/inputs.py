@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .types import DcmExpert
+from .schema import DcmExpert
 
 MOST = 10.0  # the strength of a LoRA beyond which nothing sensible is meant
 

@@ -75,6 +75,19 @@ def test_a_still_picture_has_no_motion_also_with_a_little_noise():
     assert speeds(still[:, :, :1]).shape == differences(still[:, :, :1]).shape == (1, 0)
 
 
+def test_a_cut_is_no_motion():
+    clip, other = shape("fast"), shape("fast", "plain", seed=5)
+    cut = torch.cat([clip[:, :, :8], other[:, :, 8:]], 2)
+    assert speeds(cut).max() < 1.1 * PIXELS_PER_FRAME["fast"]
+    still = torch.cat([clip[:, :, :1].repeat(1, 1, 8, 1, 1), other[:, :, :1].repeat(1, 1, 8, 1, 1)], 2)
+    assert speeds(still).max() < 1e-5
+    started = torch.cat([clip[:, :, :1].repeat(1, 1, 12, 1, 1), clip[:, :, 1:5]], 2)
+    assert speeds(started)[0, -4:].mean() == pytest.approx(PIXELS_PER_FRAME["fast"], rel=0.1), "a start is none"
+    # Animated on twos, and too fast to be followed: half of the steps are no cuts.
+    jumping = torch.randn(1, 3, 8, 24, 24, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 2)
+    assert speeds(jumping).mean() > 0.3
+
+
 FLICKER = 1 - 0.3 * torch.tensor([0.0, 1.0]).repeat(8)
 LIGHTS = {"fade": torch.linspace(1, 0, 16), "flicker": FLICKER}
 

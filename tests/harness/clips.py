@@ -59,11 +59,54 @@ def write_video(
 def turn(path: Path, quarters: int) -> Path:
     """Say in an mp4 that it is to be shown turned clockwise, as a phone does that was held upright."""
     across, down = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters % 4]  # where the picture's x axis points to
-    matrix = struct.pack(">9i", across << 16, down << 16, 0, -down << 16, across << 16, 0, 0, 0, 1 << 30)
+    return show_by(path, across, down, -down, across)
+
+
+def show_by(path: Path, a: float, b: float, c: float, d: float) -> Path:
+    """Say in an mp4 that a point (x, y) of it is to be shown at (ax + cy, bx + dy)."""
+    a, b, c, d = (round(each * 65536) for each in (a, b, c, d))
+    matrix = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     content = bytearray(path.read_bytes())
     place = content.index(b"tkhd") + 44  # ISO/IEC 14496-12, 8.3.2: version 0 of the track header box
     content[place : place + len(matrix)] = matrix
     path.write_bytes(content)
+    return path
+
+
+def cut_by_edit_list(path: Path, seconds: float) -> Path:
+    """An mp4 that is to be shown without its first seconds, which it still holds, as of a video cut on a phone."""
+    shorter = path.with_name(f"cut-{path.name}")
+    with (
+        av.open(str(path)) as whole,
+        av.open(str(shorter), "w", options={"avoid_negative_ts": "disabled"}) as container,
+    ):
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        for packet in whole.demux(whole.streams.video[0]):
+            if packet.dts is not None and packet.pts is not None:
+                packet.pts -= round(seconds / packet.time_base)
+                packet.dts -= round(seconds / packet.time_base)
+                packet.stream = stream
+                container.mux(packet)
+    return shorter
+
+
+def write_coded(path: Path, planes: Sequence[np.ndarray], pixels: str, codec: str = "libx264", **told: int) -> Path:
+    """Nine equal frames of these planes, Y, U and V. ``told``: what the file says of its colours, codes of H.273."""
+    height, width = planes[0].shape
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=8, options={"crf": "1", "x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        for name, code in told.items():
+            setattr(stream.codec_context, name, code)
+        frame = av.VideoFrame(width, height, pixels)
+        for plane, values in zip(frame.planes, planes, strict=True):
+            rows = np.zeros((values.shape[0], plane.line_size // values.itemsize), values.dtype)
+            rows[:, : values.shape[1]] = values
+            plane.update(rows)
+        for number in range(9):
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return path
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dcm_core.expert.fingerprint import content_digest
+from dcm_core.expert.file import content_digest
 from dcm_core.expert.layers import Difference, Expert, LowRank
 from dcm_core.expert.metadata import ExpertMetadata
 from dcm_core.expert.tensor_names import to_tensors

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .hosts import TESTS, Host, host_environment
+from .workers import in_worker, runs_in_host
 
 NODES = TESTS / "nodes"
 # Tests that compare with what diffusers and peft compute, which the host's Python does not have.
@@ -22,17 +23,20 @@ Outcomes = dict[str, list]  # `folder/file.py::function` -> the outcome of each 
 
 
 class NodeRuns:
-    """Begun before the first test of a session, so that a second core has them done when an outcome is asked for."""
+    """Each begun when its first outcome is asked for, or before, so that a second core has it done by then."""
 
     def __init__(self, folder: Path, wanted: dict[Host, list[str]]):
-        self.folder, self.process, self.stopped = folder, None, False
+        self.folder, self.wanted, self.process, self.stopped = folder, wanted, None, False
         self.pool = ThreadPoolExecutor(1)
-        self.runs: dict[Host, Future[Outcomes]] = {
-            host: self.pool.submit(self._outcomes, host, names) for host, names in wanted.items()
-        }
+        self.runs: dict[Host, Future[Outcomes]] = {}
+
+    def begin(self, host: Host) -> Future[Outcomes]:
+        if host not in self.runs:
+            self.runs[host] = self.pool.submit(self._outcomes, host, self.wanted[host])
+        return self.runs[host]
 
     def outcomes(self, host: Host) -> Outcomes:
-        return self.runs[host].result()
+        return self.begin(host).result()
 
     def stop(self) -> None:
         """Ends what still runs: the session has."""
@@ -81,12 +85,13 @@ class NodeRuns:
 
 @pytest.fixture(scope="session", autouse=True)
 def node_runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeRuns]:
-    """Of what this session has selected."""
+    """Of what this session has selected. One of several processes begins none ahead: another may be given it."""
     wanted: dict[Host, set[str]] = {}
-    for item in request.session.items:
-        params = item.callspec.params if "node_test" in getattr(item, "fixturenames", []) else {}
-        if (host := params.get("host")) and host.python:
+    for params in (item.callspec.params for item in request.session.items if runs_in_host(item.nodeid)):
+        if (host := params["host"]) and host.python:
             wanted.setdefault(host, set()).add(params["node_test"])
     runs = NodeRuns(tmp_path_factory.mktemp("nodes"), {host: sorted(names) for host, names in wanted.items()})
+    for host in [] if in_worker(request.config) else wanted:
+        runs.begin(host)
     yield runs
     runs.stop()

@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_stops(trainer):
     assert run.checkpoints.newest()[1]["iteration"] == 2
 
 
-def test_or_steps_back_to_the_last_checkpoint_with_half_the_learning_rate(trainer, caplog):
+def test_or_steps_back_to_the_last_checkpoint_with_half_the_learning_rate(trainer, caplog, tmp_path):
     settings = {"iterations": 5, "checkpoint_every": 2, "log_every": 1, "alarms": {"non_finite": "step_back"}}
     run = poisoned(trainer("teacher", **settings), 3)
     run.run()
@@ -121,6 +121,10 @@ def test_or_steps_back_to_the_last_checkpoint_with_half_the_learning_rate(traine
     assert all(torch.isfinite(p).all() for p in run.method.trainable.values())
     lines = [json.loads(line)["iteration"] for line in (run.folder / "log.jsonl").read_text().splitlines()]
     assert lines == [1, 2, 3, 4, 5]
+    other = trainer("teacher", **settings, compute={"read_ahead": False}, folder=tmp_path / "not ahead")
+    poisoned(other, 3).run()
+    for name, tensor in other.method.trainable.items():
+        assert torch.equal(tensor, run.method.trainable[name]), "what was read ahead is not what was asked for"
     later = trainer("teacher", **{**settings, "iterations": 6})
     later.run()
     assert later.method.learners["student"].config.lr == learner.config.lr, "a resumed run is as slow"

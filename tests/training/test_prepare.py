@@ -1,8 +1,10 @@
 """The command that prepares videos: its options, what it says, and a kill in its midst."""
 
 import json
+import os
 import random
 import re
+import signal
 import sys
 from collections import Counter
 
@@ -107,7 +109,7 @@ def test_the_shapes_world_end_to_end(shapes_videos, tmp_path, capsys):
     prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path / "cache", "--workers", "0")
     told = capsys.readouterr().out
     assert told.startswith("10 files: 10 clips (0.01 hours) and 0 images, 10 captions\n")
-    assert "The cache is there; contact_sheet.png in " in told
+    assert "The cache is there; contact_sheet.jpg in " in told
     index = read_index(tmp_path / "cache")
     tensors = CachedTensors(tmp_path / "cache", index.shards)
     for clip in index.clips:
@@ -186,6 +188,12 @@ def test_a_full_gpu_is_named(shapes_videos, tmp_path, monkeypatch):
     monkeypatch.setattr(ShapesEncoder, "latents", full)
     with pytest.raises(SystemExit, match="the GPU's memory is full; make smaller clips"):
         prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path, "--workers", "0")
+
+
+def test_a_process_that_the_system_ends_is_named(shapes_videos, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.preparation.run.decoded", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(SystemExit, match="a process that decodes was ended by the system, .* with fewer --workers"):
+        prepared("--data", shapes_videos, "--backbone", "shapes", "--output", tmp_path / "cache", "--workers", "1")
 
 
 def test_without_av_the_command_says_what_to_install(shapes_videos, tmp_path, monkeypatch):

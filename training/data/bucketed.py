@@ -83,9 +83,10 @@ class BucketedData(ABC):
 
     def batch(self, draws: Draws) -> Batch:
         """The clips of an iteration, for the rows of ``draws``."""
-        if (self._plan.seed, self._plan.batch_size) != (draws.seed, draws.count):
-            self._plan = BatchPlan(self.buckets, draws.count, draws.seed)
-        of_iteration = self._plan.batch(draws.iteration)
+        plan = self._plan  # another thread may put its own in place
+        if (plan.seed, plan.batch_size) != (draws.seed, draws.count):
+            self._plan = plan = BatchPlan(self.buckets, draws.count, draws.seed)
+        of_iteration = plan.batch(draws.iteration)
         chosen = [of_iteration[row] for row in draws.rows]
         dropped = [float(torch.rand((), generator=each)) for each in draws.generators("caption")]
         told = [

@@ -139,10 +139,15 @@ class CachedTensors:
             raise self._damaged(shard, error) from None
 
     def check(self) -> None:
-        """Raises OSError for the first shard that is gone."""
-        for shard in sorted(set(self.shards.values())):
+        """Raises OSError for the first shard that is gone, damaged, or another one than the index tells of."""
+        items: dict[str, set[str]] = {}
+        for item, shard in self.shards.items():
+            items.setdefault(shard, set()).add(item)
+        for shard, told in sorted(items.items()):
             if not shard_path(self.folder, shard).is_file():
                 raise self._damaged(shard, "it is missing")
+            if lacking := told - {name.partition("/")[0] for name in self._names(shard)}:
+                raise self._damaged(shard, f"it lacks {len(lacking)} of the {len(told)} items that index.json tells of")
 
     def _names(self, shard: str) -> set[str]:
         return self._open(shard).names

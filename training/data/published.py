@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from pydantic import Field
@@ -26,7 +27,7 @@ from .bucketed import BucketedData, Text
 
 _POOLED = 768  # width of CLIP's pooled text
 _TEXT = "prompt_embed", "prompt_attention_mask"  # the folders of a text's two files
-_END = 4096  # bytes of a .pt file, a zip archive: its directory, with the checksums of all that is in it
+_END = 4096  # bytes of a .pt file that is a zip archive: its directory, with the checksums of all that is in it
 
 
 class PublishedOptions(Section):
@@ -154,11 +155,12 @@ def _load(path: Path) -> Tensor:
 
 
 def _identity(path: Path) -> str:
-    """Changes with the content of a .pt file. Raises OSError where it cannot be read."""
+    """Changes with the content of a .pt file, of whatever version. Raises OSError where it cannot be read."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            file.seek(max(0, size - _END))
+            # one of PyTorch before 1.6 is read whole: it has no directory, and ends with the zeros that pad a text
+            file.seek(max(0, size - _END) if is_zipfile(file) else 0)
             return f"{path.name} {size} {hashlib.sha256(file.read()).hexdigest()}"
     except OSError as error:
         raise OSError(f"{path} cannot be read ({error.strerror}): download it again.") from None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
+from .filters import Unfit
 from .frames import Frame, Source
 
 _FORMATS = ("WEBP", "GIF", "PNG", "JPEG", "BMP", "TIFF")
@@ -52,8 +54,24 @@ def _shown(picture: Image.Image) -> float:
 
 
 def _rgb(picture: Image.Image) -> np.ndarray:
-    """What is transparent is white, as on a page."""
+    """In the colours of sRGB. What is transparent is white, as on a page."""
+    if picture.mode == "F":
+        raise Unfit("colours", "its pixels are numbers of which it does not say what is white")
+    if picture.mode.startswith("I"):  # of 16 bits, of which Pillow would keep what is below 256 and call the rest white
+        picture = Image.fromarray((np.asarray(picture).clip(0, 0xFFFF) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return np.asarray(picture.convert("RGB"))
+        white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        white.info, picture = picture.info, white
+    return np.asarray(_standard(picture))
+
+
+def _standard(picture: Image.Image) -> Image.Image:
+    """By its colour profile, if it has one that can be read."""
+    if profile := picture.info.get("icc_profile"):
+        plain = picture if picture.mode in ("L", "CMYK") else picture.convert("RGB")
+        with suppress(ImageCms.PyCMSError, OSError):  # a profile that is damaged counts for nothing
+            source, standard = ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            if converted := ImageCms.profileToProfile(plain, source, standard, outputMode="RGB"):
+                return converted
+    return picture.convert("RGB")

@@ -5,24 +5,26 @@ Only one frame is held at a time, and only those that are asked for become pixel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-import torch
+from av.stream import Disposition
 
-from . import animation, tone
+from . import animation
+from .colours import check_colours, rgb
 from .filters import Unfit
 from .frames import Frame, Source
 from .manifest import PICTURES
+from .upright import Orientation, orientation
 
 # A file is given to FFmpeg open: its name is never read as an address or a pattern, and it may open no other.
 _OPTIONS = {"protocol_whitelist": "none"}
-_UNSPECIFIED, _BT601, _BT709, _BT2020 = 2, 5, 1, 9
 
 
 def look(path: Path) -> Source:
@@ -68,20 +70,22 @@ class _Opened:
 @contextmanager
 def _opened(path: Path) -> Iterator[_Opened]:
     with open(path, "rb") as file, av.open(file, options=_OPTIONS, metadata_errors="replace") as container:
-        if not container.streams.video:
-            raise Unfit("no picture", "it has no video, only " + ", ".join(s.type for s in container.streams))
-        stream = container.streams.video[0]
+        stream = next((s for s in container.streams.video if not s.disposition & Disposition.attached_pic), None)
+        if stream is None:
+            others = (s.type for s in container.streams if s.type != "video")
+            raise Unfit("no picture", f"it has no video, only {', '.join(others) or 'a cover'}")
         stream.codec_context.thread_count = 1  # the files are what is shared among cores
         yield _Opened(container, stream)
 
 
 def _look(path: Path) -> Source:
-    frame, times, count = None, [float("inf"), float("-inf")], 0
+    frame, times, count, there = None, [float("inf"), float("-inf")], 0, 0
     with _opened(path) as opened:
-        stream = opened.stream
+        stream, promised = opened.stream, _promised(opened)
         for packet in opened.container.demux(stream):
             if frame is None:
                 frame = next(iter(packet.decode()), None)
+            there += packet.size > 0
             if not packet.size or packet.is_discard:
                 continue
             if packet.is_corrupt:
@@ -90,16 +94,19 @@ def _look(path: Path) -> Source:
             if packet.pts is not None:
                 time = float(packet.pts * packet.time_base)
                 times = [min(times[0], time), max(times[1], time)]
-        if stream.frames > count:
-            raise Unfit("truncated", f"{count} of its {stream.frames} frames are there")
+        if promised > there:
+            raise Unfit("truncated", f"{there} of its {promised} frames are there")
         if frame is None:
             raise Unfit("unreadable", "it has no frame")
+        check_colours(frame, stream.codec_context)
         rate = float(stream.average_rate or stream.base_rate or 25)
         timed = count > 1 and times[1] > times[0]
         gap = (times[1] - times[0]) / (count - 1) if timed else 1 / rate
         width = frame.width * float(stream.sample_aspect_ratio or 1)
-        size = (width, float(frame.height)) if frame.rotation % 180 == 0 else (float(frame.height), width)
-        return Source(*size, frames=count, seconds=count * gap, gap=gap, first=times[0] if timed else None)
+        shown = orientation(frame)
+        size = (float(frame.height), width) if shown.quarters % 2 else (width, float(frame.height))
+        first = times[0] if timed else None
+        return Source(*size, frames=count, seconds=count * gap, gap=gap, first=first, orientation=shown)
 
 
 def _frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
@@ -112,24 +119,15 @@ def _frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
             if frame.is_corrupt:
                 raise Unfit("unreadable", "a frame is damaged")
             time = number * source.gap if source.first is None else frame.time - source.first
-            yield Frame(time, _pixels(frame, stream.codec_context.color_trc))
+            yield Frame(time, partial(_pixels, frame, stream.codec_context, source.orientation))
 
 
-def _pixels(frame: Any, transfer: int) -> Callable[[], np.ndarray]:
-    def pixels() -> np.ndarray:
-        turns = round(frame.rotation / 90)
-        if transfer in (tone.PQ, tone.HLG):
-            coded = frame.reformat(format="rgb48le", src_colorspace=_matrix(frame, _BT2020)).to_ndarray()
-            standard = tone.to_standard(torch.from_numpy(coded.astype(np.float32) / 65535), transfer)
-            rgb = (standard * 255).round().byte().numpy()
-        else:
-            usual = _BT709 if frame.height >= 720 else _BT601
-            rgb = frame.to_ndarray(format="rgb24", src_colorspace=_matrix(frame, usual))
-        return np.ascontiguousarray(np.rot90(rgb, turns))
-
-    return pixels
+def _pixels(frame: Any, codec: Any, shown: Orientation) -> np.ndarray:
+    return shown.upright(rgb(frame, codec))
 
 
-def _matrix(frame: Any, otherwise: int) -> int:
-    """By which a frame's YUV is made RGB; most files do not say."""
-    return otherwise if frame.colorspace in (0, _UNSPECIFIED) else frame.colorspace
+def _promised(opened: _Opened) -> int:
+    """How many frames the head of a file tells of, or 0. An edit list leaves some of an mp4's out, as of a video that
+    was cut on a phone."""
+    listed = getattr(opened.stream, "index_entries", ())  # PyAV 14 has none
+    return len(listed) if listed and "mp4" in opened.container.format.name else opened.stream.frames

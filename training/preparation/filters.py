@@ -11,14 +11,15 @@ import numpy as np
 from ..data.buckets import Size
 
 Reason = Literal[
-    "missing", "unreadable", "truncated", "no picture", "no caption", "bad caption", "duplicate", "too short",
-    "too small", "aspect", "black", "static",
+    "missing", "unreadable", "truncated", "no picture", "colours", "no caption", "bad caption", "duplicate",
+    "too short", "too small", "aspect", "black", "static",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 _DARK = 24  # of 255: as dark as the letterbox of a film
 _BRIGHT_SHARE = 0.02  # a clip of which less is brighter is black
 _STILL = 0.5  # mean change of a pixel, of 255: less than the grain of a camera on a tripod
+_CHANGED, _CHANGED_SHARE = 24, 0.001  # or so many pixels by so much: a bird in the sky, which hardly changes the mean
 
 
 class Unfit(ValueError):
@@ -62,8 +63,9 @@ class PixelCheck:
             self._black = False
         if self._first is None:
             self._first = coarse
-        elif abs(coarse - self._first).mean() >= _STILL:
-            self._static = False
+        elif self._static:
+            change = abs(coarse - self._first)
+            self._static = change.mean() < _STILL and (change.max(-1) >= _CHANGED).mean() < _CHANGED_SHARE
 
     def finish(self) -> None:
         """After the last frame. Raises Unfit where they show nothing, or nothing that moves."""

@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .upright import Orientation
+
 
 @dataclass(frozen=True)
 class Source:
     """``width``, ``height``: upright and in square pixels.
 
     ``gap``: mean seconds between two frames. ``first``: the time stamp of the first, none where the file has none.
+    ``orientation``: what makes its pictures upright.
     """
 
     width: float
@@ -23,6 +26,7 @@ class Source:
     gap: float
     first: float | None = None
     still: bool = False
+    orientation: Orientation = Orientation()
 
 
 class Frame(NamedTuple):

@@ -127,13 +127,20 @@ _EXAMPLE = '{"path": "clip.mp4", "caption": "a red kite over the sea"}'
 
 def _csv(table: Path) -> Iterator[Any]:
     with open(table, encoding="utf-8-sig", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 1):
-            if any(row.get(None, ())):  # what stands behind the last column, as of a caption with a comma in it
-                raise ConfigError(
-                    f"{shown(table)}, row {number}: it has more cells than there are columns. Put captions with commas "
-                    'in them in "quotes".'
-                )
-            yield row
+        number = 0
+        try:
+            for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+                if any(row.get(None, ())):  # what stands behind the last column, as of a caption with a comma in it
+                    raise ConfigError(
+                        f"{shown(table)}, row {number}: it has more cells than there are columns. Put captions with "
+                        'commas in them in "quotes".'
+                    )
+                yield row
+        except csv.Error as error:  # else a quote that is not closed makes one caption of all rows behind it
+            raise ConfigError(
+                f"{shown(table)}, row {number + 1}: {error}. A cell in quotes ends with one, and has each quote "
+                'within it twice: "a ""red"" kite".'
+            ) from None
 
 
 def _jsonl(table: Path) -> Iterator[Any]:

@@ -221,7 +221,7 @@ class _Preparation:
         for clip, pixels in zip(lacking, ordered(decode, lacking, self.settings.workers), strict=True):
             if not isinstance(pixels, Dropped):
                 sheet.take(clip, pixels)
-        sheet.save(self.settings.output / "contact_sheet.png", len(clips))
+        sheet.save(self.settings.output / "contact_sheet.jpg", len(clips))
 
     def _latents(self, clip: Clip, pixels: np.ndarray) -> Tensor:
         """One clip at a time: what shares a batch must not change a bit of it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..pictures import PAPER, save_png, sheet
+from ..pictures import PAPER, save_jpeg, sheet
 from .clips import Clip
 
 _SHOWN = 24
@@ -37,7 +37,7 @@ class ContactSheet:
         """Raises OSError with the remedy. No clips make no sheet."""
         rows = [(_label(clip), self._cells[clip]) for clip in self.wanted if clip in self._cells]
         if rows:
-            save_png(path, sheet(f"{len(rows)} of {total} clips", ["first frame", "middle", "last"], rows))
+            save_jpeg(path, sheet(f"{len(rows)} of {total} clips", ["first frame", "middle", "last"], rows))
 
 
 def three(frames: int) -> tuple[int, int, int]:
@@ -46,7 +46,7 @@ def three(frames: int) -> tuple[int, int, int]:
 
 
 def _cell(frame: np.ndarray) -> np.ndarray:
-    return np.asarray(ImageOps.pad(Image.fromarray(frame), _CELL, color=PAPER))
+    return np.asarray(ImageOps.pad(Image.fromarray(frame), _CELL, color=PAPER, method=Image.Resampling.BILINEAR))
 
 
 def _label(clip: Clip) -> str:

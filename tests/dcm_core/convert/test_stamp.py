@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dcm_core.expert.file import load_expert, metadata_of, save_expert
-from dcm_core.expert.speed_lora_file import speed_lora_of
+from dcm_core.expert.other_files import speed_lora_of
 from dcm_core.files.format import tensor_bytes
-from dcm_core.schedule.speed_presets import SPEED_PRESETS
+from dcm_core.schedule.speed_loras import SPEED_PRESETS
 
 LEVELS = "1 0.9375 0.8333 0.625".split()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from dcm_core.errors import ExpertFileError
-from dcm_core.expert.file import load_expert, metadata_of, save_expert
+from dcm_core.expert.file import content_digest, load_expert, metadata_of, save_expert
 from dcm_core.expert.layers import Difference, Expert, LowRank, Replacement
 from dcm_core.expert.merge import merged
 from dcm_core.expert.metadata import ExpertMetadata
@@ -248,3 +248,18 @@ def test_files_of_format_1_0_keep_the_meaning_of_their_guidance(family, told, tm
     write_as_is(tmp_path / "e.safetensors", tensors, header)
     made = load_expert(tmp_path / "e.safetensors").metadata
     assert (made.guidance, made.embedded_guidance) == (6.0, told)
+
+
+def test_the_digest_sees_every_bit_and_ignores_labels():
+    tensors = {"a": torch.randn(3, 4), "alpha": torch.tensor(2.0), "b": torch.randn(2).bfloat16()}
+    header = {"dcm.rank": "4", "modelspec.title": "x"}
+    whole = content_digest(header, tensors)
+    assert (
+        content_digest(header | {"modelspec.title": "y", "dcm.digest": "z"}, dict(reversed(tensors.items()))) == whole
+    )
+    assert content_digest(header | {"dcm.rank": "5"}, tensors) != whole
+    assert content_digest(header, tensors | {"alpha": torch.tensor(2.0000002)}) != whole
+    assert content_digest(header, tensors | {"a": tensors["a"].reshape(4, 3)}) != whole
+    assert content_digest(header, tensors | {"b": tensors["b"].view(torch.float16)}) != whole
+    renamed = {"c" if key == "a" else key: value for key, value in tensors.items()}
+    assert content_digest(header, renamed) != whole

@@ -1,5 +1,7 @@
 """Both ways in which a term acts, beside the layer's product and within its weight, and which of them is taken."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,3 +149,18 @@ def test_a_replaced_layer_skips_the_product_that_it_would_throw_away():
         assert Counted.calls == calls
         expected = torch.lerp(F.linear(x, net[0].weight, net[0].bias), F.linear(x, layer.weight, layer.bias), strength)
         torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("is_cuda", [True, False])
+def test_a_gpu_is_not_waited_for(is_cuda, monkeypatch):
+    """A copy at each use of what a host left in memory would end the queue of a GPU's work a few hundred times."""
+    waits, own = [], torch.Tensor.to
+
+    def to(self, *args, non_blocking=False, **kwargs):
+        waits.append(not non_blocking)
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    term, x = TERMS[LowRank]("0", LAYERS["low rank"][0]), SimpleNamespace(device="meta", dtype=torch.bfloat16)
+    x.is_cuda = is_cuda
+    assert term.cast("down", x).is_meta and waits[0] is not is_cuda

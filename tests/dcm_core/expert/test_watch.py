@@ -8,7 +8,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from dcm_core.expert.layers import Expert, LowRank
-from dcm_core.expert.sidecar import Sidecar, Ways
+from dcm_core.expert.sidecar import HostLayers, Sidecar
+from dcm_core.expert.watch import Modules
 
 DIM = 8
 
@@ -120,12 +121,12 @@ def test_nothing_is_left_on_the_modules_that_hold_layers(net):
 
 def test_a_host_may_call_a_layers_forward_where_its_own_holder_would_not(net):
     net.blocks[0].bypassed = True
-    ways = Ways(unfused=lambda holder: lambda x: x if holder is net.blocks[0] else None)
-    with Sidecar(expert("blocks.0.ffn.2"), ways=ways).active(net) as watch:
+    host = HostLayers(unfused=lambda holder: lambda x: x if holder is net.blocks[0] else None)
+    with Sidecar(expert("blocks.0.ffn.2"), host=host).active(net) as watch:
         assert torch.isfinite(net(X)).all()
     assert watch.bypassed() == ["blocks.0.ffn.2"], "the other forward is watched as well"
-    unfused = Ways(unfused=lambda holder: lambda x: holder.ffn(holder.attention.qkv(x)))
-    with Sidecar(expert("blocks.0.ffn.2"), ways=unfused).active(net) as watch:
+    unfused = HostLayers(unfused=lambda holder: lambda x: holder.ffn(holder.attention.qkv(x)))
+    with Sidecar(expert("blocks.0.ffn.2"), host=unfused).active(net) as watch:
         net(X)
     assert watch.bypassed() == []
 
@@ -164,3 +165,19 @@ def test_switches_and_prompts_compile_nothing_anew(net, whole):
     assert graphs() <= 1
     assert graphs(rows=7) == 2
     assert graphs(rows=7) == 0
+
+
+@pytest.mark.parametrize("compiled", ["not", "whole", "blocks"])
+def test_a_module_is_looked_up_once(net, compiled, monkeypatch):
+    """Networks have hundreds of target layers, and finding them is all that a GPU waits for between two calls."""
+    if compiled == "blocks":
+        net.blocks = nn.ModuleList(torch.compile(block, backend="eager") for block in net.blocks)
+    modules = Modules(torch.compile(net, backend="eager") if compiled == "whole" else net)
+    expected = {name: net.get_submodule(name) for name in EVERYWHERE}
+    asked, own = [], Modules.get_submodule
+    assert {name: modules.get_submodule(name) for name in EVERYWHERE} == expected
+    monkeypatch.setattr(Modules, "get_submodule", lambda self, name: asked.append(name) or own(self, name))
+    assert [modules.get_submodule(name) for name in EVERYWHERE] == list(expected.values()) and asked == EVERYWHERE
+    for wrong in ("nothing", "blocks.0.nothing", "time.0.weight"):
+        with pytest.raises(AttributeError):
+            modules.get_submodule(wrong)

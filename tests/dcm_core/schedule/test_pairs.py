@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dcm_core.families.presets import find_family
 from dcm_core.schedule.pairs import PAIR_NAMES, pair_schedule
-from dcm_core.schedule.speed_presets import SPEED_PRESETS, speed_sigmas
+from dcm_core.schedule.speed_loras import SPEED_PRESETS, speed_sigmas
 
 WAN22 = find_family("wan").pair
 

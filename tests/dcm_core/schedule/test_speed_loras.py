@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from dcm_core.schedule.passport import Passport, write_passport
-from dcm_core.schedule.speed_loras import recognise, side_of
-from dcm_core.schedule.speed_presets import SPEED_PRESETS, find_preset
+from dcm_core.schedule.speed_loras import SPEED_PRESETS, find_preset, recognise, side_of
 
 PUBLISHED = {
     "Wan2.2-Lightning_T2V-v1.1-A14B-4steps-lora_HIGH_fp16": "wan2.2 lightning",

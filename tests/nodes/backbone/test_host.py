@@ -14,6 +14,7 @@ from comfy.samplers import CFGGuider
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from dcm_pack.nodes.backbone import host, host_layers
+from harness import tiny
 from harness.worlds import relative, world
 
 NODES = Path(host.__file__).parents[1]
@@ -215,3 +216,11 @@ def test_whose_a_wrapper_is(this):
         patcher.pre_run()
         assert host.is_of(model.model, "apply_model", wrapper) is own
     patcher.cleanup()
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_blocks_are_called_and_not_replayed(family):
+    """Newer versions record the blocks of other networks as CUDA graphs. In one that was recorded without the detail
+    expert it would not act, and as no forward runs there, nothing would see that."""
+    network = host.network_of(world(family).model())
+    assert "prefetch" not in inspect.getsource(inspect.getmodule(type(network)))

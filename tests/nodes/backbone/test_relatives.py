@@ -13,7 +13,7 @@ from dcm_pack.dcm_core.backbone.file import BackboneFile
 from dcm_pack.dcm_core.families.wan import SIZES
 from dcm_pack.dcm_core.files.format import TensorInfo
 from dcm_pack.nodes.backbone.load import load_backbone
-from dcm_pack.nodes.backbone.model import family_of, relative_of
+from dcm_pack.nodes.backbone.model import family_of, remarks_on
 from harness import tiny
 from harness.random_weights import randomise
 from harness.worlds import dcm_node, empty_latent, world
@@ -55,7 +55,7 @@ def models(tmp_path, monkeypatch):
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, "wan_i2v"])
 def test_a_familys_own_model_is_no_relative(family):
     state = randomise(tiny.wan_i2v(), 1).state_dict() if family == "wan_i2v" else world(family).network.state_dict()
-    assert relative_of(stock(state)) is None
+    assert remarks_on(stock(state)) == []
 
 
 @pytest.mark.parametrize("scale", ["scale_weight"])
@@ -67,7 +67,7 @@ def test_a_quantised_model_is_no_relative(scale):
             state[name] = tensor.to(torch.float8_e4m3fn)
             state[name.removesuffix("weight") + scale] = torch.tensor(1.5)
             state[name.removesuffix("weight") + "scale_input"] = torch.tensor(2.0)
-    assert relative_of(stock(state)) is None
+    assert remarks_on(stock(state)) == []
 
 
 def test_a_model_of_other_latents_is_refused_by_every_node():
@@ -176,4 +176,4 @@ def test_a_network_compiled_block_by_block_is_no_relative():
         blocks[number] = torch.nn.Module()
         blocks[number]._orig_mod = block
     assert any("_orig_mod" in name for name, _ in model.model.diffusion_model.named_parameters())
-    assert relative_of(model) is None
+    assert remarks_on(model) == []

@@ -111,7 +111,10 @@ def test_compiled_network(order, within, monkeypatch):
     assert graphs() == 2, "one for each expert at another size"
     this.sampled(model, latent=larger)
     assert graphs() == 0
-    assert relative(this.without_detail(), this.sampled(eager)) > 1e-2
+    weaker, same = (this.applied(each, detail_strength=0.5) for each in (model, eager))
+    assert torch.equal(this.sampled(weaker), this.sampled(same))
+    assert graphs() == 1, "one for the detail expert at another strength"
+    assert relative(this.sampled(same), plain) > 1e-2 < relative(this.without_detail(), plain)
 
 
 @pytest.mark.parametrize("family", ["wan", "hunyuan_video"])

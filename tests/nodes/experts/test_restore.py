@@ -140,3 +140,21 @@ def test_the_detail_expert_is_loaded_and_counted_as_a_model():
     assert side in loaded and model in loaded
     tensors = [t for layer in this.detail.layers.values() for t in vars(layer).values() if torch.is_tensor(t)]
     assert side.model_size() == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def test_what_the_host_leaves_in_memory_is_pinned_there(monkeypatch):
+    """With --novram all of it, so that no copy of it keeps those of the network's weights waiting."""
+    pinned = []
+    monkeypatch.setattr(comfy.model_management, "pin_memory", lambda tensor: pinned.append(tensor) or True, False)
+    monkeypatch.setattr(comfy.model_management, "unpin_memory", lambda tensor: pinned.pop() is None, False)
+    (side,) = world("wan").applied().get_additional_models()
+    gpu, parameters = torch.device("meta"), list(side.model.parameters())
+    side.partially_load(torch.device("cpu"), 0.1)
+    assert not pinned
+    side.unpatch_model(torch.device("cpu"))
+    side.partially_load(gpu, 0.1)
+    assert len(pinned) == (len(parameters) if hasattr(side, "pin_weight_to_device") else 0)
+    side.detach()
+    assert not pinned
+    side.partially_load(gpu, 1e32)
+    assert not pinned and all(parameter.is_meta for parameter in side.model.parameters())

@@ -10,7 +10,7 @@ from dcm_pack.dcm_core.errors import ExpertFileError
 from dcm_pack.dcm_core.expert.file import save_expert
 from dcm_pack.dcm_core.families.presets import find_family
 from dcm_pack.dcm_core.schedule.passport import KEYS, Passport, levels, write_passport
-from dcm_pack.dcm_core.schedule.speed_presets import SPEED_PRESETS
+from dcm_pack.dcm_core.schedule.speed_loras import SPEED_PRESETS
 from dcm_pack.nodes.backbone.model import host_class
 from harness.speed_loras import HIGH, KNOWN, LIGHTX2V, LOW, RCM, graph, loaded, run, running
 from harness.worlds import dcm_node, world

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from dcm_pack.dcm_core.schedule.passport import KEYS, levels, write_passport
-from dcm_pack.dcm_core.schedule.speed_presets import SPEED_PRESETS
+from dcm_pack.dcm_core.schedule.speed_loras import SPEED_PRESETS
 from harness.speed_loras import KNOWN, LIGHTX2V, RCM, by_dcm_lora, graph, loaded, run, running
 from harness.worlds import world
 

@@ -32,6 +32,26 @@ def test_batches_read_ahead_are_bit_equal_and_made_in_a_thread():
     assert ahead.latent_shape == data.latent_shape
 
 
+def test_after_a_step_back_it_goes_on_from_there():
+    """Two batches are made when they are asked for, the others ahead, and all are the right ones."""
+    data, made = ShapesData(DataConfig(batch_size=2)), []
+    make = data.batch
+
+    def noted(draws):
+        made.append((draws.iteration, threading.current_thread().name.startswith("batches")))
+        return make(draws)
+
+    data.batch = noted
+    ahead = ReadAhead(data)
+    for iteration in [*range(9), *range(3, 12)]:
+        assert torch.equal(ahead.batch(of(iteration)).latents, make(of(iteration)).latents)
+        if iteration == 6:  # a validation
+            assert torch.equal(ahead.batch(of(0)).latents, make(of(0)).latents)
+    ahead.reader.shutdown()
+    assert sorted(iteration for iteration, in_thread in made if in_thread) == sorted([*range(1, 10), *range(5, 13)])
+    assert sorted(iteration for iteration, in_thread in made if not in_thread) == [0, 0, 0, 3, 4]
+
+
 def test_what_goes_wrong_in_the_thread_is_raised_by_the_iteration_it_concerns():
     data = ShapesData(DataConfig(batch_size=2))
     make = data.batch

@@ -105,6 +105,19 @@ def test_dropping_captions_needs_a_text_of_no_caption(folder):
     assert conditions.mask is None and all(torch.equal(row, embedding[1:4]) for row in conditions.text)
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(("kind", "place"), [("latent", (0, 0, 0, 0)), ("prompt_embed", (1, 0))])
+def test_the_digest_of_its_content_knows_all_of_a_file(folder, legacy, kind, place):
+    """Also of one that PyTorch wrote before it wrote archives, whose end says nothing of what is before it."""
+    path = folder / kind / "a.pt"
+    tensor = torch.load(path, weights_only=True)
+    torch.save(tensor, path, _use_new_zipfile_serialization=not legacy)
+    before = data(folder).content
+    tensor[place] += 1
+    torch.save(tensor, path, _use_new_zipfile_serialization=not legacy)
+    assert before != data(folder).content == data(folder).content
+
+
 class Bad:
     def __reduce__(self):
         return print, ("code was run",)

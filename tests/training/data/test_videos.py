@@ -97,6 +97,21 @@ def test_every_number_of_processes_sees_the_same(made):
             assert torch.equal(part.conditions.pooled, whole.conditions.pooled[rows.start : rows.stop])
 
 
+def test_a_batch_is_the_same_whatever_another_thread_reads_meanwhile(made):
+    """A validation draws other numbers of clips while the next batch is read ahead."""
+    videos = data(made)
+    before = videos.batch(draws(0))
+
+    class Interrupted(Draws):
+        def __getattribute__(self, name):
+            if name == "count":
+                videos.batch(draws(0, 3))
+            return super().__getattribute__(name)
+
+    again = videos.batch(Interrupted(seed=5, iteration=0, count=2, rows=range(2)))
+    assert torch.equal(before.latents, again.latents)
+
+
 def test_captions_are_dropped_to_that_of_no_caption(made):
     empty = expected("")
     for share, count in ((0.0, 0), (1.0, 160), (0.25, 40)):
@@ -188,6 +203,14 @@ def test_a_shard_that_is_damaged_is_named(cache):
         for iteration in range(4):
             data(cache).batch(draws(iteration))
     del videos
+
+
+def test_a_shard_of_another_cache_is_named_at_the_start(cache):
+    """Copied in part, or written by two commands at once: its items would be missed in the midst of a training."""
+    first, second, *_ = sorted((cache / "shards").iterdir())
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(OSError, match=r"it lacks \d+ of the \d+ items that index.json tells of.*copy the whole cache"):
+        data(cache)
 
 
 def test_latents_of_several_shapes_in_a_bucket(cache):

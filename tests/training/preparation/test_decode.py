@@ -5,7 +5,8 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from harness.clips import moving, truncate, turn, write_animation, write_sound, write_video
+from av.stream import Disposition
+from harness.clips import cut_by_edit_list, moving, truncate, turn, write_animation, write_sound, write_video
 from PIL import Image
 
 from training.preparation.decode import frames, look
@@ -137,6 +138,34 @@ def test_a_file_that_is_cut_between_two_frames_is_named(tmp_path):
         places = sorted(packet.pos for packet in container.demux() if packet.size)
     path.write_bytes(path.read_bytes()[: places[12]])
     with pytest.raises(Unfit, match="12 of its 20 frames are there"):
+        look(path)
+
+
+@pytest.mark.parametrize("gop", [5, 100])
+def test_a_video_that_was_cut_on_a_phone_shows_what_is_left(tmp_path, gop):
+    """Of one picture group the file still holds frames that are not to be shown, of several not even its index does."""
+    whole = write_video(tmp_path / "a.mp4", moving(20), stream_options={"g": str(gop)})
+    path = cut_by_edit_list(whole, 1.0)
+    times, pixels = decoded(path)
+    assert np.allclose(times, np.arange(12) / 8, atol=0.002) and close(pixels, moving(20)[8:])
+    assert look(path).frames == 12 and look(path).seconds == pytest.approx(1.5, abs=0.01)
+    late, pixels = decoded(path, begin=0.5)
+    assert close(pixels[late.index(0.5) :], moving(20)[12:])
+
+
+def test_a_song_with_a_cover_has_no_video(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(write_sound(tmp_path / "plain.mp4"))) as plain, av.open(str(path), "w") as container:
+        (source,) = plain.streams.audio
+        sound, cover = container.add_stream_from_template(source), container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(moving(1)[0])))
+        for packet in plain.demux(source):
+            if packet.dts is not None:
+                packet.stream = sound
+                container.mux(packet)
+    with pytest.raises(Unfit, match="it has no video, only audio"):
         look(path)
 
 

@@ -68,7 +68,7 @@ def test_a_cell_that_is_no_text_is_no_caption(tmp_path, cell, said):
 
 
 def test_a_cache_inside_the_collection_is_not_part_of_it(tmp_path):
-    touch(tmp_path, "a.mp4", "cache/contact_sheet.png", "cache/summary.json", "cache/shards/x", "b/shards/b.mp4")
+    touch(tmp_path, "a.mp4", "cache/contact_sheet.jpg", "cache/summary.json", "cache/shards/x", "b/shards/b.mp4")
     assert found(tmp_path, caption="x")[0] == {"a.mp4": "x", "b/shards/b.mp4": "x"}
 
 
@@ -117,6 +117,13 @@ def test_a_folder_that_is_described_by_a_table(tmp_path):
             b"path,caption\nx.mp4,a kite\ny.mp4,a kite, red\n",
             r'row 2: it has more cells than there are columns\. Put captions with commas in them in "quotes"',
         ),
+        (
+            "a.csv",
+            b'path,caption\nx.mp4,"a kite\ny.mp4,two dogs\nz.mp4,rain\n',
+            r"row 1: unexpected end of data\. A cell in quotes ends with one",
+        ),
+        ("a.csv", b'path,caption\nx.mp4,"a "red" kite"\n', r"row 1: .* has each quote within it twice"),
+        ("a.csv", b'path,caption\nx.mp4,"' + b"kite " * 30_000 + b'"\n', "row 1: field larger than field limit"),
         ("a.jsonl", b'{"path": "x.mp4"}\n{"path": \n', "line 2 is not JSON"),
         ("a.jsonl", b'["x.mp4", "hello"]\n', "row 1: it must be a mapping such as"),
         ("a.parquet", b"PAR1 not at all", "is no parquet file"),

@@ -71,7 +71,7 @@ def test_the_summary_for_the_eye_and_as_json(collection, run, tmp_path):
     assert text.startswith("20 files: 6 clips (0.00 hours) and 2 images, 8 captions\n")
     assert "  duplicate: 1\n    plain.mp4: it is the same as copy.mp4" in text
     assert (tmp_path / "cache" / "summary.txt").read_text() == text + "\n"
-    picture = Image.open(tmp_path / "cache" / "contact_sheet.png")
+    picture = Image.open(tmp_path / "cache" / "contact_sheet.jpg")
     assert picture.width > 3 * 240 and picture.height > 8 * 160
 
 
@@ -82,7 +82,7 @@ def test_a_dry_run_does_all_but_encode(collection, run, tmp_path):
     assert not list((tmp_path / "cache" / "shards").iterdir()) and not (tmp_path / "cache" / "index.json").exists()
     seen = {each.source: each.reason for each in summary.dropped}
     assert seen == {source: reason for source, reason in DROPPED.items() if source != "unspeakable.mp4"}
-    assert (tmp_path / "cache" / "summary.json").exists() and (tmp_path / "cache" / "contact_sheet.png").exists()
+    assert (tmp_path / "cache" / "summary.json").exists() and (tmp_path / "cache" / "contact_sheet.jpg").exists()
 
 
 def test_a_dry_run_shows_what_a_run_shows_and_scales_no_more(run, tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_a_dry_run_shows_what_a_run_shows_and_scales_no_more(run, tmp_path, monk
         scaled.clear()
         run(folder, caption="x", output=tmp_path / str(dry), dry_run=dry)
         assert len(scaled) == frames
-        sheets.append((tmp_path / str(dry) / "contact_sheet.png").read_bytes())
+        sheets.append((tmp_path / str(dry) / "contact_sheet.jpg").read_bytes())
     assert sheets[0] == sheets[1]
 
 

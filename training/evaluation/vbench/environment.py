@@ -97,6 +97,7 @@ class Environment:
 
     def keep_still(self, videos: Path, output: Path) -> Path:
         """The folder of the still videos among those of the flickering dimension. Raises ConfigError."""
+        shutil.rmtree(output, ignore_errors=True)  # else those of videos before would be among them
         arguments = ["static_filter", "--videos_path", str(videos), "--result_path", str(output)]
         self._run(_FILTER, arguments, "the filter of still videos")
         kept = output / "filtered_videos"

@@ -88,12 +88,23 @@ class Job:
             raise ConfigError(f"{dimension}: VBench has written no score into {self.output}.")
 
     def _score(self, dimension: str) -> float | None:
-        """A dimension's mean over the videos, once it is there."""
+        """A dimension's mean over the videos, once it is there; of videos that were made anew since, there is none."""
         path = self.output / f"{dimension}_eval_results.json"
         try:
+            if path.stat().st_mtime < self._newest(dimension):
+                return None
             return float(json.loads(path.read_text(encoding="utf-8"))[dimension][0])
         except (FileNotFoundError, ValueError, KeyError):  # one that was cut off is made anew
             return None
+
+    def _newest(self, dimension: str) -> float:
+        """When the last of the videos that a dimension judges was written."""
+        if self.suite is None:
+            judged = own_videos(self.videos)
+        else:
+            ending = ending_of(self.videos)
+            judged = [self.videos / (each.stem + ending) for each in self.suite.asked([dimension])]
+        return max((path.stat().st_mtime for path in judged if path.exists()), default=0.0)
 
     def _set(self) -> dict[str, Any]:
         """Which videos were judged: scores of others are never mixed in."""

@@ -154,6 +154,17 @@ def test_dimensions_are_judged_once_each_and_summed_when_all_are_there(tmp_path,
     assert len(summary["sha256"]) == 64 and len(summary["scores"]) == 16
 
 
+def test_videos_that_were_made_anew_are_judged_anew(tmp_path, videos, stand_in):
+    python, still = stand_in(still=5), tmp_path / "out" / "still" / "filtered_videos"
+    command(python, videos, tmp_path)
+    before = (tmp_path / "log").read_text().splitlines()
+    (videos / "a still street-7.mp4").touch()
+    command(stand_in(still=2), videos, tmp_path)
+    judged = (tmp_path / "log").read_text().splitlines()[len(before) :]
+    assert [line.split()[0] for line in judged] == ["temporal_flickering"]
+    assert len(list(still.iterdir())) == 2, "those that were still before are gone"
+
+
 def test_what_vbench_would_stumble_over_is_named(tmp_path, videos, stand_in):
     (videos / "votes.json").touch()
     with pytest.raises(SystemExit, match="holds more than videos in .mp4, such as votes.json, .* move the rest out"):

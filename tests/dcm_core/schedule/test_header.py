@@ -7,7 +7,7 @@ import torch
 from harness.schedules import HY, OFFICIAL, schedules
 from hypothesis import given
 
-from dcm_core.expert.schedule_header import read_schedule, write_schedule
+from dcm_core.schedule.header import read_schedule, write_schedule
 
 
 class TestMetadata:

@@ -1,15 +1,17 @@
-"""A schedule as the strings of an expert file's header, and back, exactly: floats as repr, lists as JSON."""
+"""Noise levels in the header of a file, whose fields are strings: written and read back exactly, floats as repr, lists
+as JSON."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
-from ..schedule.experts import ExpertSchedule, Midpoint, Threshold
-from ..schedule.fields import read_field, read_lists, write_lists
-from ..schedule.grid import NoiseGrid
+from .experts import ExpertSchedule, Midpoint, Threshold
+from .grid import NoiseGrid
 
 _LIST = "dcm.sigmas."
 
@@ -72,3 +74,41 @@ def read_schedule(header: Mapping[str, str]) -> ExpertSchedule:
         if len(values) != steps or not torch.allclose(torch.tensor(values), expected, rtol=1e-6, atol=1e-6):
             raise ValueError(f"{_LIST}{steps} is {list(values)}, but the other fields give {expected.tolist()}.")
     return schedule
+
+
+def read_field(header: Mapping[str, str], key: str, kind: Any) -> Any:
+    """``kind`` of a field. Raises ValueError naming one that is missing or cannot be read."""
+    try:
+        return kind(header[key])
+    except KeyError:
+        raise ValueError(f"the header has no {key}.") from None
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise ValueError(f"{key} is {str(header[key])[:80]!r}, which cannot be read.") from None
+
+
+def read_lists(header: Mapping[str, str], beginning: str) -> dict[int, tuple[float, ...]]:
+    """The lists of sigmas by number of steps, the shorter first, of fields named ``beginning`` and that number."""
+    keys = [key for key in header if key.startswith(beginning)]
+    steps = {_steps(key, beginning): key for key in keys}
+    if doubled := {*keys} - {*steps.values()}:
+        raise ValueError(f"{', '.join(sorted(doubled))} stands beside another list for as many steps: leave one out.")
+    return {number: tuple(read_field(header, key, _floats)) for number, key in sorted(steps.items())}
+
+
+def write_lists(lists: Mapping[int, list[float] | tuple[float, ...]], beginning: str) -> dict[str, str]:
+    """The fields that :func:`read_lists` reads."""
+    return {f"{beginning}{steps}": json.dumps(list(values)) for steps, values in lists.items()}
+
+
+def _steps(key: str, beginning: str) -> int:
+    steps = key.removeprefix(beginning)
+    if not (steps.isascii() and steps.isdecimal() and len(steps) <= 3):
+        raise ValueError(f"{key[:80]} is no list of sigmas: its name must end with a number of steps.")
+    return int(steps)
+
+
+def _floats(text: str) -> list[float]:
+    values = json.loads(text)
+    if not isinstance(values, list):
+        raise ValueError("it is no list")
+    return [float(value) for value in values]

@@ -1,4 +1,4 @@
-"""What the page folds away, and how a node's line names what was set there all the same."""
+"""What the page folds away, how a node's line names what was set there all the same, and what a node is found by."""
 
 import pytest
 from dcm_pack.nodes import load_backbone as node
@@ -14,6 +14,14 @@ FIRST_CHOICES = {
     "DCMAttention": {"attention"},
 }
 SOCKETS = {"MODEL", "CONDITIONING", "LATENT", "SIGMAS", "DCM_EXPERT"}
+SEARCHES = {
+    "wan 2.2 two models": "DCMKSampler",
+    "high low noise": "DCMKSampler",
+    "lightning": "DCMSigmas",
+    "load diffusion model": "DCMLoadBackbone",
+    "frozen motion": "DCMMotion",
+    "style lora": "DCMLora",
+}
 
 
 @pytest.fixture
@@ -57,6 +65,14 @@ def test_a_loader_names_its_precision(tmp_path, monkeypatch, caplog, this):
     path = tmp_path / "wan.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in this.network.state_dict().items()}, path)
     monkeypatch.setattr(node, "backbone_path", lambda name: str(path))
+    node.DCMLoadBackbone.GET_SCHEMA()  # as the host does before it runs a node
+    monkeypatch.setattr(node, "backbone_names", None)  # the folder is not listed again
     caplog.set_level("INFO", logger="DCM")
     node.DCMLoadBackbone.execute("wan.safetensors", "fp8_e4m3fn")
     assert caplog.messages[-1].endswith("; set: weight_dtype fp8_e4m3fn")
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_search_finds_its_node(search):
+    """In newer pages, which look at these words too."""
+    assert search in dcm_node(SEARCHES[search]).define_schema().search_aliases
