@@ -27,9 +27,9 @@ def keep_time(network: nn.Module) -> None:
 def widen_norms(network: nn.Module) -> None:
     """Let RMS norms see their input in float32, as their weights are and as autocast does it on a GPU alone: on a CPU
     PyTorch would cast it as well, to the same numbers, and warn that it does."""
-    for layer in network.modules():
-        if isinstance(layer, nn.RMSNorm):
-            layer.forward = _widened(layer.forward)
+    norms: list[Any] = [layer for layer in network.modules() if isinstance(layer, nn.RMSNorm)]
+    for norm in norms:
+        norm.forward = _widened(norm.forward)
 
 
 def _layers(network: nn.Module, of_time: bool) -> Iterator[tuple[str, Any]]:
