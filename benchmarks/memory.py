@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.config import BackboneConfig, ComputeConfig  # noqa: E402
 from training.data.buckets import Size  # noqa: E402
-from training.estimate.probe import Cost, Depth, cost, counted, fewest, without_data  # noqa: E402
+from training.estimate.probe import Cost, Depth, cost, counted, fewest  # noqa: E402
 from training.estimate.report import GIB  # noqa: E402
 from training.estimate.stage import BLOCKS, Latents, Outline, clip_of, empty_conditions  # noqa: E402
 from training.networks.blocks import prepare  # noqa: E402
@@ -87,7 +87,7 @@ def of_a_call(config: BackboneConfig, depth: Depth, latents: Latents, no_data: F
     """Of one clip, without gradients, in a network of so many blocks."""
     backbone = build_backbone(config.model_copy(update={"architecture": dict(depth)}))
     network = Outline(backbone).load(torch.bfloat16).requires_grad_(False)
-    with without_data(no_data):
+    with no_data:
         network.to_empty(device="cpu")
         prepare(network, COMPUTE, None, torch.device("cpu"))
         x, timestep = torch.empty(1, *latents), torch.empty(1)

@@ -44,7 +44,7 @@ def import_everything() -> None:
 async def node_classes() -> dict[str, Any]:
     """The nodes as the host gets them: id -> class."""
     classes = await (await pack.comfy_entrypoint()).get_node_list()
-    return {each.define_schema().node_id: each for each in classes}
+    return {each.GET_SCHEMA().node_id: each for each in classes}
 
 
 def one_step(model) -> None:

@@ -17,56 +17,52 @@ _WINDOW, _ITERATIONS = 7, 4
 _COARSEST = 12  # pixels of the shorter side at the top of the pyramid
 _NOISE = 1e-4  # gradients whose mean square is less say nothing about motion
 _FAINT = 1e-6  # the variance below which a window has no contrast that could change
-_INDEPENDENT = _WINDOW**2 * (70 / 256) ** 2  # numbers in a window that noise sets freely, blurred as it is
 _CUT = 4  # times the mean change of pixels, beyond which one that no motion explains is a cut
 _LARGEST = 256  # pixels of the shorter side beyond which pictures are made smaller before their flow is measured
 
 
-def optical_flow(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def optical_flow(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Where the pixels of ``first`` are in ``second``, both [B, H, W]: by pyramidal Lucas-Kanade.
 
-    Gives (flow [B, 2, H, W] as x and y in pixels, texture and doubt [B, H, W]). Flow is known where there is texture,
-    the smaller eigenvalue of the gradients' products; without any it is what coarser levels say, and 0 on an empty
-    picture. Another brightness or contrast is no motion: each window of ``second`` may have its own. Doubt is the mean
-    square of what noise adds to the flow, taking for noise what the flow does not explain.
+    Gives (flow [B, 2, H, W] as x and y in pixels, texture [B, H, W]). Flow is known where there is texture, the smaller
+    eigenvalue of the gradients' products; without any it is what coarser levels say, and 0 on an empty picture. Another
+    brightness or contrast is no motion: each window of ``second`` may have its own.
     """
     pyramid = [_smoothed(torch.cat([first, second])[:, None])]
     while min(pyramid[-1].shape[-2:]) >= 2 * _COARSEST:
         pyramid.append(_smoothed(pyramid[-1])[..., ::2, ::2])
-    flow, texture, doubt = first.new_zeros(len(first), 2, *pyramid[-1].shape[-2:]), first, first
+    flow, texture = first.new_zeros(len(first), 2, *pyramid[-1].shape[-2:]), first
     for level in reversed(pyramid):
         start, end = level.chunk(2)
         x, y = _pixels(start)
         flow = 2 * _sampled(flow, x / 2, y / 2)
-        flow, texture, doubt = _refined(start, end, flow)
-    return flow, texture, doubt
+        flow, texture = _refined(start, end, flow)
+    return flow, texture
 
 
-def _refined(first: Tensor, second: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One level: ``flow`` [B, 2, H, W] brought closer, with its texture and doubt [B, H, W]."""
+def _refined(first: Tensor, second: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """One level: ``flow`` [B, 2, H, W] brought closer, and the texture [B, H, W]."""
     gradient = _gradient(first)
     x, y = _pixels(first)
     height, width = first.shape[-2:]
-    before, texture, doubt = flow, first[:, 0], first[:, 0]
+    before, texture = flow, first[:, 0]
     for _ in range(_ITERATIONS):
         to_x, to_y = x + flow[:, 0], y + flow[:, 1]
         inside = ((to_x >= 0) & (to_x <= width - 1) & (to_y >= 0) & (to_y <= height - 1))[:, None]
         # Each pixel of a window has a flow of its own already: what is solved for is the window's whole flow.
         told = (gradient * flow).sum(1, keepdim=True) - (_sampled(second, to_x, to_y) - first)
-        xx, xy, x_told, yy, y_told, square = _unlit(first, gradient, told, inside)
+        xx, xy, x_told, yy, y_told = _unlit(first, gradient, told, inside)
         texture = (xx + yy) / 2 - (((xx - yy) / 2) ** 2 + xy**2).sqrt()
         xx, yy = xx + _NOISE, yy + _NOISE
         x_told, y_told = x_told + _NOISE * flow[:, 0], y_told + _NOISE * flow[:, 1]
-        area, start = xx * yy - xy**2, flow
-        flow = torch.stack([yy * x_told - xy * y_told, xx * y_told - xy * x_told], 1) / area[:, None]
-        explained = flow[:, 0] * x_told + flow[:, 1] * y_told - _NOISE * (flow * (2 * start - flow)).sum(1)
-        doubt = (square - explained).clamp(min=0) * (xx + yy) / area / _INDEPENDENT
+        solved = torch.stack([yy * x_told - xy * y_told, xx * y_told - xy * x_told], 1)
+        flow = solved / (xx * yy - xy**2)[:, None]
         flow = before + (flow - before).clamp(-_WINDOW / 2, _WINDOW / 2)
-    return flow, texture.clamp(min=0), doubt
+    return flow, texture.clamp(min=0)
 
 
 def _unlit(picture: Tensor, gradient: Tensor, told: Tensor, inside: Tensor) -> tuple[Tensor, ...]:
-    """The windows' products xx, xy, x told, yy, y told and told told, each [B, H, W], of the gradient and ``told``.
+    """The windows' products xx, xy, x told, yy and y told, each [B, H, W], of the gradient and ``told``.
 
     What another brightness or contrast of the window explains, as in a fade, is taken out of both before: their
     regression on 1 and on ``picture``.
@@ -79,13 +75,13 @@ def _unlit(picture: Tensor, gradient: Tensor, told: Tensor, inside: Tensor) -> t
     for _ in range(2):
         among = products[:, :1, 1:]
         products = products[:, 1:, 1:] - among.transpose(1, 2) * among / (products[:, :1, :1] + _FAINT)
-    return tuple(products[:, row, column] for row, column in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
+    return products[:, 0, 0], products[:, 0, 1], products[:, 0, 2], products[:, 1, 1], products[:, 1, 2]
 
 
 def speeds(clips: Tensor) -> Tensor:
     """[B, T - 1]: how fast what has texture moves from each frame to the next, in pixels.
 
-    What noise adds to it on average is taken off. A cut is no motion: it has the mean of the other steps.
+    A cut is no motion: it has the mean of the other steps.
     """
     height, width = clips.shape[-2:]
     grey = clips.float().mean(1)
@@ -107,12 +103,12 @@ def _step(first: Tensor, second: Tensor, size: Tensor) -> tuple[Tensor, Tensor, 
 
     ``size`` [2, 1, 1]: of a pixel.
     """
-    flow, texture, doubt = optical_flow(first, second)
-    square = (flow * size).square().sum(1) - doubt * size.square().mean()
-    speed = (square.clamp(min=0).sqrt() * texture).sum((1, 2)) / texture.sum((1, 2)).clamp(min=1e-12)
+    flow, texture = optical_flow(first, second)
+    speed = ((flow * size).norm(dim=1) * texture).sum((1, 2)) / texture.sum((1, 2)).clamp(min=1e-12)
     x, y = _pixels(first[:, None])
     moved = _sampled(second[:, None], x + flow[:, 0], y + flow[:, 1])[:, 0]
-    return speed, *((each - first).abs().mean((1, 2)) for each in (second, moved))
+    change, unexplained = ((each - first).abs().mean((1, 2)) for each in (second, moved))
+    return speed, change, unexplained
 
 
 def differences(clips: Tensor) -> Tensor:

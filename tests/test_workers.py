@@ -11,7 +11,8 @@ INSIDE, OLDER = (
     f"tests/host/test_nodes.py::test_node[{host}-test_bake.py::test_name]" for host in ("0.33.0", "0.3.64")
 )
 SERVED = "tests/host/test_server.py::test_help[0.33.0]"
-LONG, SHORT = "tests/training/test_long.py::test_run", "tests/dcm_core/test_short.py::test_sum[0.33.0-a]"
+LONG, SHORT = "tests/training/run/test_long.py::test_run", "tests/dcm_core/test_short.py::test_sum[0.33.0-a]"
+USUAL = "tests/training/test_usual.py::test_one[0.33.0]"
 
 
 @pytest.mark.parametrize(
@@ -38,12 +39,12 @@ def test_one_worker_has_a_whole_file():
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (SimpleNamespace(workerinput={}), [INSIDE, OLDER, SERVED, LONG, SHORT]),
-        (SimpleNamespace(), [SHORT, LONG, SERVED, INSIDE, OLDER]),
+        (SimpleNamespace(workerinput={}), [INSIDE, OLDER, LONG, SERVED, USUAL, SHORT]),
+        (SimpleNamespace(), [SHORT, USUAL, LONG, SERVED, INSIDE, OLDER]),
     ],
     ids=["several", "alone"],
 )
 def test_what_takes_long_begins_first_and_a_process_alone_waits_for_the_hosts_last(config, expected):
-    items = [SimpleNamespace(nodeid=nodeid) for nodeid in (SHORT, INSIDE, OLDER, LONG, SERVED)]
+    items = [SimpleNamespace(nodeid=nodeid) for nodeid in (SHORT, INSIDE, OLDER, USUAL, LONG, SERVED)]
     pytest_collection_modifyitems(config, items)
     assert [item.nodeid for item in items] == expected

@@ -94,11 +94,16 @@ def matrix(title: str, axis: str, labels: Sequence[str], rows: Sequence[Sequence
             x = left + size * column
             sheet.box((x, y, x + size - 1, y + size - 1), _shade(value))
             if size >= 24:
-                sheet.text(x + size / 2, y + size / 2, f"{value:.2f}".replace("0.", "."), INK)
+                sheet.text(x + size / 2, y + size / 2, _short(value), INK)
     for column in range(0, places, math.ceil(places / 12)):
         sheet.text(left + size * (column + 0.5), _HEIGHT - _BOTTOM + 14, labels[column], FAINT)
     sheet.text(_WIDTH / 2, _HEIGHT - 20, axis, FAINT)
     return sheet.picture()
+
+
+def _short(value: float) -> str:
+    """Such as .05 and -.58; what rounds to nothing has no sign."""
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)
 
 
 def _shade(value: float) -> Colour:

@@ -45,9 +45,14 @@ def export_dtype(config: Config) -> torch.dtype:
     return getattr(torch, config.export_dtype)
 
 
-def export_backbone(path: Path, config: Config, state: State) -> None:
-    """A whole backbone, for ComfyUI's ``diffusion_models``; ``state`` under ComfyUI's names."""
+def export_backbone(path: Path, config: Config, state: State, trained_steps: int | None = None) -> None:
+    """A whole backbone, for ComfyUI's ``diffusion_models``; ``state`` under ComfyUI's names.
+
+    ``trained_steps`` as for ``export_semantic``.
+    """
     metadata = {"dcm.family": config.backbone.family, "dcm.trained_with": trained_with(config)}
+    if trained_steps is not None:
+        metadata["dcm.trained_steps"] = str(trained_steps)
     save_backbone(path, state, export_dtype(config), metadata)
 
 

@@ -143,9 +143,8 @@ def _compare_fingerprints(
     if not metadata.base_fingerprint:
         report.warnings.append("the file does not say which backbone it was made for (no dcm.base_fingerprint)")
         return
-    here = fingerprint(metadata.family, shapes, norms)
-    if semantic is not None and semantic.fingerprint:
-        here = semantic.fingerprint
+    made = semantic.fingerprint if semantic else ""
+    here = made or fingerprint(metadata.family, shapes, norms)
     wanted = metadata.base_fingerprint.split(":")
     found = here.split(":")
     if wanted[:2] != found[:2]:

@@ -34,8 +34,8 @@ def plain_linear(module: Any) -> OpenForward | None:
 
 
 @dataclass(frozen=True)
-class Ways:
-    """How a host runs its layers, where an expert can make use of it.
+class HostLayers:
+    """How a host runs its layers, where an expert can make use of it: by default as PyTorch does.
 
     ``opened``: the forward of a layer's class, open where it multiplies; None where it does not multiply by a plain
     weight, or not in a known way. ``unfused``: a forward for a module that holds layers, which calls theirs where the
@@ -67,17 +67,17 @@ class Sidecar(Changes):
     ``strength`` scales the whole expert and may be changed between calls; 0 leaves the model alone.
     """
 
-    def __init__(self, expert: Expert, strength: float = 1.0, ways: Ways | None = None):
+    def __init__(self, expert: Expert, strength: float = 1.0, host: HostLayers | None = None):
         super().__init__((TERMS[type(layer)](name, layer) for name, layer in expert.layers.items()), expert.parameters)
-        self.strength, self.ways = strength, ways or Ways()
+        self.strength, self.host = strength, host or HostLayers()
 
     def active(self, diffusion_model: nn.Module) -> AbstractContextManager[Watch]:
         """Let the expert act inside the block, as ``acting`` says."""
-        return acting(diffusion_model, [(self, self.strength)], self.ways)
+        return acting(diffusion_model, [(self, self.strength)], self.host)
 
 
 @contextmanager
-def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]], ways: Ways) -> Iterator[Watch]:
+def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]], host: HostLayers) -> Iterator[Watch]:
     """Let changes, each with its strength, act on ``diffusion_model`` (ComfyUI module names, compiled or not) inside
     the block; at strength 0 they leave it alone.
 
@@ -106,9 +106,9 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
             module.__dict__["forward"] = forward
 
         for name, module in layers.items():
-            override(module, watch.noting(module, _changed(terms[name], module, ways)))
+            override(module, watch.noting(module, _changed(terms[name], module, host)))
         for holder in watch.holders:
-            own = holder.__dict__.get("forward") or ways.unfused(holder) or MethodType(type(holder).forward, holder)
+            own = holder.__dict__.get("forward") or host.unfused(holder) or MethodType(type(holder).forward, holder)
             override(holder, watch.noting(holder, own))
         for owner, name, term, strength in parameters:
             base = owner._parameters[name]
@@ -117,7 +117,7 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
         yield watch
 
 
-def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, ways: Ways) -> Forward:
+def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, host: HostLayers) -> Forward:
     """The layer's forward with these terms, each at its strength; what another extension has set there is always
     called."""
 
@@ -133,7 +133,7 @@ def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, ways: Ways
     first, strength = terms[0]
     if isinstance(first, ReplacementTerm) and strength == 1 and len(terms) == 1:
         return lambda x, *args, **kwargs: first.replaced(x)
-    own, opened = MethodType(type(module).forward, module), ways.opened(module)
+    own, opened = MethodType(type(module).forward, module), host.opened(module)
 
     def forward(x: Tensor, *args, **kwargs) -> Tensor:
         if opened is not None and merging_is_cheaper(terms, x.numel() // x.shape[-1]):

@@ -227,7 +227,7 @@ class ExpertSchedule:
         return line
 
     def describe_switch(self, trained_steps: int | None = None) -> str:
-        """Which expert acts where, and in a run of so many steps, or else of a usual one, in one line."""
+        """Which expert acts where, in one line: by the switch, and in a run of so many steps or of the usual number."""
         steps = trained_steps or next(iter(self.lists), USUAL_STEPS)  # as it was published, where it was
         switch = f"SemE above {self.spell(self.switch_sigma)}, DetE from there down"
         return f"{switch}; {steps_text(steps)}: {self.describe(self.sigmas(steps))}"

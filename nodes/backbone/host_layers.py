@@ -25,7 +25,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
-from ...dcm_core.expert.sidecar import Changes, OpenForward, Ways
+from ...dcm_core.expert.sidecar import Changes, HostLayers, OpenForward
 from .host import dtype_of_computation, network_of
 
 _LINEAR = comfy.ops.disable_weight_init.Linear
@@ -59,7 +59,7 @@ def unfused(holder: nn.Module) -> Callable[..., Tensor] | None:
     return MethodType(nn.Sequential.forward, holder) if _FUSED and type(holder) is _FUSED else None
 
 
-WAYS = Ways(opened, unfused)
+HOST_LAYERS = HostLayers(opened, unfused)
 
 
 def beside_network(changes: Changes, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:

@@ -22,7 +22,7 @@ from ..backbone.host import (
     remove_weight_patches,
     set_maker,
 )
-from ..backbone.host_layers import WAYS, beside_network
+from ..backbone.host_layers import HOST_LAYERS, beside_network
 from ..backbone.model import as_released, family_of, trained_sigmas_of_semantic
 from .merge import merge_expert
 from .switch import CachePerExpert, ExpertSwitch
@@ -171,7 +171,7 @@ def side_model(
 
     They are in the ``dtype`` that the network computes in: copies made for each use would be nobody's to count.
     """
-    sidecar = Sidecar(expert, strength, WAYS)
+    sidecar = Sidecar(expert, strength, HOST_LAYERS)
     sidecar.terms.to(dtype)
     side = beside_network(sidecar, load_device, offload_device)
     set_maker(side, side_model, expert, strength, dtype, load_device, offload_device)

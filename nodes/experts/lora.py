@@ -33,7 +33,7 @@ from ..backbone.host import (
     running_as,
     set_maker,
 )
-from ..backbone.host_layers import WAYS, beside_network
+from ..backbone.host_layers import HOST_LAYERS, beside_network
 from ..backbone.host_lora import is_additive, kind_of, numbers_of_patches, target_of
 from ..backbone.model import family_of, shapes_of
 from .apply import applied_to
@@ -183,7 +183,7 @@ class LoraSwitch:
         running = running_as(model)
         expert = caller(running, t, options, self.schedule)
         changes = [(lora.beside, lora.strengths[expert]) for lora in loras_on(running) if lora.beside]
-        with acting(model.diffusion_model, changes, WAYS) as watch:
+        with acting(model.diffusion_model, changes, HOST_LAYERS) as watch:
             denoised = executor(*arguments, **kwargs)
         refuse_bypassed(watch.bypassed(), "A LoRA", "Give both of its strengths the same value")
         return denoised

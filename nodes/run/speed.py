@@ -140,11 +140,11 @@ def _of_side(model: ModelPatcher, expert: ExpertKind, found: list[LoadedLora]) -
     own = [LoadedLora(lora.file, lora.strengths[expert]) for lora in loras_on(model) if lora.strengths[expert]]
     files = _strengths([*reversed(own), *found])
     loras, doubts = _recognised(model, files)
+    if doubts and not loras:
+        return Speed(doubts=tuple(doubts))
     if not loras:
-        names = shortened([file.name for file in files], 2) or (
-            "what is patched onto this MODEL" if patched_weights(model) else ""
-        )
-        return Speed(doubts=tuple(doubts), unknown="" if doubts else names)
+        other = "what is patched onto this MODEL" if patched_weights(model) else ""
+        return Speed(unknown=shortened([file.name for file in files], 2) if files else other)
     family = family_of(model)
     fitting = [lora for lora in loras if lora.passport.family in ("", family.name)]
     mistakes = tuple(_foreign(lora, family) for lora in loras if lora not in fitting)

@@ -38,20 +38,26 @@ def note_stock_runs(model: ModelPatcher) -> None:
 def note_run(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     """An OUTER_SAMPLE wrapper around a whole run down ``sigmas`` [N + 1]."""
     guider = executor.class_obj
-    applied = applied_to(guider.model_patcher)
-    if applied and not isinstance(guider, ExpertGuider):  # DCM's own have said it already
-        if not applied.only:  # of two MODELs with an expert each in two samplers, neither has a share to speak of
-            note_steps(guider, sigmas)
-        note_shared_network(guider)
-        note_embedded_guidance(guider, applied.metadata.embedded_guidance)
-    if not applied and not isinstance(guider, ExpertGuider):
-        for warning in patched_since(guider.model_patcher):
-            log.warning("DCM: %s", warning)
+    if not isinstance(guider, ExpertGuider):  # DCM's own have said it already
+        note_what_acts(guider, sigmas)
     _under_way.append(keys_of(guider.model_patcher))
     try:
         return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     finally:
         _under_way.pop()
+
+
+def note_what_acts(guider, sigmas) -> None:
+    """Says what experts and LoRAs do in a run down ``sigmas`` [N + 1], and warns of what is not going to act."""
+    applied = applied_to(guider.model_patcher)
+    if applied is None:
+        for warning in patched_since(guider.model_patcher):
+            log.warning("DCM: %s", warning)
+        return
+    if not applied.only:  # of two MODELs with an expert each in two samplers, neither has a share to speak of
+        note_steps(guider, sigmas)
+    note_shared_network(guider)
+    note_embedded_guidance(guider, applied.metadata.embedded_guidance)
 
 
 def note_steps(guider, sigmas) -> None:

@@ -23,7 +23,9 @@ def advanced(each: io.Input) -> io.Input:
 
 def set_by_hand(node: type[io.ComfyNode], given: Mapping[str, object]) -> str:
     """What a node's line says of its folded inputs: the ``given`` values that are not the defaults, else nothing."""
-    folded = [each for each in node.define_schema().inputs if "advanced" in each.extra_dict]
+    # As the host asked for it: made once more, a loader's would list its folder again.
+    schema = node.SCHEMA or node.define_schema()
+    folded = [each for each in schema.inputs if "advanced" in each.extra_dict]
     changed = [f"{each.id} {_text(given[each.id])}" for each in folded if given[each.id] != each.default]
     return f"; set: {', '.join(changed)}" if changed else ""
 

@@ -48,8 +48,14 @@ async function vote(job, context) {
   seen.readyEarly = await page.isVisible("#download.ready");
   await page.reload();
   seen.kept = await label(page);
+  const other = await context.newPage();
+  await other.goto(pathToFileURL(job.file).href);
+  await page.bringToFront();
   await page.click('[data-vote="right"]');
   seen.all = await label(page);
+  await other.waitForTimeout(300);
+  seen.otherTab = await label(other);
+  await other.close();
   await page.setViewportSize(PHONE);
   seen.tops = await page.evaluate(() => [...document.querySelectorAll("[data-vote]")].map((button) => button.offsetTop));
   seen.beside = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);

@@ -18,7 +18,7 @@ def row(name, seed):
     clips = torch.rand(len(CAPTIONS), 3, 1, 12, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     clips = [torch.cat([clip.roll(frame, -1) for frame in range(16)], 1) for clip in clips]
     numbers = {name: [0.5 + seed] * len(clips) for name in ("motion", "pixel distance", "temporal error", "diversity")}
-    return Row(name, {"calls": "8"}, {"motion": Estimate(1, 1, 1)}, clips, numbers, 8)
+    return Row(name, {"calls": "8"}, {"motion": Estimate(1, 1, 1)}, clips, numbers, [8.0] * len(clips))
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,7 @@ def test_numbers_stand_under_each_of_a_pair_that_is_voted_on(seen):
 def test_names_are_hidden_until_the_votes_are_downloaded_and_votes_are_kept(seen):
     assert not [name for name in NAMES if name in seen["blind"]]
     assert seen["kept"].startswith("2 of 3 voted.") and seen["all"].startswith("3 of 3 voted.")
+    assert seen["otherTab"] == seen["all"], "a second tab knows of a vote in the first, and overwrites none"
     assert seen["held"] == seen["kept"] and not seen["readyEarly"], "a key that is held votes once"
     assert all(name in seen["revealed"] for name in NAMES) and seen["final"]
     assert seen["later"].startswith(f"{NAMES[0]}: better in "), "and final after the page was opened again"

@@ -29,7 +29,7 @@ def shape(speed, texture="dotted", seed=1):
 
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_a_known_shift_is_found_to_a_part_of_a_pixel(shift):
-    flow, texture, _ = optical_flow(waves(), waves(*shift))
+    flow, texture = optical_flow(waves(), waves(*shift))
     flow, texture = flow[0, :, 20:-20, 20:-20], texture[0, 20:-20, 20:-20]
     error = (flow - torch.tensor(shift)[:, None, None]).norm(dim=0)
     assert (error * texture).sum() / texture.sum() < 0.05
@@ -45,7 +45,7 @@ def test_opencv_finds_the_same(shift):
     arrived, found, _ = cv2.calcOpticalFlowPyrLK(start.numpy(), end.numpy(), points, None, winSize=(7, 7), maxLevel=3)
     assert found.all()
     theirs = torch.from_numpy(arrived - points)[:, 0]
-    flow, texture, _ = optical_flow(*(each[None].float() / 127.5 - 1 for each in (start, end)))
+    flow, texture = optical_flow(*(each[None].float() / 127.5 - 1 for each in (start, end)))
     certain = texture[0, y, x] > texture[0].median()  # where there is little texture, neither knows
     difference = (flow[0, :, y, x].T - theirs).norm(dim=1)[certain]
     assert difference.median() < 0.06 and difference.mean() < 0.12
@@ -73,15 +73,6 @@ def test_a_still_picture_has_no_motion_also_with_a_little_noise():
     assert speeds(still + noise).mean() < STILL
     assert speeds(torch.zeros(2, 3, 4, 24, 24)).max() == 0
     assert speeds(still[:, :, :1]).shape == differences(still[:, :, :1]).shape == (1, 0)
-
-
-@pytest.mark.parametrize("strength", [4, 8])
-def test_noise_takes_and_gives_hardly_any_motion(strength):
-    """As few steps leave it: a still picture stays far below one that moves, which keeps its speed."""
-    noise = torch.randn(shape("fast").shape, generator=torch.Generator().manual_seed(0)) * 2 * strength / 255
-    still = shape("fast")[:, :, :1].expand_as(noise)
-    assert speeds(still + noise).mean() < STILL * strength / 4
-    assert speeds(shape("fast") + noise).mean() == pytest.approx(PIXELS_PER_FRAME["fast"], rel=0.1)
 
 
 def test_a_cut_is_no_motion():

@@ -51,9 +51,9 @@ def group_of(nodeid: str) -> str:
 
 
 def place_of(nodeid: str) -> int:
-    """Last the many short files of tests/dcm_core."""
+    """First what starts processes of its own, last the many short files of tests/dcm_core."""
     if runs_in_host(nodeid):
         return 0
-    if uses_server(nodeid):
+    if uses_server(nodeid) or nodeid.startswith("tests/training/run/"):
         return 1
     return 3 if nodeid.startswith("tests/dcm_core/") else 2

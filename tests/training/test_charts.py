@@ -46,6 +46,11 @@ def test_a_matrix_tells_signs_apart_and_draws_equal_values():
     assert blue[300, 300] and orange[300, 560], "the first row is the lowest"
 
 
+def test_what_rounds_to_nothing_is_written_without_a_sign():
+    plain, signed = (matrix("", "", ["a"], [[value]]) for value in (0.0, -0.004))
+    assert np.abs(np.asarray(plain, dtype=int) - np.asarray(signed, dtype=int)).max() < 5, "but for the shade"
+
+
 def test_all_equal_and_zero_values_can_be_drawn():
     assert curves("", "", ["a", "b"], [Curve("flat", [0.0, 0.0])], log=True).size == (860, 480)
     assert bars("", "", [("a", 0.0)]).size == matrix("", "", ["a"], [[0.0]]).size == (860, 480)

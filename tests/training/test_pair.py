@@ -21,6 +21,7 @@ from training import analyze, distill, paths, registry
 from training.backbones.base import Backbone
 from training.config import Config, ConfigError, build, to_yaml
 from training.data.paths import PathCache
+from training.estimate.paths import plan
 from training.evaluation.recipe import training_data
 from training.registry import check
 from training.trainer import build_trainer
@@ -152,6 +153,9 @@ def test_paths_go_through_both_models_of_which_one_is_there_at_a_time(config, mo
     torch.testing.assert_close(low.states([0, 1], [-1])[:, 0], expected)
     assert torch.equal(low.states([0, 1], [0]), high.states([0, 1], [-1])), "the one goes on where the other stops"
     assert low.plan.levels[0] == pytest.approx(method.schedule.kappa_sigma)
+    for stage, cache in (("semantic", high), ("detail", low)):  # as a dry run says before
+        said = plan(made.of_stage(stage), method.options, TINY.shape)
+        assert said is not None and (said.nodes, said.levels) == (cache.plan.nodes, cache.plan.levels)
 
 
 def test_both_stages_train_on_the_ends_of_the_paths(config, tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from dcm_core.expert.file import load_expert
 from training.config import ConfigError
@@ -236,6 +237,10 @@ def test_the_files_say_for_how_many_steps(made):
     run.run()
     metadata = load_expert(run.folder / "trajectory.safetensors").metadata
     assert (metadata.expert, metadata.trained_steps) == ("detail", 4)
+    run = made("single", iterations=1)
+    run.run()
+    with safe_open(run.folder / "trajectory.safetensors", "pt") as file:
+        assert file.metadata()["dcm.trained_steps"] == "4"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ class PathsConfig(Section):
         "means that of `validation.steps`.",
     )
 
+    @property
+    def whole(self) -> int:
+        """``count`` in whole batches."""
+        return -(-self.count // self.batch_size) * self.batch_size
+
 
 class WatchConfig(Section):
     """The jump error: how far the student's jumps lead away from held-out paths of the teacher, by noise level.

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from dcm_core.schedule.experts import ExpertSchedule
 from dcm_core.schedule.grid import NoiseGrid
+
+from ..config import Part
 
 
 def solver_levels(grid: NoiseGrid, runs: Iterable[Sequence[float]]) -> list[float]:
@@ -32,6 +35,14 @@ def levels(
         for start, stop in zip(places, places[1:], strict=False):
             kept |= {nodes[start + round((stop - start) * part / 3)] for part in range(4)}
     return nodes, sorted(kept, reverse=True)
+
+
+def share(schedule: ExpertSchedule, part: Part | None, sigmas: Tensor) -> Tensor:
+    """Of the levels of a whole run those at which one model of a pair acts, and where its part ends; all without."""
+    if part is None:
+        return sigmas
+    steps, _ = schedule.split(sigmas)
+    return sigmas[: steps + 1] if part == "high_noise" else sigmas[steps:]
 
 
 def float32(level: float) -> float:

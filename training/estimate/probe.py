@@ -6,16 +6,13 @@ alike.
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -66,7 +63,7 @@ def cost(depth: Depth, few: Depth, count: Callable[[Depth], Cost]) -> Cost:
 def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Cost:
     """Of ``call``, which asks the network, and of the way back if it is trained. Its gradients are forgotten then.
 
-    To be used within ``without_data``.
+    To be used within a FakeTensorMode, where tensors have shapes and dtypes and no data.
     """
     kept = 0
     with Counter() as counter:
@@ -78,17 +75,6 @@ def counted(network: nn.Module, call: Callable[[], Tensor], trained: bool) -> Co
     gradients = sum(p.grad.untyped_storage().nbytes() for p in network.parameters() if p.grad is not None)
     network.zero_grad(set_to_none=True)
     return Cost(max(0, counter.peak - gradients), kept, counter.flop)
-
-
-@contextmanager
-def without_data(mode: FakeTensorMode) -> Iterator[None]:
-    """Inside this context tensors have shapes and dtypes and no data; networks come in by ``to_empty``.
-
-    ``mode``: the same wherever the same tensors are.
-    """
-    with mode, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of a norm that is in float32
-        yield
 
 
 class Counter(TorchDispatchMode):
@@ -103,11 +89,15 @@ class Counter(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # what autograd asks more often than anything else: no tensor is made
+            return func(*args)
         output = func(*args, **(kwargs or {}))
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(output):
-            if storage._cdata not in given:  # a view, as of a weight, is not made
-                self._count(storage)
+        made = [storage for storage in _storages(output) if storage._cdata not in self._known]
+        if made:
+            given = {storage._cdata for storage in _storages((args, kwargs))}
+            for storage in made:
+                if storage._cdata not in given:  # a view, as of a weight, is not made
+                    self._count(storage)
         if operations := _OPERATIONS.get(func._overloadpacket):
             self.flop += operations(*args, **(kwargs or {}), out_val=output)
         return output

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 from ..config import PART_NAMES, Config
 from ..data.buckets import Size
 from ..errors import ConfigError
+from .paths import plan
 from .stage import Need
 
 GIB = 2**30
@@ -32,7 +34,8 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
             f"  memory of one GPU, GiB: {_gib(need.memory)} = {memory}",
             f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed); "
             f"{stage.iterations} iterations: {_span(seconds * stage.iterations)}",
-            f"  disk: {config.checkpoints_kept} checkpoints of {checkpoint:.2g} GiB",
+            f"  disk: {config.checkpoints_kept} checkpoints of {checkpoint:.2g} GiB{_of_cache(config, need)}",
+            *_paths(config, options, need, rate),
             *([] if card is None else _fits(config, options, need, card)),
         ]
     )
@@ -57,6 +60,25 @@ def clip_size(text: str) -> Size:
 
 def _of_pair(config: Config) -> str:
     return f" over the {PART_NAMES[config.part]} of a pair" if config.part else ""
+
+
+def _of_cache(config: Config, need: Need) -> str:
+    """As the preparation counts them before it begins: in 32 bits."""
+    data = config.stage_data()
+    if "cache" not in data.options or data.source is not None:
+        return ""
+    return f"; latents of {4 * prod(need.clip.latents) / 2**20:.2g} MiB a clip in the cache"
+
+
+def _paths(config: Config, options: Any, need: Need, rate: float) -> Iterator[str]:
+    made = plan(config, options, need.clip.latents)
+    if made is None:
+        return
+    flop = made.count * made.calls * need.call
+    yield (
+        f"  the teacher's paths, made before by training/paths.py: {made.count} of {made.calls} calls, "
+        f"{flop / 1e15:.3g} PFLOP, {_span(flop / 1e12 / rate)}; {made.batches * made.batch_bytes / GIB:.3g} GiB of disk"
+    )
 
 
 def _fits(config: Config, options: Any, need: Need, card: float) -> Iterator[str]:

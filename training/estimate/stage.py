@@ -25,7 +25,7 @@ from ..networks.narrow import BYTES, narrowed
 from ..networks.network import Network
 from ..networks.precision import lowered
 from ..networks.roles import Player, Roles, cast_roles
-from .probe import Cost, Depth, cost, counted, fewest, without_data
+from .probe import Cost, Depth, cost, counted, fewest
 
 BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call the numbers of their blocks
 _TAPS = "taps"  # layers of features that are looked at
@@ -46,7 +46,8 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True)
 class Need:
-    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips.
+    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips, ``call`` of the teacher's
+    call for one.
 
     ``copies``: what the optimizer's step makes when the ``activations`` are gone.
     """
@@ -61,6 +62,7 @@ class Need:
     activations: int
     copies: int
     flop: float
+    call: float
 
     @property
     def memory(self) -> int:
@@ -151,6 +153,7 @@ def need(
         activations=int(memory),
         copies=_COPIES * trained if optimizer.name == "adamw" and optimizer.fused is False else 0,
         flop=flop * rows / at_once,
+        call=plain.flop / at_once,
     )
 
 
@@ -161,6 +164,7 @@ class _Probe:
         self.config, self.options, self.make, self.clip, self.rows = config, options, make, clip, rows
         self.dtype = getattr(torch, config.compute.dtype)
         self.cast: dict[tuple, tuple[Backbone, Roles]] = {}
+        self.discriminators: dict[int, tuple[Discriminator, int]] = {}
         self.no_data = FakeTensorMode(allow_non_fake_inputs=True)
 
     def student(self, few: Depth) -> Cost:
@@ -196,7 +200,7 @@ class _Probe:
         (_, roles), taps = next(iter(self.cast.values())), few[_TAPS]
         network = roles.teacher.network
         discriminator, channels = self.discriminator(taps)
-        with without_data(self.no_data):
+        with self.no_data:
             grid = network.grid(torch.empty(self.rows, *self.clip.latents))
             tokens = [torch.empty(self.rows, self.clip.tokens, channels, dtype=self.dtype)] * taps
 
@@ -210,7 +214,7 @@ class _Probe:
         if taps:
             discriminator, _ = self.discriminator(taps)
             stride = len(network.tapped) if taps == 1 else (len(network.tapped) - 1) // (taps - 1)
-        with without_data(self.no_data):
+        with self.no_data:
             x = torch.empty(self.rows, *latents, requires_grad=bool(taps))
             timestep, conditions = torch.empty(self.rows), empty_conditions(backbone, network, self.rows, latents)
             if not taps:
@@ -225,12 +229,14 @@ class _Probe:
 
     def discriminator(self, taps: int) -> tuple[Discriminator, int]:
         """With so many heads, and how many channels a token has."""
-        backbone, roles = next(iter(self.cast.values()))
-        channels, _ = backbone.feature_shape(roles.teacher.network, 1)
-        with torch.device("meta"):
-            made = Discriminator(channels, taps, self.options.discriminator.width, self.config.compute.recomputing)
-        with without_data(self.no_data):
-            return made.to_empty(device="cpu"), channels
+        if taps not in self.discriminators:
+            backbone, roles = next(iter(self.cast.values()))
+            channels, _ = backbone.feature_shape(roles.teacher.network, 1)
+            with torch.device("meta"):
+                made = Discriminator(channels, taps, self.options.discriminator.width, self.config.compute.recomputing)
+            with self.no_data:
+                self.discriminators[taps] = made._apply(_in_memory), channels
+        return self.discriminators[taps]
 
     def _cast(self, few: Depth) -> tuple[Backbone, Roles]:
         key = tuple(few.items())
@@ -241,12 +247,17 @@ class _Probe:
             compute = self.config.compute
             if compute.base:  # of 4 bits or 8, each layer is widened alike
                 compute = compute.model_copy(update={"base": "fp8"})
-            with without_data(self.no_data):
+            with self.no_data:
                 for network in roles.networks:
-                    network.to_empty(device="cpu")
+                    network._apply(_in_memory)
                     prepare(network, compute, None, torch.device("cpu"))
             self.cast[key] = backbone, roles
         return self.cast[key]
+
+
+def _in_memory(tensor: Tensor) -> Tensor:
+    """A tensor like one on the meta device: seven times as fast as ``empty_like``, which ``to_empty`` takes."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def _networks(config: Config, options: Any, backbone: Backbone) -> Roles:

@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from dcm_core.motion import differences, speeds, temporal_error
+from dcm_core.motion import STILL, differences, speeds, temporal_error
 
 from .clips import high_frequency
 from .features import FEATURES, frechet, pooled
@@ -56,7 +56,7 @@ class Measured:
         same, wanted = clips[:, :, :frames], reference[:, :, :frames]
         numbers = {
             "pixel distance": (same - wanted).flatten(1).square().mean(1).sqrt() / 2,
-            "speed": speeds(clips).mean(1),
+            "speed": _moving(speeds(clips).mean(1)),
             "change": differences(clips).mean(1),
             "temporal error": temporal_error(same, wanted),
             "high frequency": high_frequency(clips),
@@ -75,16 +75,18 @@ def summary(row: Measured, reference: Measured, real: Tensor, groups: Sequence[s
     """The numbers of a row, over its first ``count`` clips; the others are there for diversity alone.
 
     ``real``: features of the clips that Frechet's distance is to. ``groups``: the prompt of each clip; diversity is
-    measured where one has several.
+    measured where one has several. What needs a reference that moves is measured on such clips, and left out where
+    there is none.
     """
     own, wanted = ({name: each[:count] for name, each in of.numbers.items()} for of in (row, reference))
-    found = {
-        "pixel distance": mean(own["pixel distance"]),
-        "motion": ratio(own["speed"], wanted["speed"]),
-        "frame difference": ratio(own["change"], wanted["change"]),
-        "temporal error": mean(own["temporal error"]),
-        "high frequencies": ratio(own["high frequency"], wanted["high frequency"]),
-    }
+    found = {"pixel distance": mean(own["pixel distance"])}
+    moves = wanted["speed"] > 0
+    if moves.any():
+        found["motion"] = ratio(own["speed"], wanted["speed"])
+    found["frame difference"] = ratio(own["change"], wanted["change"])
+    if moves.any():
+        found["temporal error"] = mean(own["temporal error"][moves])
+    found["high frequencies"] = ratio(own["high frequency"], wanted["high frequency"])
     if len(set(groups)) < len(groups):
         found["diversity"] = ratio(*(_diversity(each.pictures, groups) for each in (row, reference)))
     if min(count, len(real)) > 1:
@@ -93,14 +95,24 @@ def summary(row: Measured, reference: Measured, real: Tensor, groups: Sequence[s
 
 
 def per_clip(row: Measured, reference: Measured) -> dict[str, list[float]]:
-    """The numbers of each clip that are shown beside it."""
+    """The numbers of each clip that are shown beside it; not a number where its reference has nothing to compare."""
     own, wanted = row.numbers, reference.numbers
+    moves = wanted["speed"] > 0
     return {
         "pixel distance": own["pixel distance"].tolist(),
-        "motion": (own["speed"] / wanted["speed"].clamp(min=1e-6)).tolist(),
-        "temporal error": own["temporal error"].tolist(),
-        "high frequencies": (own["high frequency"] / wanted["high frequency"].clamp(min=1e-12)).tolist(),
+        "motion": _share(own["speed"], wanted["speed"]),
+        "temporal error": torch.where(moves, own["temporal error"], torch.nan).tolist(),
+        "high frequencies": _share(own["high frequency"], wanted["high frequency"]),
     }
+
+
+def _share(own: Tensor, wanted: Tensor) -> list[float]:
+    return torch.where(wanted > 0, own / wanted, torch.nan).tolist()
+
+
+def _moving(speed: Tensor) -> Tensor:
+    """A speed too small to be told from noise is none, so that nothing is a share of it."""
+    return torch.where(speed < STILL, 0.0, speed)
 
 
 def _diversity(pictures: Tensor, groups: Sequence[str]) -> list[float]:

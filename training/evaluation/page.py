@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import random
 import tempfile
 from collections.abc import Sequence
@@ -43,13 +44,16 @@ def page_data(report: Report, names: Sequence[str] | None = None) -> dict[str, A
     order = random.Random(digest([row.name for row in pair] + list(report.captions)))
     lefts = [order.randrange(2) for _ in report.captions]
     questions = [
-        {"caption": caption, "sides": [_side(pair[which], number, report) for which in (left, 1 - left)]}
+        {
+            "caption": caption,
+            "fps": pair[0].frames_per_second[number],
+            "sides": [_side(pair[which], number, report) for which in (left, 1 - left)],
+        }
         for number, (caption, left) in enumerate(zip(report.captions, lefts, strict=True))
     ]
     key = json.dumps({"names": [row.name for row in pair], "lefts": lefts})
     return {
         "id": digest([key, *(side["video"] for question in questions for side in question["sides"])]),
-        "fps": pair[0].frames_per_second,
         "meanings": {name: report.measures[name].meaning for name in pair[0].beside},
         "questions": questions,
         "key": base64.b64encode(key.encode()).decode(),
@@ -70,8 +74,9 @@ def _pair(rows: Sequence[Row], names: Sequence[str] | None) -> tuple[Row, Row]:
 
 
 def _side(row: Row, number: int, report: Report) -> dict[str, Any]:
-    numbers = {name: f"{values[number]:.{report.measures[name].digits}f}" for name, values in row.beside.items()}
-    return {"video": _embedded(row.clips[number], row.frames_per_second), "numbers": numbers}
+    found = {name: (values[number], report.measures[name].digits) for name, values in row.beside.items()}
+    numbers = {name: f"{value:.{digits}f}" if math.isfinite(value) else "–" for name, (value, digits) in found.items()}
+    return {"video": _embedded(row.clips[number], row.frames_per_second[number]), "numbers": numbers}
 
 
 def _embedded(clip: Tensor, frames_per_second: float) -> str:

@@ -64,9 +64,8 @@ def training_plan(method: Distillation, config: Config, begun: PathCache | None 
             method.data.conditions([prompt])
     except ValueError as error:
         raise ConfigError(f"paths.prompts: {error}") from None
-    count = -(-wanted.count // wanted.batch_size) * wanted.batch_size
     nodes, kept = levels(method.schedule, [method.sigmas(steps).tolist() for steps in config.runs()])
-    batch, begins = wanted.batch_size, _name(begun)
+    count, batch, begins = wanted.whole, wanted.batch_size, _name(begun)
     return Plan(recipe(method, prompts), nodes, kept, config.seed, "path", count, batch, prompts, begins)
 
 

@@ -33,8 +33,8 @@ _SHOWN_FRAMES = 4
 class Row:
     """One way of making videos. ``facts``: what is known of it before; ``numbers``: what was measured.
 
-    ``clips``: [3, T, H, W] in -1..1, those to be looked at, and ``beside`` the numbers of each. ``seconds``: that a
-    clip took.
+    ``clips``: [3, T, H, W] in -1..1, those to be looked at; ``beside`` and ``frames_per_second`` the numbers of each.
+    ``seconds``: that a clip took.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Row:
     numbers: Mapping[str, Estimate]
     clips: Sequence[Tensor]
     beside: Mapping[str, Sequence[float]]
-    frames_per_second: float
+    frames_per_second: Sequence[float]
     seconds: float | None = None
 
 

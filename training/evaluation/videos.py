@@ -37,11 +37,11 @@ def compare_folders(folders: Sequence[Path], reference: Path, shown: int) -> tup
     rows: list[Row] = []
     first: Measured | None = None
     for folder, paths in matched.items():
-        measured, clips, rate = _measured(paths, matched[reference], shown)
+        measured, clips, rates = _measured(paths, matched[reference], shown)
         first = measured if first is None else first
         numbers = summary(measured, first, first.features, groups, len(names))
         beside = {name: values[:shown] for name, values in per_clip(measured, first).items()}
-        rows.append(Row(folder.name, {"videos": str(len(names))}, numbers, clips, beside, rate))
+        rows.append(Row(folder.name, {"videos": str(len(names))}, numbers, clips, beside, rates))
     return rows, names[:shown]
 
 
@@ -57,9 +57,9 @@ def read_clip(path: Path) -> tuple[Tensor, float]:
     return torch.from_numpy(pixels).permute(3, 0, 1, 2).float() / 127.5 - 1, 1 / max(source.gap, 1e-3)
 
 
-def _measured(paths: Sequence[Path], wanted: Sequence[Path], shown: int) -> tuple[Measured, list[Tensor], float]:
+def _measured(paths: Sequence[Path], wanted: Sequence[Path], shown: int) -> tuple[Measured, list[Tensor], list[float]]:
     """The measures of all files, the clips of the first ones, and their frames a second."""
-    parts, clips, rate = [], [], 8.0
+    parts, clips, rates = [], [], []
     for number, (path, beside) in enumerate(zip(paths, wanted, strict=True)):
         clip, rate = read_clip(path)
         other, usual = (clip, rate) if path == beside else read_clip(beside)
@@ -79,7 +79,8 @@ def _measured(paths: Sequence[Path], wanted: Sequence[Path], shown: int) -> tupl
         parts.append(Measured.of(clip[None], other[None]))
         if number < shown:
             clips.append(clip)
-    return Measured.joined(parts), clips, rate
+            rates.append(rate)
+    return Measured.joined(parts), clips, rates
 
 
 def _matched(folder: Path, wanted: dict[str, Path]) -> list[Path]:

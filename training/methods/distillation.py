@@ -18,6 +18,7 @@ from dcm_core.sampling import VelocityModel
 from .. import hub
 from ..config import Config, Count, MethodOptions, Positive, Weight
 from ..data.batch import Conditions
+from ..data.levels import share
 from ..errors import ConfigError, MissingWeights
 from ..networks.narrow import check_base
 from ..networks.network import Network, Role
@@ -181,10 +182,7 @@ class Distillation(Method):
 
     def share(self, sigmas: Tensor) -> Tensor:
         """Of the levels of a whole run those at which this stage's backbone acts, and where its part ends."""
-        if self.config.part is None:
-            return sigmas
-        steps, _ = self.schedule.split(sigmas)
-        return sigmas[: steps + 1] if self.config.part == "high_noise" else sigmas[steps:]
+        return share(self.schedule, self.config.part, sigmas)
 
     def to_look_at(self, x: Tensor, conditions: Conditions) -> Tensor:
         """The latents where the levels of this stage end, without noise.

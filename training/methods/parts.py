@@ -107,7 +107,7 @@ class WholePart(Part):
     def export(self, method: Distillation, path: Path) -> None:
         state, layers = method.backbone.comfy_state(method.student.network), method.changes()
         if method.world.first:
-            export_backbone(path, method.as_trained, with_layers(state, layers))
+            export_backbone(path, method.as_trained, with_layers(state, layers), method.trained_steps)
 
 
 @dataclass(frozen=True)

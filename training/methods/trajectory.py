@@ -6,9 +6,10 @@ the student learns the velocity ``v`` of the one jump to where the path is at th
     jump(x, v, s, e) = path(e),    loss = mean((student(x, s) - v)^2)
 
 in float32; for v-prediction a jump is a rotation. What is learned is for these N steps alone. Relatives: PeRFlow (arXiv
-2405.07510) cuts the levels the same way and teaches the same jump, from noised clips; InstaFlow (2309.06380) has one
-segment; progressive distillation (2202.00512) joins two steps at a time, and TRACT (2303.04248) more of them; CTM
-(2310.02279) learns jumps between any two levels; PDD (2607.26004) gives each segment a head of its own.
+2405.07510) cuts the levels the same way and teaches the same jump, from noised clips; FlowSteer (2511.18834) begins it
+on paths too, solved while it trains, with an adversary all along them; InstaFlow (2309.06380) has one segment;
+progressive distillation (2202.00512) joins two steps at a time, and TRACT (2303.04248) more of them; CTM (2310.02279)
+learns jumps between any two levels; PDD (2607.26004) gives each segment a head of its own.
 
 States can also be the student's own (``own``): what it really meets in a run, after its errors of the steps before. Or
 they lie as far off the path in any direction (``perturbed``): with the student's own state ``y`` and noise ``n``,

@@ -18,7 +18,7 @@ from ..config import ComputeConfig
 from .attention import attention
 from .narrow import narrow, narrowed
 from .network import Network
-from .precision import keep_time
+from .precision import keep_time, widen_norms
 
 Forward = Callable[..., Any]
 _ATTENTION = [
@@ -47,6 +47,8 @@ def prepare(network: Network, compute: ComputeConfig, backend: str | None, devic
     network.compute_dtype = getattr(torch, compute.dtype)
     if compute.dtype != "float32":
         keep_time(network)
+        if device.type == "cpu":
+            widen_norms(network)
     if compute.recomputing:
         network.head = _checkpointed(network.head, network, selective=False)  # each layer of features goes through it
     for block in network.blocks:

@@ -24,6 +24,14 @@ def keep_time(network: nn.Module) -> None:
         layer.forward = _in_float32(layer.forward)
 
 
+def widen_norms(network: nn.Module) -> None:
+    """Let RMS norms see their input in float32, as their weights are and as autocast does it on a GPU alone: on a CPU
+    PyTorch would cast it as well, to the same numbers, and warn that it does."""
+    norms: list[Any] = [layer for layer in network.modules() if isinstance(layer, nn.RMSNorm)]
+    for norm in norms:
+        norm.forward = _widened(norm.forward)
+
+
 def _layers(network: nn.Module, of_time: bool) -> Iterator[tuple[str, Any]]:
     for name, layer in network.named_modules():
         if isinstance(layer, _LAYERS) and (_TIME in name) == of_time:
@@ -36,3 +44,7 @@ def _in_float32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
             return forward(x.float())
 
     return call
+
+
+def _widened(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: forward(x.float()).to(x.dtype)

@@ -91,7 +91,8 @@ def compare(entrants: Sequence[Entrant], trial: Trial, shown: int, folder: Path 
         facts = {"calls": str(entrant.calls), "cfg": f"{entrant.guidance:g}"}
         beside = {"distance": distance.tolist(), **per_clip(measured, wanted)}
         beside = {name: values[:shown] for name, values in beside.items()}
-        rows.append(Row(entrant.name, facts, numbers, list(clips[:shown]), beside, FRAMES_PER_SECOND, seconds))
+        rate = [FRAMES_PER_SECOND] * shown
+        rows.append(Row(entrant.name, facts, numbers, list(clips[:shown]), beside, rate, seconds))
     return rows
 
 

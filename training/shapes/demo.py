@@ -32,7 +32,7 @@ def main() -> None:
     report.save(options.output)
     for number, caption in enumerate(trial.captions):
         video = options.output / f"{_file_name(number, caption)}.mp4"
-        save_mp4(video, _beside(rows, number), rows[0].frames_per_second)
+        save_mp4(video, _beside(rows, number), rows[0].frames_per_second[number])
     print(f"\n{report.markdown()}\n")
     print(f"Videos (first row left, last row right) and contact_sheet.png are in {options.output}.")
 

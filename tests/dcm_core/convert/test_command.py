@@ -296,9 +296,10 @@ def test_a_stopped_conversion_leaves_the_former_file_and_nothing_else(tmp_path, 
             writer.put(name, tensor_bytes(torch.ones(info.shape)))
     (tmp_path / "b.safetensors").write_bytes(b"former")
     code = """
-import sys, time
+import signal, sys, time
 from dcm_core.files import stream
 from dcm_core.convert.command import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a run in the background has been told to ignore
 put = stream.TensorWriter.put
 def slow(*arguments):
     put(*arguments)

@@ -11,7 +11,7 @@ from torch import nn
 from dcm_core.errors import ExpertFileError
 from dcm_core.expert.layers import Difference, Expert, FusedLowRank, LowRank, Replacement
 from dcm_core.expert.merge import merged
-from dcm_core.expert.sidecar import Sidecar, Ways, acting
+from dcm_core.expert.sidecar import HostLayers, Sidecar, acting
 from dcm_core.expert.terms import LayerTerm
 
 DIM = 16
@@ -259,7 +259,7 @@ def test_several_changes_of_a_layer_act_together_each_at_its_strength(net, input
     for within in (False, True):
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(LayerTerm, "merging_is_cheaper", lambda term, rows, within=within: within)
-            with acting(net, changes, Ways()) as watch:
+            with acting(net, changes, HostLayers()) as watch:
                 inside = net(*inputs)
         assert watch.bypassed() == []
         assert_untouched(net, before)

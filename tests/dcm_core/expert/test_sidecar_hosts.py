@@ -13,10 +13,10 @@ from torch import nn
 
 from dcm_core.expert.layers import Difference, Expert, LowRank
 from dcm_core.expert.merge import merged
-from dcm_core.expert.sidecar import Sidecar, Ways
+from dcm_core.expert.sidecar import HostLayers, Sidecar
 
 DIM = 16
-WAYS, WAYS_TOLD = [Ways(), Ways(opened=lambda module: None)], ["within the weight", "beside it"]
+HOST_LAYERS, TOLD = [HostLayers(), HostLayers(opened=lambda module: None)], ["within the weight", "beside it"]
 
 
 class CastLinear(nn.Linear):
@@ -114,10 +114,10 @@ def test_the_base_weight_is_never_touched(net, x):
 
 @pytest.mark.parametrize("activation", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("ways", WAYS, ids=WAYS_TOLD)
-def test_it_computes_in_the_dtype_of_the_activation(net, x, activation, stored, ways):
+@pytest.mark.parametrize("host_layers", HOST_LAYERS, ids=TOLD)
+def test_it_computes_in_the_dtype_of_the_activation(net, x, activation, stored, host_layers):
     net, x = net.to(activation), x.to(activation)
-    with Sidecar(detail_expert(stored), ways=ways).active(net):
+    with Sidecar(detail_expert(stored), host=host_layers).active(net):
         inside = net(x)
         assert net.modulation.dtype == net.q(x).dtype == activation
     assert inside.dtype == activation

@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from dcm_core.expert.layers import Expert, LowRank
-from dcm_core.expert.sidecar import Sidecar, Ways
+from dcm_core.expert.sidecar import HostLayers, Sidecar
 from dcm_core.expert.watch import Modules
 
 DIM = 8
@@ -121,12 +121,12 @@ def test_nothing_is_left_on_the_modules_that_hold_layers(net):
 
 def test_a_host_may_call_a_layers_forward_where_its_own_holder_would_not(net):
     net.blocks[0].bypassed = True
-    ways = Ways(unfused=lambda holder: lambda x: x if holder is net.blocks[0] else None)
-    with Sidecar(expert("blocks.0.ffn.2"), ways=ways).active(net) as watch:
+    host = HostLayers(unfused=lambda holder: lambda x: x if holder is net.blocks[0] else None)
+    with Sidecar(expert("blocks.0.ffn.2"), host=host).active(net) as watch:
         assert torch.isfinite(net(X)).all()
     assert watch.bypassed() == ["blocks.0.ffn.2"], "the other forward is watched as well"
-    unfused = Ways(unfused=lambda holder: lambda x: holder.ffn(holder.attention.qkv(x)))
-    with Sidecar(expert("blocks.0.ffn.2"), ways=unfused).active(net) as watch:
+    unfused = HostLayers(unfused=lambda holder: lambda x: holder.ffn(holder.attention.qkv(x)))
+    with Sidecar(expert("blocks.0.ffn.2"), host=unfused).active(net) as watch:
         net(X)
     assert watch.bypassed() == []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfy_extras.nodes_easycache import EasyCacheNode
 from dcm_pack.dcm_core.expert.layers import LowRank
-from dcm_pack.dcm_core.expert.sidecar import Ways
+from dcm_pack.dcm_core.expert.sidecar import HostLayers
 from dcm_pack.nodes.backbone import host_layers
 from dcm_pack.nodes.backbone.host import host_version
 from dcm_pack.nodes.experts import apply
@@ -47,7 +47,7 @@ def test_a_feed_forward_layer_in_int8_acts():
 def test_a_layer_that_does_not_act_ends_the_run_with_its_name(monkeypatch):
     this = with_feed_forward(world("wan"))
     model, _ = in_int8(this)
-    monkeypatch.setattr(apply, "WAYS", Ways())
+    monkeypatch.setattr(apply, "HOST_LAYERS", HostLayers())
     with pytest.raises(ValueError, match=rf"did not act on {FEED_FORWARD}: ComfyUI {host_version()} .*DCM Bake"):
         this.sampled(this.applied(model, semantic_strength=0.0))
 

@@ -65,6 +65,8 @@ def test_a_loader_names_its_precision(tmp_path, monkeypatch, caplog, this):
     path = tmp_path / "wan.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in this.network.state_dict().items()}, path)
     monkeypatch.setattr(node, "backbone_path", lambda name: str(path))
+    node.DCMLoadBackbone.GET_SCHEMA()  # as the host does before it runs a node
+    monkeypatch.setattr(node, "backbone_names", None)  # the folder is not listed again
     caplog.set_level("INFO", logger="DCM")
     node.DCMLoadBackbone.execute("wan.safetensors", "fp8_e4m3fn")
     assert caplog.messages[-1].endswith("; set: weight_dtype fp8_e4m3fn")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from harness.clips import write_video
 from dcm_core.shapes.render import render_clips
 from training import evaluate
 from training.errors import ConfigError
+from training.evaluation.measures import MEASURES
+from training.evaluation.page import page_data
+from training.evaluation.report import Report
 from training.evaluation.videos import compare_folders, read_clip
 from training.pictures import to_pixels
 from training.shapes.compare import choose_prompts
@@ -42,6 +46,23 @@ def test_a_slowed_folder_has_half_the_motion_and_the_same_one_all(folders):
     assert slow.numbers["motion"].value == pytest.approx(0.5, abs=0.1)
     assert slow.numbers["temporal error"].low > 0.3
     assert same.numbers["diversity"].value == 1, "the number at the end of a name tells clips of one prompt"
+
+
+def test_a_reference_that_stands_still_is_no_measure_of_motion(folders, tmp_path):
+    shutil.copytree(folders / "teacher", tmp_path / "wanted")
+    for name in NAMES:
+        still = read_clip(folders / "teacher" / f"{name}.mp4")[0][:, :1].expand(-1, 16, -1, -1)
+        write_video(tmp_path / "wanted" / f"{name}.mp4", to_pixels(still))
+        some = [each.numbers for each in compare_folders([folders / "slow"], tmp_path / "wanted", shown=4)[0]]
+        told = [{"motion", "temporal error"} <= each.keys() for each in some]
+        assert told == [name != NAMES[-1]] * 2, "as long as one of the clips moves"
+        assert not told[1] or some[1]["temporal error"].value < 2
+    _, slow = compare_folders([folders / "slow"], tmp_path / "wanted", shown=4)[0]
+    assert all(value != value for name in ("motion", "temporal error") for value in slow.beside[name])
+    pair = [replace(slow, name=name, frames_per_second=[8.0, 16.0, 8.0, 8.0]) for name in ("one", "two")]
+    questions = page_data(Report(pair, MEASURES, [], NAMES, {}))["questions"]
+    assert [each["fps"] for each in questions] == [8, 16, 8, 8], "each clip has its own"
+    assert questions[0]["sides"][0]["numbers"]["motion"] == "–"
 
 
 def test_the_command_writes_a_report_with_a_page(folders, tmp_path, capsys, monkeypatch):

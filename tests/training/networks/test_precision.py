@@ -1,9 +1,13 @@
 """16 bits where they do no harm: the noise level, norms and whatever is trained stay in 32."""
 
+import warnings
+
 import pytest
 import torch
+from torch import nn
 
 from dcm_core.expert.file import load_expert
+from training.networks.precision import widen_norms
 
 BF16 = {"compute": {"dtype": "bfloat16"}}
 
@@ -40,6 +44,28 @@ def test_a_timestep_is_not_rounded_to_16_bits(trainer):
     assert one.dtype == first.dtype == torch.float32
     assert not torch.equal(first, second) and not torch.equal(one, other)
     torch.testing.assert_close(one, exact(first))
+
+
+@pytest.fixture
+def every_warning():
+    torch.set_warn_always(True)  # some are given once in a process
+    yield
+    torch.set_warn_always(False)
+
+
+def test_norms_of_a_call_in_16_bits_give_what_pytorch_gives_and_it_does_not_warn(trainer, every_warning):
+    """Its own way to the same bits is a cast, of which it warns."""
+    network = nn.Sequential(nn.RMSNorm(24))
+    network[0].weight.data.uniform_()
+    x = torch.randn(3, 24).bfloat16()
+    with pytest.warns(UserWarning, match="Mismatch dtype"):
+        expected = network(x)
+    method = trainer("semantic", **BF16).method
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        widen_norms(network)
+        assert torch.equal(network(x), expected)
+        method.step(0)
 
 
 def test_the_file_of_a_run_in_16_bits_holds_what_was_learned_and_no_rounding_of_the_backbone(trainer, tmp_path):

@@ -42,9 +42,9 @@ def write(
     for name, title in _FIGURES:
         drawn = [Curve(_when(each), getattr(each, name)) for each in found]
         save_png(folder / f"{name}.png", curves(title, axis, labels, drawn, marks, log=not name.startswith("jump")))
-    last = found[-1]
-    title = f"Cosine between gradients of different clips, {_when(last)}"
-    save_png(folder / "cosine.png", matrix(title, axis, labels, last.cosine))
+    for each in found:
+        title = f"Cosine between gradients of different clips, {_when(each)}"
+        save_png(folder / f"cosine_{each.iteration}.png", matrix(title, axis, labels, each.cosine))
     _write_json(
         folder / RAW,
         {

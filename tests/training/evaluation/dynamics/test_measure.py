@@ -96,8 +96,8 @@ def test_the_command_writes_figures_and_numbers(tiny, trained, tmp_path, capsys)
     analyze.main([*arguments, "--experts", str(teacher), str(teacher)])
     folder = tmp_path / "dynamics"
     assert {each.name for each in folder.iterdir()} == {
-        "loss.png", "gradient.png", "jump_error.png", "jump_error_to_end.png", "cosine.png", "dynamics.json",
-        "layers.png", "layers.json",
+        "loss.png", "gradient.png", "jump_error.png", "jump_error_to_end.png", "cosine_0.png", "cosine_1.png",
+        "dynamics.json", "layers.png", "layers.json",
     }  # fmt: skip
     raw = json.loads((folder / "dynamics.json").read_text())
     assert raw["grid_index"] == INDEX and [each["iteration"] for each in raw["measured"]] == [0, 1]
