@@ -40,9 +40,10 @@ def orientation(frame: Any) -> Orientation:
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:
     """(a, b, c, d): a point (x, y) is shown at (ax + cy, bx + dy); ISO/IEC 14496-12, 8.3.2."""
+    # frame.side_data would keep the frame alive until the garbage is collected
+    container: Any = SideDataContainer
     try:
-        # not frame.side_data, which keeps the frame alive until the garbage is collected
-        told = SideDataContainer(frame).get("DISPLAYMATRIX")
+        told = container(frame).get("DISPLAYMATRIX")
     except ValueError:  # among its side data is a kind that PyAV does not know, which hides the others
         angle = math.radians(frame.rotation)
         a, b = round(1000 * math.cos(angle)), -round(1000 * math.sin(angle))
