@@ -107,7 +107,8 @@ def _step(first: Tensor, second: Tensor, size: Tensor) -> tuple[Tensor, Tensor, 
     speed = ((flow * size).norm(dim=1) * texture).sum((1, 2)) / texture.sum((1, 2)).clamp(min=1e-12)
     x, y = _pixels(first[:, None])
     moved = _sampled(second[:, None], x + flow[:, 0], y + flow[:, 1])[:, 0]
-    return speed, *((each - first).abs().mean((1, 2)) for each in (second, moved))
+    change, unexplained = ((each - first).abs().mean((1, 2)) for each in (second, moved))
+    return speed, change, unexplained
 
 
 def differences(clips: Tensor) -> Tensor:
