@@ -75,8 +75,9 @@ def _paths(config: Config, options: Any, need: Need, rate: float) -> Iterator[st
     if made is None:
         return
     flop = made.count * made.calls * need.call
+    shared = "" if config.pair else "one set for all stages, "
     yield (
-        f"  the teacher's paths, made before by training/paths.py: {made.count} of {made.calls} calls, "
+        f"  the teacher's paths, {shared}made before by training/paths.py: {made.count} of {made.calls} calls, "
         f"{flop / 1e15:.3g} PFLOP, {_span(flop / 1e12 / rate)}; {made.batches * made.batch_bytes / GIB:.3g} GiB of disk"
     )
 
