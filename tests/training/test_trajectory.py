@@ -237,6 +237,9 @@ def test_the_files_say_for_how_many_steps(made):
     run.run()
     metadata = load_expert(run.folder / "trajectory.safetensors").metadata
     assert (metadata.expert, metadata.trained_steps) == ("detail", 4)
+
+
+def test_a_whole_network_says_for_how_many_steps(made):
     run = made("single", iterations=1)
     run.run()
     with safe_open(run.folder / "trajectory.safetensors", "pt") as file:
