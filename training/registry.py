@@ -18,7 +18,7 @@ from .data.base import Data
 from .data.buckets import Size
 from .data.teacher_paths import TeacherPaths
 from .errors import ConfigError, MissingCache, unknown
-from .estimate.report import told
+from .estimate.report import Estimate, told
 from .estimate.stage import need
 from .evaluation.recipe import check_paths, training_data
 from .methods.base import Method, Setup
@@ -87,8 +87,8 @@ def _check_latents(method: Method) -> None:
         )
 
 
-def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> str:
-    """What the selected stage needs, in words: counted, without a weight or a clip. Raises ConfigError."""
+def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> Estimate:
+    """What the selected stage needs: counted, without a weight or a clip. Raises ConfigError."""
     method, options = _method(config), _options(config)
     try:
         latents = build_data(config).latent_shape
