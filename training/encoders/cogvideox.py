@@ -25,7 +25,7 @@ class CogVideoXEncoder(PipelineEncoder):
         models={"vae": "AutoencoderKLCogVideoX", "text_encoder": "t5"},
         tokenizers=("tokenizer",),
         described={"transformer": "CogVideoXTransformer3DModel"},
-        example="THUDM/CogVideoX-5b",
+        example="zai-org/CogVideoX-5b",
     )
     tokens = 226
     precision = "as stored"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..evaluation.report import Report, Row, record
 from ..pictures import save_mp4, to_pixels
@@ -22,6 +23,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=46, help="of the prompts and the noise")
     options = parser.parse_args()
 
+    torch.set_num_threads(1)  # more cost such small networks more than they bring
     # What an expert does alone is for the table that is measured; the sheet would be too wide for it.
     entrants = [each for each in read_entrants() if not each.recipe["alone"]]
     print(f"Sampling {options.prompts} prompts in {len(entrants)} ways from the same noise.")
@@ -34,6 +36,7 @@ def main() -> None:
         video = options.output / f"{_file_name(number, caption)}.mp4"
         save_mp4(video, _beside(rows, number), rows[0].frames_per_second[number])
     print(f"\n{report.markdown()}\n")
+    print("So few prompts cannot tell rows apart that lie near each other; training/evaluate.py measures 288.")
     print(f"Videos (first row left, last row right) and contact_sheet.png are in {options.output}.")
 
 
