@@ -106,13 +106,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def estimate(config: Config, stages: list[str], size: str | None, card: str | None, rate: float) -> None:
-    """Say what each stage needs."""
-    from training.estimate.report import card_size, clip_size
+    """Say what each stage needs, and of a named card whether it is enough."""
+    from training.estimate.report import card_size, clip_size, conclusion
     from training.registry import estimated
 
     clips, memory = size and clip_size(size), card and card_size(card)
+    estimates = []
     for stage in stages:
-        say(estimated(config.of_stage(stage), clips or None, memory or None, rate))
+        estimates.append(estimated(config.of_stage(stage), clips or None, memory or None, rate))
+        say(estimates[-1].text)
+    if memory:
+        say(conclusion(estimates))
 
 
 def run(config: Config, trial: bool = False, restart: bool = False) -> None:

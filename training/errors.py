@@ -13,6 +13,10 @@ class MissingWeights(ConfigError):
     """Weights that are not there, perhaps because the stage that makes them has not run yet."""
 
 
+class MissingCache(ConfigError):
+    """A cache of videos that has not been prepared yet."""
+
+
 class Stopped(Exception):
     """A run was asked to stop, has saved and leaves; the message is for whoever asked."""
 

@@ -144,7 +144,7 @@ def _method(config: Config) -> Method:
     from training.registry import build_backbone, build_data, build_method
     from training.run.world import join
 
-    data = build_data(config.stage_data())
+    data = build_data(config)
     return build_method(Setup(config, build_backbone(config.backbone), data, join(config)))
 
 

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from .backbones.base import Backbone, check_first_frames
-from .config import BackboneConfig, Config, DataConfig, MethodOptions, build
+from .config import BackboneConfig, Config, MethodOptions, build
 from .data.base import Data
 from .data.buckets import Size
 from .data.teacher_paths import TeacherPaths
-from .errors import ConfigError, unknown
-from .estimate.report import told
+from .errors import ConfigError, MissingCache, unknown
+from .estimate.report import Estimate, told
 from .estimate.stage import need
 from .evaluation.recipe import check_paths, training_data
 from .methods.base import Method, Setup
 from .methods.distillation import Distillation
+from .preparation.command import command
 from .preparation.encoder import Encoder
 
 
@@ -31,14 +32,19 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     return _brought("backbones", "BACKBONE", "backbone.name", config.name)(config)
 
 
-def build_data(config: DataConfig) -> Data:
-    """The data set that a configuration names. Raises ConfigError."""
-    return _brought("data", "DATA", "data.name", config.name)(config)
+def build_data(config: Config) -> Data:
+    """The data set of the selected stage. Raises ConfigError, for a cache that is missing with what makes it."""
+    data = config.stage_data()
+    try:
+        return _brought("data", "DATA", "data.name", data.name)(data)
+    except MissingCache as error:
+        made_by = command(config, bool(build_backbone(config.backbone).told_of_image))
+        raise MissingCache(f"{error} Make one, with your own for words in capitals: {made_by}") from None
 
 
 def build_training_data(config: Config) -> Data:
     """What the selected stage is trained on: that data set's clips, or the teacher's paths. Raises ConfigError."""
-    return training_data(build_data(config.stage_data()), config)
+    return training_data(build_data(config), config)
 
 
 def build_encoder(name: str, weights: str | None, device: torch.device, image: bool = False) -> Encoder:
@@ -81,11 +87,11 @@ def _check_latents(method: Method) -> None:
         )
 
 
-def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> str:
-    """What the selected stage needs, in words: counted, without a weight or a clip. Raises ConfigError."""
+def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> Estimate:
+    """What the selected stage needs: counted, without a weight or a clip. Raises ConfigError."""
     method, options = _method(config), _options(config)
     try:
-        latents = build_data(config.stage_data()).latent_shape
+        latents = build_data(config).latent_shape
     except (ConfigError, OSError):  # it has not been prepared yet
         latents = None
     return told(config, options, need(config, method, options, build_backbone, size, latents), card, rate)

@@ -193,7 +193,8 @@ def _to_diffusers(options: argparse.Namespace) -> None:
 
 def _stamp(options: argparse.Namespace) -> None:
     passport = passport_from(options)
-    stamp(options.source, passport)
+    if stamp(options.source, passport):
+        _say("{}: its former stamp is replaced", options.source)
     _say("{}: noise levels for {} steps are written", options.source, ", ".join(map(str, passport.sigmas)))
 
 

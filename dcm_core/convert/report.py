@@ -193,7 +193,8 @@ def as_text(said: dict[str, Any]) -> str:
         rank += f", alpha {said['alpha']:g}" if said["alpha"] is not None else ""
         told = said["embedded_guidance"]
         guidance = f"guidance {said['guidance']:g}" + ("" if told is None else f", embedded guidance {told:g}")
-        lines.append(f"  {said['expert']} expert for {said['backbone']} ({said['family']}), {guidance}{rank}")
+        family = "" if said["family"] == said["backbone"] else f" ({said['family']})"
+        lines.append(f"  {said['expert']} expert for {said['backbone']}{family}, {guidance}{rank}")
         if steps := said["trained_steps"]:
             lines.append(f"  trained for the noise levels of {steps_text(steps)} and no others")
         lines += _schedule_text(said["schedule"])

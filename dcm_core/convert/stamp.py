@@ -17,8 +17,10 @@ from ..schedule.passport import KEYS, Passport, levels, write_passport
 from .progress import Progress
 
 
-def stamp(path: str | os.PathLike, passport: Passport) -> None:
+def stamp(path: str | os.PathLike, passport: Passport) -> bool:
     """Write the passport into the file, in place of any that it has; the file changes whole or stays as it was.
+
+    True where it replaced a former one.
 
     Raises ExpertFileError for a file that is no LoRA or damaged, and for an expert whose own schedule says otherwise;
     OSError with the remedy where it is read-only or the disk is full.
@@ -37,6 +39,7 @@ def stamp(path: str | os.PathLike, passport: Passport) -> None:
             if writer.metadata["dcm.digest"] != kept["dcm.digest"]:
                 raise ExpertFileError(f"{path} is damaged: its content is not what was written. Download it again.")
     progress.finish()
+    return kept.keys() != header.metadata.keys()
 
 
 def _refuse_unsuitable(path: Path, header: Header, passport: Passport) -> None:

@@ -127,7 +127,7 @@ DISTILL = {
     ),
     "no cache": (
         lambda place: place.config("teacher", data={**VIDEOS["data"], "options": {"cache": "gone"}}),
-        "There is no cache at .*gone; make one with training/prepare.py",
+        r"There is no cache at .*gone\. Make one, with your own for words in capitals: python training/prepare.py ",
     ),
     "a cache for another backbone": (of_cache, "its clips were prepared for fake, and backbone.name is shapes"),
     "a cache of other encoders": (

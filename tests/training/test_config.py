@@ -151,9 +151,13 @@ def failure(*arguments) -> str:
     return stopped.value.code
 
 
-def test_command_line_errors_are_one_line(file):
+def test_command_line_errors_are_one_line(file, monkeypatch):
     assert failure("--config", str(file), "sed=1") == "error: Unknown key 'sed'. Did you mean 'seed'?"
-    assert "There is no configuration file" in failure("--config", "nowhere.yaml")
+    assert failure("--config", "nowhere.yaml") == "error: There is no configuration file nowhere.yaml."
+    monkeypatch.chdir(ROOT)
+    question = f"Did you mean {Path('training', 'configs', 'wan2.1_1.3b.yaml')}?"
+    for name in ("wan2.1_1.3b", "wan2.1_1.3.yaml"):
+        assert failure("--config", name) == f"error: There is no configuration file {name}. {question}"
     assert f"{file.parent} is a folder; name the YAML file in it" in failure("--config", str(file.parent))
     (file.parent / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     assert "is not valid YAML" in failure("--config", str(file.parent / "bytes.yaml"))

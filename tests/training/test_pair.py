@@ -278,7 +278,7 @@ def test_a_missing_model_is_named_by_its_own_setting(config, models):
 
 
 def test_the_dry_run_tells_each_stage_over_its_own_model(config):
-    told = [registry.estimated(config(stage), None, None, 350.0) for stage in GUIDANCE]
+    told = [registry.estimated(config(stage), None, None, 350.0).text for stage in GUIDANCE]
     assert "stage semantic: semantic over the high-noise model of a pair, " in told[0]
     assert "stage detail: detail over the low-noise model of a pair, " in told[1]
 

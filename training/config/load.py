@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes a word that the loader would read as a number in quotes."""
 
 
+_TRAINING = Path(__file__).resolve().parents[1]
 _NUMBER = re.compile(r"[-+]?\d+\.?\d*[eE][-+]?\d+$")
 for _each in (_Loader, _Dumper):
     _each.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, [*"+-0123456789"])
@@ -46,7 +48,7 @@ def read_yaml(path: Path) -> dict:
     try:
         values = _read(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"There is no configuration file {path}.") from None
+        raise ConfigError(f"There is no configuration file {path}.{_shipped(path)}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
@@ -57,6 +59,16 @@ def read_yaml(path: Path) -> dict:
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML; loading it gives an equal Config."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
+
+
+def _shipped(path: Path) -> str:
+    """A question for the shipped file of the nearest name, or nothing."""
+    files = {file.stem: file for file in sorted(_TRAINING.glob("*/*.yaml"))}
+    matches = difflib.get_close_matches(path.name.removesuffix(".yaml"), list(files), 1)
+    if not matches:
+        return ""
+    near = files[matches[0]]
+    return f" Did you mean {near.relative_to(Path.cwd()) if near.is_relative_to(Path.cwd()) else near}?"
 
 
 def _read(text: str) -> object:

@@ -21,7 +21,7 @@ from dcm_core.errors import ExpertFileError
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import read_header
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingCache
 from .buckets import Size
 
 VERSION = "1"  # of the layout that this file describes
@@ -69,10 +69,10 @@ class CacheIndex:
 
 
 def read_index(folder: Path) -> CacheIndex:
-    """Raises ConfigError where there is none, or one of another version."""
+    """Raises MissingCache where there is none, and ConfigError for an unfinished one or one of another version."""
     path = folder / "index.json"
     if not folder.is_dir():
-        raise ConfigError(f"There is no cache at {folder.absolute()}; make one with training/prepare.py.")
+        raise MissingCache(f"There is no cache at {folder.absolute()}.")
     if not path.is_file():
         raise ConfigError(
             f"{folder} is no finished cache, since it has no index.json: run training/prepare.py again, it goes on "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -14,10 +15,20 @@ from .paths import plan
 from .stage import Need
 
 GIB = 2**30
+_USABLE = 0.92  # of a card's memory: some 8% are not for use
 RATE = 350.0  # TFLOP a second of one H200 in such networks; others have other ones
 
 
-def told(config: Config, options: Any, need: Need, card: float | None, rate: float) -> str:
+@dataclass(frozen=True)
+class Estimate:
+    """``text``: what a stage needs. ``changes``: what makes it smaller; nothing where it fits, or no card is named."""
+
+    stage: str
+    text: str
+    changes: tuple[str, ...]
+
+
+def told(config: Config, options: Any, need: Need, card: float | None, rate: float) -> Estimate:
     """What the selected stage needs. ``card``: its memory in bytes; ``rate``: its TFLOP a second, assumed."""
     stage, compute = config.selected(), config.compute
     seconds = need.flop / 1e12 / rate
@@ -26,19 +37,33 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
     memory = ", ".join(f"{name} {_gib(getattr(need, name))}" for name in parts if getattr(need, name))
     # The trained weights, their two moments and their averages, in float32; of a file, as it is exported.
     checkpoint = (4 * need.trained + need.optimizer + need.averages) / GIB
-    return "\n".join(
+    fits = card is None or need.memory <= _USABLE * card
+    changes = () if fits else (*_smaller(config, options, need),) or ("smaller or shorter clips, or several GPUs",)
+    text = "\n".join(
         [
             f"stage {config.stage}: {stage.method}{_of_pair(config)}, {need.trained / 1e6:.1f} M trained parameters; "
             f"{need.batch} clips an iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of "
             f"{need.clip.size} ({need.clip.tokens} tokens)",
             f"  memory of one GPU, GiB: {_gib(need.memory)} = {memory}",
-            f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed); "
-            f"{stage.iterations} iterations: {_span(seconds * stage.iterations)}",
+            f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed; "
+            f"--rate TFLOP for your card); {stage.iterations} iterations: {_span(seconds * stage.iterations)}",
             f"  disk: {config.checkpoints_kept} checkpoints of {checkpoint:.2g} GiB{_of_cache(config, need)}",
             *_paths(config, options, need, rate),
-            *([] if card is None else _fits(config, options, need, card)),
+            *([] if card is None else [_of_card(need, card, fits)]),
         ]
     )
+    return Estimate(config.stage, text, changes)
+
+
+def conclusion(stages: Sequence[Estimate]) -> str:
+    """Whether the stages fit the card, and what makes those smaller that do not: once for all of them."""
+    large = [each.stage for each in stages if each.changes]
+    if not large:
+        usual = {1: f"the {stages[0].stage} stage fits", 2: "both stages fit"}
+        return usual.get(len(stages), f"all {len(stages)} stages fit")
+    does, them = ("stage does", "it") if len(large) == 1 else ("stages do", "them")
+    changes = dict.fromkeys(change for each in stages for change in each.changes)
+    return "\n  ".join([f"the {' and '.join(large)} {does} not fit; what makes {them} smaller:", *changes])
 
 
 def card_size(text: str) -> float:
@@ -82,14 +107,11 @@ def _paths(config: Config, options: Any, need: Need, rate: float) -> Iterator[st
     )
 
 
-def _fits(config: Config, options: Any, need: Need, card: float) -> Iterator[str]:
-    name = f"a card of {card / GIB:g} GB"
-    if need.memory <= 0.92 * card:
-        yield f"  fits {name}, with {(card - need.memory) / GIB:.1f} to spare"
-        return
-    yield f"  does not fit {name}, of which some 8% are not for use. What makes it smaller:"
-    changes = list(_smaller(config, options, need))
-    yield from (f"    {change}" for change in changes or ["smaller or shorter clips, or several GPUs"])
+def _of_card(need: Need, card: float, fits: bool) -> str:
+    size = f"{card / GIB:g}"
+    if fits:
+        return f"  fits a card of {size} GB, with {(card - need.memory) / GIB:.1f} to spare"
+    return f"  does not fit: needs {_gib(need.memory)} GiB; {_gib(_USABLE * card)} of the card's {size} can be used"
 
 
 def _smaller(config: Config, options: Any, need: Need) -> Iterator[str]:

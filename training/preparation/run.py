@@ -101,8 +101,9 @@ class _Preparation:
         firsts = self._first_frames(pictures, clips)
         if not settings.dry_run:
             self._index(clips, firsts).save(settings.output)
-        captions = {*settings.prompts, *(each.entry.caption for each in (*clips, *(first.clip for first in firsts)))}
-        summary = Summary(files, clips, self.dropped, len(captions))
+        captions = {clip.entry.caption for clip in clips}
+        prompts = {*settings.prompts, *(first.clip.entry.caption for first in firsts)}
+        summary = Summary(files, clips, self.dropped, len(captions), len(prompts), settings.dry_run)
         summary.save(settings.output)
         self._finish(sheet, clips)
         return summary

@@ -18,12 +18,15 @@ _LISTED = 5  # of each reason, in the text; the JSON has all
 
 @dataclass(frozen=True)
 class Summary:
-    """``clips``: that are in the cache. ``files``: that were looked at. ``captions``: that were embedded."""
+    """``clips``: that are in the cache. ``files``: that were looked at. ``captions``, ``prompts``: that are
+    embedded. ``dry_run``: nothing was encoded."""
 
     files: int
     clips: Sequence[Clip]
     dropped: Sequence[Dropped]
     captions: int
+    prompts: int
+    dry_run: bool
 
     @property
     def hours(self) -> float:
@@ -38,8 +41,10 @@ class Summary:
         stills = sum(clip.source.still for clip in self.clips)
         moving = len(self.clips) - stills
         lines = [
-            f"{self.files} files: {moving} clips ({self.hours:.2f} hours) and {stills} images, {self.captions} captions"
+            f"{self.files} files: {moving} clips ({self.hours:.2f} hours) and {stills} images, "
+            f"{self.captions} captions and {self.prompts} prompts {'to embed' if self.dry_run else 'embedded'}"
         ]
+        lines += [f"  {'size':>16}  clips"] if self.clips else []
         lines += [f"  {size:>16}  {count}" for size, count in self.buckets().items()]
         lines.append(f"dropped: {len(self.dropped) or 'nothing'}")
         for reason in REASONS:
@@ -56,6 +61,7 @@ class Summary:
             "clips": len(self.clips),
             "hours": round(self.hours, 4),
             "captions": self.captions,
+            "prompts": self.prompts,
             "buckets": self.buckets(),
             "dropped": [asdict(each) for each in self.dropped],
         }

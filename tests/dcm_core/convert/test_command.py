@@ -63,6 +63,8 @@ def test_inspect_says_what_a_bundle_and_its_parts_are(files, capsys):
         assert "detail expert for Wan 2.1 T2V" in said[name] and "rank 4, alpha 8" in said[name]
         assert "kappa: grid index 34 of 50, sigma 0.975410" in said[name]
         assert "6 steps: SemE 3 steps 1.000 0.992 0.982 | DetE 3 steps 0.949 0.905 0.810" in said[name]
+    shapes = str(ROOT / "dcm_core" / "shapes" / "weights" / "detail.safetensors")
+    assert "  detail expert for shapes, guidance" in run(capsys, "inspect", shapes)[1]
     assert "released bundle" in said["bundle"] and "released DCM bundle" in said["bundle"]
     assert "semantic expert as a whole backbone" in said["semantic"] and "ComfyUI layout" in said["semantic"]
     assert "of the difference lost" in said["low_rank"]

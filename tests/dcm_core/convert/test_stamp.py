@@ -60,10 +60,11 @@ def test_stamp_inspect_and_load_go_round(file, capsys):
 
 
 def test_a_second_stamp_replaces_the_first(file, capsys):
-    run(capsys, "stamp", str(file), "--sigmas", *LEVELS, "--cfg", "1")
+    assert "former" not in run(capsys, "stamp", str(file), "--sigmas", *LEVELS, "--cfg", "1")[2]
     # With commas, with the final 0, and for two numbers of steps of which the first is the usual one.
     lists = ("--sigmas", "1, 0.75, 0.5, 0.25, 0", "--sigmas", "1,0.5")
-    assert run(capsys, "stamp", str(file), *lists)[0] == 0
+    status, _, err = run(capsys, "stamp", str(file), *lists)
+    assert status == 0 and f"{file}: its former stamp is replaced\n" in err
     passport = speed_lora_of(file).passport
     assert passport.sigmas == {2: (1.0, 0.5), 4: (1.0, 0.75, 0.5, 0.25)}
     assert passport.usual_steps == 4 and passport.cfg is None and passport.source == ""

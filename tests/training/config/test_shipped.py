@@ -1,18 +1,19 @@
 """The configurations that are shipped: each goes together with the methods, data sets and backbones that it names."""
 
 import math
+import shlex
 from pathlib import Path
 
 import pytest
 from harness.tiny_backbones import BACKBONES, Noise
 from safetensors.torch import save_file
 
-from training import trainer
+from training import prepare, trainer
 from training.config import Config, ConfigError, build, load_config
 from training.methods.base import Setup
 from training.methods.distillation import DistillationOptions, check_guidance
 from training.networks.weights import parameters_without_memory
-from training.registry import brought, build_backbone, check
+from training.registry import brought, build_backbone, build_data, check
 
 FOLDER = Path(__file__).resolve().parents[3] / "training" / "configs"
 CONFIGS = sorted(FOLDER.glob("[!a]*.yaml"))  # an ablation is none
@@ -91,5 +92,21 @@ def test_what_validation_shows_is_in_the_file_that_is_prepared(path):
 @named(PREPARED)
 def test_all_that_is_missing_is_the_prepared_cache(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="There is no cache at .*training/prepare.py"):
-        trainer.build_trainer(load_config(path, ["stage=semantic", "device=cpu"]))
+    config = load_config(path, ["stage=semantic", "device=cpu"])
+    with pytest.raises(ConfigError, match="There is no cache at ") as caught:
+        trainer.build_trainer(config)
+    python, script, *words = shlex.split(str(caught.value).partition("capitals: ")[2])
+    assert (python, script) == ("python", "training/prepare.py")
+    options = prepare._parser().parse_args(words)
+    wanted = config.data.options
+    assert (options.backbone, options.weights, str(options.output)) == (
+        config.backbone.name, wanted["encoders"], wanted["cache"],
+    )  # fmt: skip
+    assert options.prompts and (options.data is None) == (config.data.source == "teacher")
+
+
+def test_the_command_for_a_cache_of_first_frames_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = ["stage=semantic", "backbone.size=14b_i2v", "data.options.negative_prompt=true"]
+    with pytest.raises(ConfigError, match="--image-to-video .*--negative-prompt NEGATIVE_PROMPT"):
+        build_data(load_config(FOLDER / "wan2.1_14b_adapter.yaml", overrides))

@@ -165,7 +165,7 @@ def edited(cache: Path, **changes) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "options", "message"),
     [
-        (lambda cache: cache / "gone", {}, r"There is no cache at .*gone; make one with training/prepare\.py"),
+        (lambda cache: cache / "gone", {}, r"There is no cache at .*gone\."),
         (lambda cache: (cache / "index.json").unlink(), {}, "is no finished cache, since it has no index.json: run"),
         (
             lambda cache: (cache / "index.json").write_text('{"clips'),

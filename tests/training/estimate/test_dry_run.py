@@ -31,7 +31,7 @@ def test_what_is_trained_is_counted_as_the_trainer_counts_it(trainer, stage, opt
     run = trainer(stage, options)
     method = run.method
     count = sum(p.numel() for p in method.trainable.values())
-    assert f" {count / 1e6:.1f} M trained parameters" in estimated(run.config, None, None, 350.0)
+    assert f" {count / 1e6:.1f} M trained parameters" in estimated(run.config, None, None, 350.0).text
     found = need(run.config, type(method), method.options, build_backbone, None, method.data.latent_shape)
     held = sum(p.numel() * p.element_size() for network in method.networks for p in network.parameters())
     assert found.trained == count and found.weights == pytest.approx(held, rel=0.2)  # and a discriminator's
@@ -99,21 +99,21 @@ TOLD = [pytest.param(file, marks=[pytest.mark.slow] * (file.stem in TOLD_BESIDE)
 def test_every_configuration_is_told_without_weights_or_clips(file):
     config = load_config(file)
     for name in config.stages:
-        text = estimated(config.of_stage(name), None, None, 350.0)
+        text = estimated(config.of_stage(name), None, None, 350.0).text
         assert text.startswith(f"stage {name}: ") and "memory of one GPU, GiB" in text and "PFLOP" in text
 
 
 @pytest.mark.parametrize("size", ["14b_i2v", "a14b_i2v"])
 def test_image_to_video_is_told_with_what_networks_are_told_of_an_image(size):
     config = load_config(next(file for file in CONFIGS if file.stem == "wan2.1_14b_adapter"), [f"backbone.size={size}"])
-    assert "PFLOP" in estimated(config.of_stage("semantic"), clip_size("64x64x5"), None, 350.0)
+    assert "PFLOP" in estimated(config.of_stage("semantic"), clip_size("64x64x5"), None, 350.0).text
 
 
 def test_the_card_that_most_people_own_is_enough_for_its_configuration_as_the_page_says():
     config = load_config(next(file for file in CONFIGS if file.stem == "wan2.1_1.3b_adapter_24gb"))
     most = []
     for name in config.stages:
-        text = estimated(config.of_stage(name), None, card_size("22GB"), 350.0)
+        text = estimated(config.of_stage(name), None, card_size("22GB"), 350.0).text
         assert "fits a card of 22 GB" in text, text
         most.append(float(re.search(r"GiB: ([\d.]+)", text)[1]))
     page = (ROOT / "training" / "README.md").read_text("utf-8")
@@ -125,10 +125,18 @@ def test_what_makes_it_smaller_is_named(capsys):
     command = ["--config", str(config), "--dry-run", "--card", "0.2GB", "stage=semantic"]
     main(command)
     told = capsys.readouterr().out
-    assert "does not fit a card of 0.2 GB" in told and "stages.semantic.options.mode=adapter" in told
+    assert "GiB; 0.18 of the card's 0.2 can be used\nthe semantic stage does not fit; what makes it smaller:\n" in told
     assert "optimizer 0.0076" in told  # and not 0.0
+    assert "(assumed; --rate TFLOP for your card)" in told
     main([*command, "--size", "24x24x16"])
     assert "of 24x24x16 (144 tokens)" in capsys.readouterr().out
+    main(command[:-1])  # and of all stages once
+    hints = capsys.readouterr().out.partition("the teacher and semantic stages do not fit; what makes them smaller:\n")[
+        2
+    ]
+    assert hints.count("compute.checkpointing=full") == 1 and "stages.semantic.options.mode=adapter" in hints
+    main(["--config", str(config.with_stem("shapes_quick")), "--dry-run", "--card", "12GB"])
+    assert capsys.readouterr().out.endswith(" to spare\nboth stages fit\n")
 
 
 @pytest.mark.parametrize(("read", "text"), [(card_size, "big"), (card_size, "0GB"), (clip_size, "480p")])
@@ -158,8 +166,9 @@ def test_copies_that_do_not_fit_are_named_with_the_setting_that_makes_none(tiny,
     config = tiny(tmp_path, "teacher", optimizer={"fused": False})
     found = need(config, Teacher, Teacher.Options(), build_backbone, None, None)
     large = replace(found, activations=0, copies=2**40)
-    text = told(config, Teacher.Options(), large, card_size("24GB"), 350.0)
-    assert "copies 1024.0" in text and "activations" not in text and "stages.teacher.optimizer.fused=true" in text
+    found = told(config, Teacher.Options(), large, card_size("24GB"), 350.0)
+    assert "copies 1024.0" in found.text and "activations" not in found.text
+    assert "stages.teacher.optimizer.fused=true" in found.changes
 
 
 # The largest of both kinds, in main memory: all else that it needs is on the GPU that it speaks of.

@@ -16,7 +16,7 @@ def test_the_paths_are_those_that_are_made(trainer):
     run = trainer("semantic", paths={"count": 5, "batch_size": 4, "steps": [2, 4]})
     config, method = run.config, run.method
     shape = method.data.latent_shape
-    assert plan(config, method.options, shape) is None and "paths" not in estimated(config, None, None, 350.0)
+    assert plan(config, method.options, shape) is None and "paths" not in estimated(config, None, None, 350.0).text
     config.data.source = "teacher"
     said, made = plan(config, method.options, shape), training_plan(method, config)
     assert said == replace(made, recipe=said.recipe, prompts=[])
@@ -26,5 +26,5 @@ def test_the_paths_are_those_that_are_made(trainer):
         method.teacher(clip, torch.tensor([900.0]), told)
     found = need(config, type(method), method.options, build_backbone, None, shape)
     assert found.call == pytest.approx(counter.flop, rel=1e-3)
-    text = estimated(config, None, None, 350.0)
+    text = estimated(config, None, None, 350.0).text
     assert f"8 of {made.calls} calls, {8 * made.calls * found.call / 1e15:.3g} PFLOP" in text
