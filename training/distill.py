@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--card", help="with --dry-run: the GPU's memory, such as 24GB; says whether it fits")
     parser.add_argument("--size", help="with --dry-run: of the clips, such as 832x480x81 (what the backbone is for)")
     parser.add_argument(
-        "--rate", type=float, default=350.0, help="with --dry-run: TFLOP a second to assume (%(default)g)"
+        "--rate", type=float, default=350.0, help="with --dry-run: TFLOP a second to assume (%(default)g, of an H200)"
     )
     parser.add_argument(
         "--try", dest="trial", action="store_true", help="build all, train one iteration, write nothing"

@@ -16,7 +16,6 @@ from .stage import Need
 
 GIB = 2**30
 _USABLE = 0.92  # of a card's memory: some 8% are not for use
-RATE = 350.0  # TFLOP a second of one H200 in such networks; others have other ones
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _paths(config: Config, options: Any, need: Need, rate: float) -> Iterator[st
 def _of_card(need: Need, card: float, fits: bool) -> str:
     size = f"{card / GIB:g}"
     if fits:
-        return f"  fits a card of {size} GB, with {(card - need.memory) / GIB:.1f} to spare"
+        return f"  fits a card of {size} GB, with {_gib(_USABLE * card - need.memory)} GiB to spare of what can be used"
     return f"  does not fit: needs {_gib(need.memory)} GiB; {_gib(_USABLE * card)} of the card's {size} can be used"
 
 

@@ -136,7 +136,7 @@ def test_what_makes_it_smaller_is_named(capsys):
     ]
     assert hints.count("compute.checkpointing=full") == 1 and "stages.semantic.options.mode=adapter" in hints
     main(["--config", str(config.with_stem("shapes_quick")), "--dry-run", "--card", "12GB"])
-    assert capsys.readouterr().out.endswith(" to spare\nboth stages fit\n")
+    assert capsys.readouterr().out.endswith(" GiB to spare of what can be used\nboth stages fit\n")
 
 
 @pytest.mark.parametrize(("read", "text"), [(card_size, "big"), (card_size, "0GB"), (clip_size, "480p")])
