@@ -21,6 +21,7 @@ SAID = {
     "shapes_lora_per_expert": "SemE 2 steps",
     "wan21_released_bundle": "SemE 3 steps 1.000 0.992 0.982 | DetE 3 steps 0.949 0.905 0.810",
     "hunyuanvideo_released_bundle": "SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912",
+    "wan21_speed_lora": "wan2.1 lightx2v: 4 steps 1.000 0.938 0.833 0.625 (by its file's name)",
     "wan22_high_low_pair": "1.000 0.938 | low noise 2 steps 0.833 0.625 (wan2.2 lightning by its file's name)",
     "cogvideox_dual_expert": "SemE 2 steps 999 879 | DetE 2 steps 759 379",
     "wan21_i2v_dual_expert": "SemE 2 steps 1.000 0.989 | DetE 2 steps 0.975 0.905",
