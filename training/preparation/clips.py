@@ -38,7 +38,8 @@ class Clip:
         for."""
         fps = "" if self.source.still else f"{self.fps:g}"
         content = self.digest, str(self.begin), fps, str(self.size), self.crop, fingerprint
-        return named(*content, *([f"unchecked {unchecked}"] if unchecked else []))
+        more = ["progressive"] * self.source.interlaced + [f"unchecked {unchecked}"] * bool(unchecked)
+        return named(*content, *more)
 
 
 def named(*parts: str) -> str:
