@@ -1,10 +1,12 @@
 """Regression on the teacher's paths: what is taught at which level, from whose states, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors import safe_open
 
-from dcm_core.expert.file import load_expert
+from dcm_core.expert.file import load_expert, save_expert
 from training.config import ConfigError
 from training.data.paths import PathCache, fill
 from training.evaluation.jump_error import segments
@@ -269,3 +271,11 @@ def test_contradictions(made, expert, options, settings, message):
 def test_published_levels_are_refused(made):
     with pytest.raises(ConfigError, match="schedule.rule=aligned"):
         made("semantic", schedule={"rule": "official"}, backbone={"name": "wan"})
+
+
+def test_a_semantic_expert_for_other_numbers_of_steps_is_refused(made, semantic, tmp_path):
+    """Below a detail expert for runs of four; one of a consistency training is for any."""
+    expert, two = load_expert(semantic), tmp_path / "two.safetensors"
+    save_expert(two, replace(expert, metadata=replace(expert.metadata, trained_steps=2)))
+    with pytest.raises(ConfigError, match="two.safetensors was trained for runs of 2 steps, and this stage is for 4"):
+        made("detail", {"semantic": str(two)})
