@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -62,8 +63,8 @@ def begins(mode: Mode, frames: int, length: int, stride: int, count: int) -> lis
 
 
 def frames_at(source: Source, fps: float) -> int:
-    """How many frames a file gives at ``fps`` frames a second."""
-    return 1 if source.still else int((source.seconds + _ROUNDED) * fps)
+    """How many frames a file gives at ``fps`` frames a second, of which the last begins before its end."""
+    return 1 if source.still else max(1, math.ceil((source.seconds - _ROUNDED) * fps))
 
 
 def scaled(clip: Clip) -> Iterator[Callable[[], np.ndarray]]:
