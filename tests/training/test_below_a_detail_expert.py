@@ -1,8 +1,13 @@
 """A detail expert is trained over the semantic expert that it will run with, or it is said that it is not."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from dcm_core.expert.file import load_expert, save_expert
+from dcm_core.expert.layers import LowRank
 from training.config import ConfigError
 from training.trainer import build_trainer
 
@@ -36,3 +41,23 @@ def test_a_detail_expert_in_its_place_is_refused(trainer):
     made.run()
     with pytest.raises(ConfigError, match="detail.safetensors is a detail expert. Run stage=semantic first"):
         trainer("detail", {"semantic": str(made.folder / "detail.safetensors")})
+
+
+def test_pairs_of_several_alphas_act_as_in_the_file(trainer, trained, adapted, tmp_path):
+    """Of a file that was not made here: its header then says none."""
+    expert, file = load_expert(adapted), tmp_path / "several.safetensors"
+    pairs = [name for name, layer in expert.layers.items() if isinstance(layer, LowRank)]
+    changed = {name: replace(expert.layers[name], alpha=18.0) for name in pairs[::2]}
+    save_expert(
+        file,
+        replace(expert, metadata=replace(expert.metadata, rank=None, alpha=None), layers=expert.layers | changed),
+    )
+    method = trainer("detail", {"mode": "adapter", "semantic": str(file)}).method
+    wanted = method.backbone.load(trained / "teacher" / "teacher.safetensors")
+    method.backbone.apply(wanted, load_expert(file))
+    batch, sigma = method.data.batch(method.draws(0)), torch.full((4,), 0.9)
+    with torch.no_grad():
+        found, wanted = (
+            method.model(role, batch.conditions)(batch.latents, sigma) for role in (method.roles.below, wanted)
+        )
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
