@@ -222,7 +222,7 @@ def test_an_adversary_of_some_samples_is_the_same_in_micro_batches(made, data):
     assert acted
 
 
-def test_the_jump_error_falls(made, paths):
+def test_the_jump_error_falls(made, paths, caplog):
     run = made(
         "semantic", {"starts": 1.0}, iterations=40, optimizer={"lr": 3e-3}, watch={"every": 40, "folder": str(paths)}
     )
@@ -232,6 +232,7 @@ def test_the_jump_error_falls(made, paths):
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     means = [line["jump_error/mean"] for line in lines if "jump_error/mean" in line]
     assert means[-1] < 0.8 * means[0]
+    assert "measured on paths that are trained on" in caplog.text, "which no held-out paths are"
 
 
 def test_the_files_say_for_how_many_steps(made):
