@@ -91,6 +91,7 @@ def _run(config: Config, dry_run: bool, part: int, parts: int) -> bool:
     from training.data.paths import PathCache, fill
     from training.evaluation.recipe import beginning, training_paths, training_plan
     from training.methods.distillation import Distillation
+    from training.output import alone
 
     method = _method(config)
     if not isinstance(method, Distillation):
@@ -100,13 +101,15 @@ def _run(config: Config, dry_run: bool, part: int, parts: int) -> bool:
         print(costs(method, training_plan(method, config), folder))
         return True
     before = beginning(config, folder)
-    cache = PathCache.begin(folder, training_plan(method, config, before))
-    mine, plan = range(part - 1, cache.plan.batches, parts), cache.plan
-    print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
-    made = fill(cache, method.data, method.guided_teacher, method.process, method.world, mine, before)
-    todo = sum(batch in mine for batch in cache.missing())
-    for _ in tqdm(made, total=todo, desc="files", ncols=80, disable=not todo):
-        pass
+    with alone(folder, "output or paths.folder", f".{part}of{parts}.lock"):  # the parts fill it together
+        cache = PathCache.begin(folder, training_plan(method, config, before))
+        mine, plan = range(part - 1, cache.plan.batches, parts), cache.plan
+        print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
+        print(unused_prompts(plan), end="")
+        made = fill(cache, method.data, method.guided_teacher, method.process, method.world, mine, before)
+        todo = sum(batch in mine for batch in cache.missing())
+        for _ in tqdm(made, total=todo, desc="files", ncols=80, disable=not todo):
+            pass
     left = len(cache.missing())
     print(f"{left} files are left to other parts." if left else "All paths are there: train with data.source=teacher.")
     return True
@@ -131,11 +134,19 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
     size = plan.batches * plan.batch_bytes
     free = shutil.disk_usage(existing(folder)).free
     return (
-        f"{paths} paths of {len(plan.prompts)} prompts, {plan.calls} network calls each: {paths * plan.calls} calls, "
+        f"{unused_prompts(plan)}{paths} paths of {len(plan.prompts)} prompts, {plan.calls} network calls each: {paths * plan.calls} calls, "
         f"{pflop:.3g} PFLOP, about {seconds * steps * paths / 3600:.2g} hours on {method.device} one path at a time.\n"
         f"{len(plan.levels)} states a path: {size / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB are free."
         + (" That is too little: free some space, or set paths.folder or a smaller paths.count." if size > free else "")
     )
+
+
+def unused_prompts(plan: Plan) -> str:
+    """A line where there are more prompts than paths, or nothing."""
+    prompts, paths = len(plan.prompts), plan.batches * plan.batch
+    if paths >= prompts:
+        return ""
+    return f"Of {prompts} prompts the last {prompts - paths} get no path: paths.count={prompts} is one for each.\n"
 
 
 def _method(config: Config) -> Method:

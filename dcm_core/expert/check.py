@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
 from ..families.presets import FAMILIES, find_family
-from .fingerprint import Shapes, fingerprint
+from .fingerprint import Shapes, fingerprint, told_apart
 from .host_names import in_host_names
 from .layers import Expert
 from .metadata import ExpertMetadata
@@ -152,7 +152,7 @@ def _compare_fingerprints(
             f"the expert was made for a backbone with other layers ({metadata.backbone or 'not named'}), this one is "
             f"{_variant(metadata.family, shapes)}. {_unlike(report)}"
         )
-    elif "-" not in (wanted[-1], found[-1]) and wanted[-1] != found[-1]:
+    elif told_apart(metadata.base_fingerprint, here):
         report.warnings.append(
             f"the expert was made for {metadata.backbone or 'a backbone'} with other weights of the same shape "
             "than these (a fine-tune?): results may be worse than with the backbone (or semantic "

@@ -20,6 +20,7 @@ from ..config import BackboneConfig
 from ..data.base import Data
 from ..data.buckets import Size
 from ..errors import ConfigError, unknown
+from ..export import backbone_fingerprint
 from ..networks import adapter, exchange
 from ..networks.adapter import Rank
 from ..networks.network import Network
@@ -122,6 +123,12 @@ class Backbone(ABC):
     def comfy_state(self, network: Network) -> dict[str, Tensor]:
         """The weights of a network below its adapters, under ComfyUI's names."""
         return exchange.comfy_state(network.transformer, self.keymap)
+
+    def fingerprint(self, network: Network) -> str:
+        """Of the weights of a network below its adapters. Of matrices it takes the shapes alone, so none is copied."""
+        state = adapter.frozen_state(network.transformer)
+        state = {name: tensor if tensor.ndim == 1 else tensor.to("meta") for name, tensor in state.items()}
+        return backbone_fingerprint(self.family, self.keymap.state_to_comfy(state))
 
     def _made(self) -> nn.Module:
         """A transformer of diffusers. Raises ConfigError for one that cannot be trained here."""
