@@ -84,9 +84,9 @@ def shift_of(model: ModelPatcher) -> float | None:
     return getattr(model.get_model_object("model_sampling"), "shift", None)
 
 
-def dtype_of_computation(base_model: Any) -> torch.dtype:
-    """What a ``comfy.model_base.BaseModel`` computes in, whatever its weights are stored as."""
-    return base_model.manual_cast_dtype or base_model.get_dtype()
+def dtype_of_computation(model: ModelPatcher) -> torch.dtype:
+    """What a MODEL computes in, whatever its weights are stored as, and whichever clone of it is loaded just now."""
+    return model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
 
 
 def tensors_as_loaded(model: ModelPatcher, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def of_compiled_network(run: Run) -> list[str]:
     """A warning before PyTorch's "mat1 and mat2 must have the same dtype", which names no remedy."""
     for model in run.models:
         if stored := fails_compiled(model):
-            computed, flag = dtype_of_computation(model.model), "bf16" if stored == torch.bfloat16 else "fp16"
+            computed, flag = dtype_of_computation(model), "bf16" if stored == torch.bfloat16 else "fp16"
             return [
                 f"a compiled network fails with Dynamic VRAM where weights are stored in {stored} and computed in "
                 f"{computed}, as here: start ComfyUI with --{flag}-unet, or leave TorchCompileModel out."
