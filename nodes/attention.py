@@ -42,9 +42,9 @@ class DCMAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, attention: str = FASTEST, inexact: str = NEVER, inexact_in: str = DETAIL) -> io.NodeOutput:
-        changed = set_by_hand(cls, locals())
-        if not has_gpu(model):
-            text = f"there is no NVIDIA GPU here to choose for: the MODEL stays as it is{changed}"
+        changed, here = set_by_hand(cls, locals()), has_gpu(model)
+        if not here:
+            text = f"there is no NVIDIA GPU here, so nothing is faster: the MODEL stays as it is{changed}"
         elif attention == HOST and inexact == NEVER:
             text = "the MODEL stays as it is"
         else:
@@ -59,4 +59,4 @@ class DCMAttention(io.ComfyNode):
                 taken = Inexact(inexact, inexact_in == ALL, partial(say, cls))
                 text += f"; {inexact} in {inexact_in}, measured there"
             model = with_attention(model, None if attention == FASTEST else attention, taken)
-        return io.NodeOutput(model, say(cls, f"attention: {text}", in_log=False))
+        return io.NodeOutput(model, say(cls, f"attention: {text}", in_log=not here))

@@ -161,7 +161,8 @@ def choice_for(shape: Shape, host: Attention, q: Tensor, k: Tensor, v: Tensor, s
             choice = Choice(HOST)
         keep(shape, choice)
     _chosen[shape] = choice
-    log.info("DCM: attention at %d tokens: %s", shape.queries, described(choice))
+    sizes = shape.queries if shape.queries == shape.keys else f"{shape.queries} x {shape.keys}"
+    log.info("DCM: attention at %s tokens: %s", sizes, described(choice))
     return choice
 
 
