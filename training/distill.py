@@ -126,7 +126,8 @@ def run(config: Config, trial: bool = False, restart: bool = False) -> None:
     trainer = build_trainer(config)
     if trial:
         say(trainer.describe())
-        say(" ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items()))
+        losses = " ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items())
+        say(f"one iteration was trained, and nothing written: {losses}")
         say_peak(trainer.method.device)
     else:
         trainer.run(restart)
