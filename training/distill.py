@@ -128,7 +128,8 @@ def run(config: Config, trial: bool = False, restart: bool = False) -> None:
     if trial:
         trainer = build_trainer(config)
         say(trainer.describe())
-        say(" ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items()))
+        losses = " ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items())
+        say(f"one iteration was trained, and nothing written: {losses}")
         say_peak(trainer.method.device)
         return
     with alone(Path(config.output, config.stage)):

@@ -77,6 +77,18 @@ def test_reported_values_reach_the_log_and_tensorboard(trainer):
     assert [strip.step for strip in strips] == [2, 4] and strips[0].width > 6 * 96
 
 
+def test_the_time_left_is_that_of_iterations_and_not_of_what_is_measured_before_them(trainer):
+    run = trainer("semantic", iterations=3)
+    log = run.callbacks[0]
+    log.start(run)
+    for clock in ("start_t", "last_print_t"):  # as if a hundred minutes had gone by with held-out paths
+        setattr(log.bar, clock, getattr(log.bar, clock) - 6000)
+    log.left_off -= 6000
+    log.before_step(run)
+    log.after_step(run, 0, {})
+    assert str(log.bar).startswith("semantic 1/3 00:0")
+
+
 def test_without_tensorboard_the_run_goes_on(trainer, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     run = trainer("teacher")

@@ -1,5 +1,7 @@
 """The model card beside an exported file."""
 
+from pathlib import Path
+
 import yaml
 
 
@@ -13,8 +15,10 @@ def test_a_finished_stage_has_a_card_with_what_it_was_made_of(trainer, tmp_path)
     for row in ("| licence of the base | mit |", "| data | made for this test |", "| seed | 0 |"):
         assert row in text
     assert "semantic, 1 iterations of 4" in text and "kappa index 29" in text
-    assert f"| base | shapes, {run.method.options.teacher} |" in text, "whatever backbone.weights says"
-    assert str(tmp_path) not in text.replace(str(run.method.options.teacher), "")
+    teacher = Path(run.method.options.teacher)
+    assert teacher.is_absolute() and str(teacher.parent) not in text and str(tmp_path) not in text
+    assert f" teacher: {teacher.name}\n" in text
+    assert f"| base | shapes, {teacher.name} |" in text, "whatever backbone.weights says"
 
 
 def test_what_nobody_stated_is_said_to_be_missing(trainer):

@@ -89,10 +89,15 @@ class Backbone(ABC):
         """[C, T, H, W] of a clip of this size in pixels."""
         config = network.transformer.config
         channels = config.out_channels or config.in_channels
-        edge = 16 if channels == 48 else 8  # the autoencoder of Wan 2.2's 5B has twice the edge of the others
+        edge = _edge(channels)
         if (size.frames - 1) % 4 or size.height % edge or size.width % edge:
             raise ConfigError(f"{size}: clips have 4k + 1 frames, and edges that are multiples of {2 * edge} pixels.")
         return channels, (size.frames - 1) // 4 + 1, size.height // edge, size.width // edge
+
+    def size(self, latents: tuple[int, int, int, int]) -> Size:
+        """In pixels, of a clip of latents [C, T, H, W]."""
+        channels, frames, height, width = latents
+        return Size(4 * (frames - 1) + 1, _edge(channels) * height, _edge(channels) * width)
 
     @staticmethod
     def feature_shape(network: Network, stride: int) -> tuple[int, int]:
@@ -169,3 +174,8 @@ def check_first_frames(backbone: Backbone, data: Data) -> None:
             f"This backbone {does}, and the data set was prepared for one that differs in this: prepare it with the "
             "--weights of this backbone's own pipeline."
         )
+
+
+def _edge(channels: int) -> int:
+    """Pixels of a latent's edge: of the autoencoder of Wan 2.2's 5B twice that of the others."""
+    return 16 if channels == 48 else 8

@@ -114,13 +114,17 @@ class JumpError(Callback):
         self.measured_on = measured_on
 
     def _baselines(self, found: HeldOut, run: TrainingRun) -> dict[str, float]:
-        method = found.method
+        method, paths = found.method, min(run.config.watch.floor_paths, len(found.cache))
+        if run.first and paths:
+            tqdm.write(
+                f"Measuring its floor, once: {paths} of the paths on a finer grid, {found.floor_calls()} calls each"
+            )
         with method.averaged():
             untrained = found.jumps(found.method.student_alone)
         teacher = found.jumps(method.guided_teacher)
         values = _named(found, untrained, "_untrained") | _named(found, teacher, "_teacher")
-        if run.config.watch.floor_paths:
-            values |= _named(found, found.floor(method.guided_teacher, run.config.watch.floor_paths), "_floor")
+        if paths:
+            values |= _named(found, found.floor(method.guided_teacher, paths), "_floor")
         return values
 
     def _measure(self, run: TrainingRun, iteration: int) -> float:

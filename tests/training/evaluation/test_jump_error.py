@@ -166,7 +166,7 @@ def test_the_bar_makes_way_for_what_is_said_of_held_out_paths(trainer, tmp_path)
     with redirect_stdout(terminal), redirect_stderr(terminal):
         trainer("semantic", folder=tmp_path, **settings).run()
     assert "\rSolving 1 held-out path of the teacher, " in terminal.getvalue()
-    assert "held-out files: 100%" in terminal.getvalue()
+    assert "held-out paths: 100%" in terminal.getvalue()
 
 
 def test_held_out_paths_are_made_once_and_refused_where_they_do_not_fit(trainer, tmp_path, capsys):
