@@ -147,7 +147,8 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
         cache.require_whole()
         if config.stage_data().source and PathCache.read(training_paths(config)).plan.name == cache.plan.name:
             logger.warning(
-                "The jump error is measured on paths that are trained on, of %s: of others it says nothing.", cache.folder
+                "The jump error is measured on paths that are trained on, of %s: of others it says nothing.",
+                cache.folder,
             )
         return cache
     prompts = config.validation.prompts or list(method.data.prompts)[: config.watch.paths]
