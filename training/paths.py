@@ -98,7 +98,8 @@ def _run(config: Config, dry_run: bool, part: int, parts: int) -> bool:
         return False
     folder = training_paths(config)
     if dry_run:
-        print(costs(method, training_plan(method, config), folder))
+        print(unused_prompts(plan := training_plan(method, config)), end="")
+        print(costs(method, plan, folder))
         return True
     before = beginning(config, folder)
     with alone(folder, "output or paths.folder", f".{part}of{parts}.lock"):  # the parts fill it together
@@ -135,8 +136,7 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
     size = plan.batches * plan.batch_bytes
     free = shutil.disk_usage(existing(folder)).free
     return (
-        f"{unused_prompts(plan)}{paths} paths of {len(plan.prompts)} prompts, "
-        f"{plan.calls} network calls each: {paths * plan.calls} calls, "
+        f"{paths} paths of {len(plan.prompts)} prompts, {plan.calls} network calls each: {paths * plan.calls} calls, "
         f"{work(flop)}, about {span(seconds * steps * paths)} on {method.device} one path at a time.\n"
         f"{len(plan.levels)} states a path: {digits(size / 1e9)} GB in {folder}, where {digits(free / 1e9)} GB are "
         "free."

@@ -296,6 +296,8 @@ def test_an_embedded_guidance_is_written_under_its_own_name(trainer, tmp_path, m
     for stage in ("semantic", "detail"):
         with pytest.raises(ConfigError, match=f"stages.{stage}.options.embedded_guidance is missing"):
             trainer(stage)
+        with pytest.raises(ConfigError, match=f"stages.{stage}.options.guidance is missing: .* would be guided twice"):
+            trainer(stage, {"embedded_guidance": 6.0})
         trainer(stage, {"guidance": 1.0, "embedded_guidance": 6.0}, iterations=1).run()
         metadata = load_expert(tmp_path / stage / f"{stage}.safetensors").metadata
         assert (metadata.guidance, metadata.embedded_guidance) == (1.0, 6.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -27,6 +28,7 @@ from ..networks.network import Network
 from ..networks.weights import load_weights, opened_backbone, parameters_without_memory
 
 Arguments = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
 
 class Backbone(ABC):
@@ -80,6 +82,11 @@ class Backbone(ABC):
         """
         with opened_backbone(path, self.keymap) as file:
             self._refuse_image(file.shapes, f"{path} is {file.layout.variant}")
+            if rounded := sum(info.dtype.startswith("F8") for info in file.infos.values()):
+                logger.warning(
+                    "%s holds %d weights that were rounded to 8 bits, and they will be the teacher's: name the file "
+                    "in 16 bits where there is one.", path, rounded,
+                )  # fmt: skip
             with parameters_without_memory():
                 transformer = self._made()
             load_weights(transformer, file, dtype)
