@@ -51,8 +51,9 @@ class DCMAttention(io.ComfyNode):
             text = "chosen when a size of video is first sampled, and kept for this GPU"
             if attention != FASTEST:
                 text = attention
-            elif override_of(model):
-                text += "; what another node has put there is tried as ComfyUI's own"
+            if override_of(model):
+                took = "tried as ComfyUI's own" if attention == FASTEST else "left out"
+                text += f"; what another node has put there is {took}"
             taken = None
             if inexact != NEVER:
                 require(inexact)
