@@ -4,7 +4,8 @@
   ``cast_bias_weight`` and multiplies; since async offload came, with ``offloadable`` and ``uncast_bias_weight``
   afterwards. Its subclasses for fp8, int8 and other packed weights multiply in ways of their own.
 * From 0.33 on, some modules call the weights of a layer past its ``forward``, to fold an activation into an int8
-  product: Wan's feed-forward layers.
+  product (Wan's feed-forward layers), later also into one with fp16 accumulation. Newer versions ask each layer first
+  whether it has a forward of its own to be called: ``comfy_force_forward``.
 * Newer versions record the blocks of some networks as CUDA graphs (``comfy.model_prefetch``) and replay them, where no
   ``forward`` of anybody's would run. None of those that experts exist for is among them.
 * What a model that is not dynamic has no room for stays in memory, and with --novram all of it does. Newer versions pin
@@ -59,7 +60,12 @@ def unfused(holder: nn.Module) -> Callable[..., Tensor] | None:
     return MethodType(nn.Sequential.forward, holder) if _FUSED and type(holder) is _FUSED else None
 
 
-HOST_LAYERS = HostLayers(opened, unfused)
+def asked_for_own_forward(layer: type) -> str | None:
+    """The attribute by which layers of this class ask for their own forward; None where the host asks none."""
+    return "comfy_force_forward" if hasattr(layer, "comfy_force_forward") else None
+
+
+HOST_LAYERS = HostLayers(opened, unfused, asked_for_own_forward(_LINEAR))
 
 
 def beside_network(changes: Changes, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
