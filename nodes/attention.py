@@ -7,7 +7,7 @@ from functools import partial
 from comfy_api.v0_0_2 import io
 
 from .backbone.attention import HOST, WAYS
-from .backbone.attention_choice import has_gpu, override_of, with_attention
+from .backbone.attention_choice import has_gpu, override_of, passed_over, with_attention
 from .backbone.attention_inexact import INEXACT, Inexact, require
 from .ui import inputs
 from .ui.say import say
@@ -42,7 +42,7 @@ class DCMAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, attention: str = FASTEST, inexact: str = NEVER, inexact_in: str = DETAIL) -> io.NodeOutput:
-        changed, here = set_by_hand(cls, locals()), has_gpu(model)
+        changed, here, warnings = set_by_hand(cls, locals()), has_gpu(model), []
         if not here:
             text = f"there is no NVIDIA GPU here, so nothing is faster: the MODEL stays as it is{changed}"
         elif attention == HOST and inexact == NEVER:
@@ -60,4 +60,5 @@ class DCMAttention(io.ComfyNode):
                 taken = Inexact(inexact, inexact_in == ALL, partial(say, cls))
                 text += f"; {inexact} in {inexact_in}, measured there"
             model = with_attention(model, None if attention == FASTEST else attention, taken)
-        return io.NodeOutput(model, say(cls, f"attention: {text}", in_log=not here))
+            warnings = passed_over(model)
+        return io.NodeOutput(model, say(cls, f"attention: {text}", warnings, in_log=not here))

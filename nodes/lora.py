@@ -65,7 +65,7 @@ class DCMLora(io.ComfyNode):
         text += f"; {strengths_text(model, strengths)}{shared_text(model, lora.patches)}{speed}"
         warnings += [*lora.doubts, *order_matters(model, lora.patches)]
         warnings += [*whole_at_any_strength(lora.patches, strengths), *doubts]
-        model = add_lora(model, lora_name, file, lora.patches, strengths)
+        model = add_lora(model, lora_name, file, lora.patches, strengths, lora.settings)
         declare_remarked(model)
         if any(each.beside for each in loras_on(model)):
             note_stock_runs(model)

@@ -85,6 +85,7 @@ _STORED = {
     "int8_tensorwise": _Stored(("I8",), {".weight_scale": lambda *size: [(1, size[0]), *_one_or_rows(*size)]}),
     "convrot_w4a4": _Stored(("I8", "U8"), {".weight_scale": _rows}),
     "asym_w4a8_int8": _Stored(("I8", "U8"), {".weight_s_channel": _rows, ".weight_codebook": lambda *_: [(16,)]}),
+    "w6a8_int8": _Stored(("I8", "U8"), {".weight_s_channel": _rows}),
 }
 
 
@@ -121,24 +122,26 @@ def formats(said: Iterable[Mapping]) -> list[str]:
 
 
 def logical_shapes(infos: Infos, beside: Infos) -> dict[str, tuple[int, ...]]:
-    """Shapes as the network has them. ``beside``: the scales; where they tell of two numbers in each byte, a weight
-    has twice the columns that are stored.
+    """Shapes as the network has them. ``beside``: the scales; where they tell of several numbers in a byte, or in a few
+    of them, a weight has more columns than are stored.
 
     Headers tell it of every file, ComfyUI's names of formats only of those that have been read.
     """
-    packed = {name for name, info in infos.items() if _is_packed(name.removesuffix(".weight"), info, beside)}
-    return {
-        name: (*info.shape[:-1], 2 * info.shape[-1]) if name in packed else info.shape for name, info in infos.items()
-    }
+    return {name: _logical_shape(name.removesuffix(".weight"), info, beside) for name, info in infos.items()}
 
 
-def _is_packed(layer: str, info: TensorInfo, beside: Infos) -> bool:
+def _logical_shape(layer: str, info: TensorInfo, beside: Infos) -> Shape:
     if len(info.shape) != 2 or info.dtype not in ("U8", "I8"):
-        return False
-    scale = beside.get(f"{layer}.weight_scale")
+        return info.shape
+    rows, stored = info.shape
+    scale, groups = (beside.get(f"{layer}.{end}") for end in ("weight_scale", "weight_s_rel"))
+    # Groups are of a power of two numbers: in 6 bits the bytes of one are three times such a power.
+    if groups is not None and rows * stored // max(1, prod(groups.shape)) % 3 == 0:
+        return rows, stored * 4 // 3
     # One byte for each number has a scale for all or a column of them: in 4 bits it is a vector.
     vector = scale is not None and scale.shape == info.shape[:1] and prod(scale.shape) > 1
-    return f"{layer}.weight_scale_2" in beside or f"{layer}.weight_s_rel" in beside or vector
+    packed = groups is not None or f"{layer}.weight_scale_2" in beside or vector
+    return rows, 2 * stored if packed else stored
 
 
 def require_scales(keymap: KeyMap, infos: Infos, beside: Iterable[str], told: Iterable[str]) -> None:

@@ -39,11 +39,13 @@ class HostLayers:
 
     ``opened``: the forward of a layer's class, open where it multiplies; None where it does not multiply by a plain
     weight, or not in a known way. ``unfused``: a forward for a module that holds layers, which calls theirs where the
-    class's own may use their weights in another way; None where there is none.
+    class's own may use their weights in another way; None where there is none. ``own_forward``: the attribute of a
+    layer that tells the host, while it is true, to call the layer's forward and never its weights alone.
     """
 
     opened: Callable[[nn.Module], OpenForward | None] = plain_linear
     unfused: Callable[[nn.Module], Forward | None] = field(default=lambda holder: None)
+    own_forward: str | None = None
 
 
 class Changes(nn.Module):
@@ -101,15 +103,17 @@ def acting(diffusion_model: nn.Module, changes: Sequence[tuple[Changes, float]],
     watch = Watch(modules, layers)
     with ExitStack() as restore:
 
-        def override(module: nn.Module, forward: Forward) -> None:
-            restore.callback(_restore_forward, module, module.__dict__.get("forward", _ABSENT))
-            module.__dict__["forward"] = forward
+        def override(module: nn.Module, attribute: str, value: object) -> None:
+            restore.callback(_restore, module, attribute, module.__dict__.get(attribute, _ABSENT))
+            module.__dict__[attribute] = value
 
         for name, module in layers.items():
-            override(module, watch.noting(module, _changed(terms[name], module, host)))
+            override(module, "forward", watch.noting(module, _changed(terms[name], module, host)))
+            if host.own_forward:
+                override(module, host.own_forward, True)
         for holder in watch.holders:
             own = holder.__dict__.get("forward") or host.unfused(holder) or MethodType(type(holder).forward, holder)
-            override(holder, watch.noting(holder, own))
+            override(holder, "forward", watch.noting(holder, own))
         for owner, name, term, strength in parameters:
             base = owner._parameters[name]
             restore.callback(owner._parameters.__setitem__, name, base)
@@ -143,8 +147,8 @@ def _changed(terms: list[tuple[LayerTerm, float]], module: nn.Module, host: Host
     return forward
 
 
-def _restore_forward(module: nn.Module, former: object) -> None:
+def _restore(module: nn.Module, attribute: str, former: object) -> None:
     if former is _ABSENT:
-        module.__dict__.pop("forward", None)
+        module.__dict__.pop(attribute, None)
     else:
-        module.__dict__["forward"] = former
+        module.__dict__[attribute] = former

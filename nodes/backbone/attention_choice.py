@@ -19,11 +19,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...dcm_core.errors import shortened
 from ...dcm_core.files.atomic import atomic_write
 from .attention import HOST, WAYS, Attention, Choice, asked_for, fastest
 from .attention_earlier import Earlier
 from .attention_inexact import Inexact
 from .host import host_version
+from .host_layers import with_attention_of_their_own
 
 OVERRIDE = "optimized_attention_override"  # its place among the transformer options: for one alone
 _ATTACHMENT = "dcm_attention"
@@ -289,6 +291,13 @@ def lost_attention(model: ModelPatcher) -> list[str]:
     if not model.get_attachment(_ATTACHMENT) or isinstance(override_of(model), ChosenAttention):
         return []
     return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
+
+
+def passed_over(model: ModelPatcher) -> list[str]:
+    """A warning where layers prefer an attention of their own, which no attention of another node lets them have."""
+    layers = with_attention_of_their_own(model) if isinstance(override_of(model), ChosenAttention) else []
+    said = f"the file of the backbone, or of a LoRA, asks for an attention of its own in {shortened(layers, 2)}, and "
+    return [said + "DCM Attention takes its place: leave that out to have it."] if layers else []
 
 
 def inexact_of_detail_expert(model: ModelPatcher) -> str | None:

@@ -4,9 +4,12 @@
   ``cast_bias_weight`` and multiplies; since async offload came, with ``offloadable`` and ``uncast_bias_weight``
   afterwards. Its subclasses for fp8, int8 and other packed weights multiply in ways of their own.
 * From 0.33 on, some modules call the weights of a layer past its ``forward``, to fold an activation into an int8
-  product: Wan's feed-forward layers.
+  product (Wan's feed-forward layers), later also into one with fp16 accumulation. Newer versions ask each layer first
+  whether it has a forward of its own to be called: ``comfy_force_forward``.
 * Newer versions record the blocks of some networks as CUDA graphs (``comfy.model_prefetch``) and replay them, where no
   ``forward`` of anybody's would run. None of those that experts exist for is among them.
+* Newer versions give each layer with attention a module that says which function it prefers, as the file of the
+  backbone or of a LoRA asks for it. An attention override is called in the place of all of them.
 * What a model that is not dynamic has no room for stays in memory, and with --novram all of it does. Newer versions pin
   there what layers of ``comfy.ops`` hold, and nothing else.
 """
@@ -18,6 +21,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+import comfy.ldm.modules.attention
 import comfy.ldm.wan.model
 import comfy.ops
 import torch
@@ -26,11 +30,12 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ...dcm_core.expert.sidecar import Changes, HostLayers, OpenForward
-from .host import dtype_of_computation, network_of
+from .host import PREFIX, dtype_of_computation, network_of, uncompiled
 
 _LINEAR = comfy.ops.disable_weight_init.Linear
 _OFFLOADABLE = "offloadable" in inspect.signature(comfy.ops.cast_bias_weight).parameters
 _FUSED = getattr(comfy.ldm.wan.model, "WanFeedForward", None)
+_PREFERENCE = getattr(comfy.ldm.modules.attention, "ComfyAttention", None)
 
 
 def opened(module: Any) -> OpenForward | None:
@@ -59,7 +64,12 @@ def unfused(holder: nn.Module) -> Callable[..., Tensor] | None:
     return MethodType(nn.Sequential.forward, holder) if _FUSED and type(holder) is _FUSED else None
 
 
-HOST_LAYERS = HostLayers(opened, unfused)
+def asked_for_own_forward(layer: type) -> str | None:
+    """The attribute by which layers of this class ask for their own forward; None where the host asks none."""
+    return "comfy_force_forward" if hasattr(layer, "comfy_force_forward") else None
+
+
+HOST_LAYERS = HostLayers(opened, unfused, asked_for_own_forward(_LINEAR))
 
 
 def beside_network(changes: Changes, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
@@ -76,6 +86,16 @@ def _pin_what_stays(side: ModelPatcher, device: torch.device, *_: Any) -> None:
     for name, parameter in side.model.named_parameters():
         if parameter.device.type == "cpu":
             side.pin_weight_to_device(name)
+
+
+def with_attention_of_their_own(model: ModelPatcher) -> list[str]:
+    """The names of the network's layers that prefer an attention to the host's own."""
+    if _PREFERENCE is None:
+        return []
+    modules = uncompiled(dict(network_of(model).named_modules()))
+    names = [name for name, module in modules.items() if isinstance(module, _PREFERENCE)]
+    preferred = {name: model.get_model_object(PREFIX + name).function for name in names}
+    return [name.rpartition(".")[0] for name in names if preferred[name] is not None]
 
 
 def fails_compiled(model: ModelPatcher) -> torch.dtype | None:

@@ -6,6 +6,8 @@
 * ``comfy.lora.calculate_weight`` puts patches into a weight, in place where that can be. What does not fit is logged
   and left out, so ``fits`` has to be asked before.
 * What an adapter holds: ``weights``, in an order of its own for each kind.
+* Newer versions make ``("config", (tensor,))`` of a key that says how a layer is to be run, with which attention for
+  one. ``add_patches`` puts another module in that layer's place, at any strength but 0.
 """
 
 from __future__ import annotations
@@ -55,6 +57,15 @@ def patches_of(model: ModelPatcher, tensors: Mapping[str, Tensor]) -> tuple[Weig
     held = {id(tensor) for patch in patches.values() for tensor in tensors_of(patch)}
     read = {name for name in taken.names if id(taken[name]) in held or taken[name].numel() == 1}
     return patches, [name for name in taken if name not in read]
+
+
+def without_settings(model: ModelPatcher, patches: WeightPatches) -> tuple[WeightPatches, WeightPatches, list[Any]]:
+    """(patches of weights, settings that the MODEL's layers take, the others) of those that were made of a file."""
+    settings = {key: patch for key, patch in patches.items() if kind_of(patch) == "config"}
+    taken = set(model.clone().add_patches(settings, 0.0)) if settings else set()
+    others = [patch for key, patch in settings.items() if key not in taken]
+    of_weights = {key: patch for key, patch in patches.items() if key not in settings}
+    return of_weights, {key: settings[key] for key in taken}, others
 
 
 def numbers_of_patches(model: ModelPatcher) -> dict[str, int]:

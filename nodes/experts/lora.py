@@ -84,14 +84,22 @@ def loras_on(model: ModelPatcher) -> tuple[Lora, ...]:
     return model.get_attachment(ATTACHMENT) or ()
 
 
-def add_lora(model: ModelPatcher, name: str, file: Path, patches: WeightPatches, strengths: Strengths) -> ModelPatcher:
-    """A clone of the MODEL with one more LoRA, whose patches fit it.
+def add_lora(
+    model: ModelPatcher,
+    name: str,
+    file: Path,
+    patches: WeightPatches,
+    strengths: Strengths,
+    settings: WeightPatches | None = None,
+) -> ModelPatcher:
+    """A clone of the MODEL with one more LoRA, whose patches fit it. Its ``settings`` of layers have no strength.
 
     Raises ValueError naming what it cannot do with different strengths.
     """
     model = model.clone()
     in_weights = of_layers(patches) if strengths["semantic"] == strengths["detail"] else {}
     model.add_patches(in_weights, strengths["semantic"])
+    model.add_patches(settings or {})
     beside, changes = {key: patch for key, patch in patches.items() if key not in in_weights}, None
     if beside:
         changes = Changes(*terms_of(network_of(model), beside, shapes_of(model), dtype_of_computation(model)))

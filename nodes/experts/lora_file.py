@@ -16,18 +16,20 @@ from ...dcm_core.families.keymap import Shapes
 from ...dcm_core.families.stamp import other_backbone
 from ...dcm_core.files.stream import TensorSource
 from ..backbone.host import PREFIX, WeightPatches
-from ..backbone.host_lora import fits, is_known, kind_of, pair_of, patches_of, target_of, tensors_of
+from ..backbone.host_lora import fits, is_known, kind_of, pair_of, patches_of, target_of, tensors_of, without_settings
 from ..backbone.model import family_of, shapes_of
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """The ``patches`` that a file holds for a MODEL, the ``silent`` ones of its keys, and how many others act.
+    """The ``patches`` of weights that a file holds for a MODEL, its ``settings`` of layers, the ``silent`` ones of its
+    keys, and how many others act.
 
     ``doubts``: what its metadata gives reason to say, a sentence each.
     """
 
     patches: WeightPatches
+    settings: WeightPatches
     acting: int
     silent: list[str]
     doubts: list[str] = field(default_factory=list)
@@ -43,6 +45,7 @@ def read_lora(path: Path, model: ModelPatcher) -> LoraFile:
     if wrong:
         raise ValueError(f"{name} has NaN or Inf in {shortened(wrong, 4)}: download it again, or take another version.")
     known, silent = patches_of(model, tensors)
+    known, settings, not_taken = without_settings(model, known)
     shapes = shapes_of(model)
     here = {key: patch for key, patch in known.items() if weight_of(key) in shapes}
     unknown = {kind_of(patch) for patch in here.values() if not is_known(patch)}
@@ -53,13 +56,13 @@ def read_lora(path: Path, model: ModelPatcher) -> LoraFile:
         )
     patches = {key: patch for key, patch in here.items() if fits(patch, _part(key, shapes))}
     lost = [key for key in known if key not in patches]
-    if not known:
+    if not known and not settings:
         raise ValueError(f"{name} {_without_keys(tensors, metadata)} {_remedy(model)}")
-    if len(patches) <= len(lost):
+    if known and len(patches) <= len(lost):
         raise ValueError(f"{name} {_another(known, here, lost, shapes)} {_remedy(model)}")
     names = {id(tensor): key for key, tensor in tensors.items()}
-    silent += [names[id(tensor)] for key in lost for tensor in tensors_of(known[key])]
-    return LoraFile(patches, len(tensors) - len(silent), silent, _doubts(metadata, family_of(model)))
+    silent += [names[id(tensor)] for patch in (*map(known.get, lost), *not_taken) for tensor in tensors_of(patch)]
+    return LoraFile(patches, settings, len(tensors) - len(silent), silent, _doubts(metadata, family_of(model)))
 
 
 def _doubts(metadata: dict[str, str], family: Family) -> list[str]:

@@ -1,6 +1,7 @@
 """What a file says of how its weights are quantised, and what stands beside them."""
 
 import json
+from math import gcd
 from types import SimpleNamespace
 
 import pytest
@@ -98,29 +99,37 @@ def test_the_layers_of_newer_files_say_their_format_themselves():
 
 # --- weights of several numbers in a byte -----------------------------------------------------------------------------
 
-# dtype of the weight, whether a byte of it holds two numbers, and what stands beside it for a weight of so many rows.
+# dtype of the weight, in how many bits it holds a number, and what stands beside it for so many rows and columns.
 STORED = {
-    "fp8": ("F8_E4M3", False, lambda rows: {"weight_scale": ()}),
-    "mxfp8": ("F8_E4M3", False, lambda rows: {"weight_scale": (rows, 1)}),
-    "int8": ("I8", False, lambda rows: {"weight_scale": ()}),
-    "int8 by a scale in a list": ("I8", False, lambda rows: {"weight_scale": (1,)}),
-    "int8 by rows": ("I8", False, lambda rows: {"weight_scale": (rows, 1)}),
-    "nvfp4": ("U8", True, lambda rows: {"weight_scale": (rows, 1), "weight_scale_2": ()}),
-    "4 bits, rotated": ("I8", True, lambda rows: {"weight_scale": (rows,)}),
-    "4 bits by groups": ("I8", True, lambda rows: {"weight_s_rel": (rows, 2), "weight_s_channel": (rows,)}),
+    "fp8": ("F8_E4M3", 8, lambda rows, columns: {"weight_scale": ()}),
+    "mxfp8": ("F8_E4M3", 8, lambda rows, columns: {"weight_scale": (rows, 1)}),
+    "int8": ("I8", 8, lambda rows, columns: {"weight_scale": ()}),
+    "int8 by a scale in a list": ("I8", 8, lambda rows, columns: {"weight_scale": (1,)}),
+    "int8 by rows": ("I8", 8, lambda rows, columns: {"weight_scale": (rows, 1)}),
+    "nvfp4": ("U8", 4, lambda rows, columns: {"weight_scale": (rows, 1), "weight_scale_2": ()}),
+    "4 bits, rotated": ("I8", 4, lambda rows, columns: {"weight_scale": (rows,)}),
+    "4 bits by groups of 16": ("I8", 4, lambda rows, columns: grouped(rows, columns, 16)),
+    "4 bits by groups of 32": ("I8", 4, lambda rows, columns: grouped(rows, columns, 32)),
+    "6 bits by groups of 16": ("I8", 6, lambda rows, columns: grouped(rows, columns, 16)),
+    "6 bits by groups of 32": ("U8", 6, lambda rows, columns: grouped(rows, columns, 32)),
 }
+
+
+def grouped(rows: int, columns: int, group: int) -> dict[str, tuple[int, ...]]:
+    return {"weight_s_rel": (rows, columns // gcd(group, columns)), "weight_s_channel": (rows,)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("stored", STORED)
 def test_a_packed_backbone_has_the_shapes_and_numbers_of_the_plain_one(name, stored):
-    dtype, packed, beside = STORED[stored]
+    dtype, bits, beside = STORED[stored]
     state = infos(comfy(name))
     plain = with_header(state)
     for key in matrices(comfy(name)):
         rows, columns = state[key].shape
-        state[key] = TensorInfo(dtype, (rows, columns // 2 if packed else columns))
-        state |= {f"{key.removesuffix('weight')}{end}": TensorInfo("F32", size) for end, size in beside(rows).items()}
+        state[key] = TensorInfo(dtype, (rows, columns * bits // 8))
+        sizes = beside(rows, columns)
+        state |= {f"{key.removesuffix('weight')}{end}": TensorInfo("F32", size) for end, size in sizes.items()}
     file = with_header(state)
     assert file.shapes == plain.shapes and file.layout.parameters == plain.layout.parameters
     assert file.layout.variant == plain.layout.variant and file.layout.scaled
@@ -187,6 +196,7 @@ AS_SAID = {
     "int8_tensorwise": ("I8", 64, {"weight_scale": (128, 1)}),
     "convrot_w4a4": ("I8", 32, {"weight_scale": (128,)}),
     "asym_w4a8_int8": ("I8", 32, {"weight_s_rel": (128, 4), "weight_s_channel": (128,), "weight_codebook": (16,)}),
+    "w6a8_int8": ("I8", 48, {"weight_s_rel": (128, 2), "weight_s_channel": (128,)}),
 }
 
 

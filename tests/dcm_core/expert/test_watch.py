@@ -32,7 +32,7 @@ class Block(nn.Module):
 
     def forward(self, x):
         x = self.attention.qkv(x)
-        if self.bypassed:
+        if self.bypassed and not getattr(self.ffn[2], "own_forward", False):
             return F.linear(self.ffn[1](self.ffn[0](x)), self.ffn[2].weight, self.ffn[2].bias)
         return self.ffn(x)
 
@@ -129,6 +129,22 @@ def test_a_host_may_call_a_layers_forward_where_its_own_holder_would_not(net):
     with Sidecar(expert("blocks.0.ffn.2"), host=unfused).active(net) as watch:
         net(X)
     assert watch.bypassed() == []
+
+
+@pytest.mark.parametrize("before", [{}, {"own_forward": False}], ids=["unset", "set by another"])
+def test_a_layer_asks_a_host_for_its_own_forward_while_it_is_changed(net, before):
+    layer = net.blocks[0].ffn[2]
+    vars(layer).update(before)
+    kept, net.blocks[0].bypassed = dict(vars(layer)), True
+    sidecar = Sidecar(expert("blocks.0.ffn.2"), host=HostLayers(own_forward="own_forward"))
+    for _ in range(2):  # what one has set and taken back, the next finds as it was
+        with sidecar.active(net) as watch:
+            net(X)
+        assert watch.bypassed() == []
+        assert vars(layer) == kept
+    with pytest.raises(RuntimeError, match="interrupted"), sidecar.active(net):
+        raise RuntimeError("interrupted")
+    assert vars(layer) == kept
 
 
 def test_at_strength_zero_nothing_has_to_act(net):

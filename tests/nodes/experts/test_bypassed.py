@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import comfy.ops
 import comfy.sd
 import pytest
 import torch
@@ -50,6 +51,30 @@ def test_a_layer_that_does_not_act_ends_the_run_with_its_name(monkeypatch):
     monkeypatch.setattr(apply, "HOST_LAYERS", HostLayers())
     with pytest.raises(ValueError, match=rf"did not act on {FEED_FORWARD}: ComfyUI {host_version()} .*DCM Bake"):
         this.sampled(this.applied(model, semantic_strength=0.0))
+
+
+@has_fused_layers
+def test_a_newer_host_is_asked_for_the_forward_of_each_changed_layer(monkeypatch):
+    """One that lets a layer say so, also where nothing here knows the module that uses its weights."""
+    this = with_feed_forward(world("wan"))
+    model, plain = in_int8(this)
+    fused, asked = comfy.ops.linear_input_act, []
+
+    def asking(layer, x, name):
+        asked.append(getattr(layer, "comfy_force_forward", False))
+        return layer(torch.nn.functional.gelu(x, approximate="tanh")) if asked[-1] else fused(layer, x, name)
+
+    monkeypatch.setattr(comfy.ops, "linear_input_act", asking)
+    monkeypatch.setattr(apply, "HOST_LAYERS", HostLayers(own_forward="comfy_force_forward"))
+    result = this.sampled(this.applied(model, semantic_strength=0.0))
+    assert relative(result, this.sampled(this.applied(plain, semantic_strength=0.0))) < 0.02
+    assert set(asked) == {True, False}
+    assert not any("comfy_force_forward" in vars(module) for module in model.model.modules())
+
+
+def test_only_a_host_that_asks_layers_is_told():
+    assert host_layers.asked_for_own_forward(type("Linear", (), {"comfy_force_forward": False})) is not None
+    assert host_layers.asked_for_own_forward(type("Linear", (), {})) is None
 
 
 @pytest.mark.parametrize("layer", ["blocks.1.self_attn.q", "time_embedding.0", "head.head"])
