@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import os
 import sys
@@ -152,10 +153,18 @@ def give_up(error: Exception | str) -> NoReturn:
 
     Most reasons are those of every process: the first one tells them, and torchrun then ends the others.
     """
+    reason = f"error in process {RANK}: {error}" if RANK else f"error: {error}"
     if RANK:
         time.sleep(PATIENCE)
-        sys.exit(f"error in process {RANK}: {error}")
-    sys.exit(f"error: {error}")
+    tell_torchrun(reason)
+    sys.exit(reason)
+
+
+def tell_torchrun(reason: str) -> None:
+    """Have it say the reason in the report that it ends with, a screen below where this process says it."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": reason, "extraInfo": {"py_callstack": reason, "timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": told}), "ascii")
 
 
 def whats_next(config: Config) -> str:

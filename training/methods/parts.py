@@ -24,7 +24,7 @@ from dcm_core.schedule.experts import ExpertKind, ExpertSchedule
 
 from ..config import Config
 from ..data.batch import Conditions
-from ..errors import ConfigError
+from ..errors import ConfigError, MisfitExpert
 from ..export import backbone_fingerprint, export_adapter, export_backbone, export_semantic
 from ..networks.exchange import with_layers
 from ..networks.roles import Roles
@@ -186,8 +186,11 @@ def detail_part(setup: Setup, options: OverSemanticOptions) -> tuple[Roles, Part
         roles, backbone = cast(setup, options), setup.backbone
         below = backbone.comfy_state(roles.below.network)
         return roles, DetailPart(backbone_fingerprint(backbone.family, below))
-    semantic = _load_semantic(setup, options)
-    return cast(setup, options, semantic), DetailPart(semantic.metadata.fingerprint)
+    file, semantic = _load_semantic(setup, options)
+    try:
+        return cast(setup, options, semantic), DetailPart(semantic.metadata.fingerprint)
+    except MisfitExpert as error:
+        raise ConfigError(f"{error} It is {file}.") from None
 
 
 def whole_part(setup: Setup, options: DistillationOptions) -> tuple[Roles, Part]:
@@ -200,7 +203,7 @@ def side_part(setup: Setup, options: DistillationOptions, expert: ExpertKind) ->
     return cast(setup, options), SidePart(expert)
 
 
-def _load_semantic(setup: Setup, options: OverSemanticOptions) -> Expert:
+def _load_semantic(setup: Setup, options: OverSemanticOptions) -> tuple[Path, Expert]:
     path = options.semantic or str(_own_semantic(setup.config))
     remedy = "Run stage=semantic first, or name its file in options.semantic."
     name = f"stages.{setup.config.stage}.options.semantic"
@@ -215,7 +218,7 @@ def _load_semantic(setup: Setup, options: OverSemanticOptions) -> Expert:
             f"{name}: {file} ends at {_spelled(ends)}, and this stage begins at {_spelled(begins)}. Set schedule to "
             "the former, or train the semantic expert anew with the latter."
         )
-    return expert
+    return file, expert
 
 
 def _own_semantic(config: Config) -> Path:
