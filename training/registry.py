@@ -87,14 +87,15 @@ def _check_latents(method: Method) -> None:
         )
 
 
-def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> Estimate:
-    """What the selected stage needs: counted, without a weight or a clip. Raises ConfigError."""
+def estimated(config: Config, size: Size | None, card: float | None, rate: float, gpus: int = 1) -> Estimate:
+    """What the selected stage needs on so many GPUs: counted, without a weight or a clip. Raises ConfigError."""
     method, options = _method(config), _options(config)
     try:
         latents = build_data(config).latent_shape
     except (ConfigError, OSError):  # it has not been prepared yet
         latents = None
-    return told(config, options, need(config, method, options, build_backbone, size, latents), card, rate)
+    found = need(config, method, options, build_backbone, size, latents, gpus)
+    return told(config, options, found, card, rate)
 
 
 def check(config: Config) -> None:
