@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         from training.config import load_config
         from training.output import require_writable
-        from training.registry import check
+        from training.registry import check, check_below
         from training.run.world import another_is_gone, check_processes, farewell, processes
     except ImportError as error:
         give_up(cannot_import(error))
@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.dry_run:
             estimate(config, stages, options.size, options.card, options.rate, gpus)
             return
+        if not options.trial:
+            check_below(config)
         for stage in [] if options.trial else stages:
             require_writable(Path(config.output, stage))
         for stage in stages:

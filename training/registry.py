@@ -7,6 +7,7 @@ constant what it brings: ``METHOD``, ``BACKBONE``, ``DATA`` or ``ENCODER``, besi
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
@@ -25,6 +26,7 @@ from .methods.base import Method, Setup
 from .methods.distillation import Distillation
 from .preparation.command import command
 from .preparation.encoder import Encoder
+from .run.checkpoint import reached
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -109,6 +111,23 @@ def check(config: Config) -> None:
                 problems[str(error)] = None
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def check_below(config: Config) -> None:
+    """Raises ConfigError where a run of all stages would train the semantic expert on below one that was trained over
+    it: that one would be refused, after all the hours of the first."""
+    below, output = config.stages.get("semantic"), Path(config.output)
+    done = reached(output / "semantic")
+    if config.stage or config.pair or below is None or config.watch.patience or not 0 < done < below.iterations:
+        return
+    for stage in map(config.of_stage, config.stages):
+        options: Any = _options(stage)
+        if getattr(options, "over_semantic", False) and options.semantic is None and reached(output / stage.stage):
+            raise ConfigError(
+                f"stages.semantic.iterations={below.iterations}: {output / stage.stage} was trained over the semantic "
+                f"expert as it is after {done}. Set stages.semantic.iterations={done}, or train it on with "
+                f"stage=semantic and what lies over it anew with --restart stage={stage.stage}."
+            )
 
 
 def brought(folder: str, constant: str) -> dict[str, Any]:
