@@ -88,27 +88,31 @@ def _run(config: Config, dry_run: bool, part: int, parts: int) -> bool:
     """Make those of a stage, if it has a teacher."""
     from tqdm import tqdm
 
-    from training.data.paths import PathCache, fill
+    from training.data.paths import BAR, PathCache, fill
     from training.evaluation.recipe import beginning, training_paths, training_plan
     from training.methods.distillation import Distillation
+    from training.output import alone
 
     method = _method(config)
     if not isinstance(method, Distillation):
         return False
     folder = training_paths(config)
     if dry_run:
-        print(costs(method, training_plan(method, config), folder))
+        print(unused_prompts(plan := training_plan(method, config)), end="")
+        print(costs(method, plan, folder))
         return True
     before = beginning(config, folder)
-    cache = PathCache.begin(folder, training_plan(method, config, before))
-    mine, plan = range(part - 1, cache.plan.batches, parts), cache.plan
-    print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
-    made = fill(cache, method.data, method.guided_teacher, method.process, method.world, mine, before)
-    todo = sum(batch in mine for batch in cache.missing())
-    for _ in tqdm(made, total=todo, desc="files", ncols=80, disable=not todo):
-        pass
-    left = len(cache.missing())
-    print(f"{left} files are left to other parts." if left else "All paths are there: train with data.source=teacher.")
+    with alone(folder, "output or paths.folder", f".{part}of{parts}.lock"):  # the parts fill it together
+        cache = PathCache.begin(folder, training_plan(method, config, before))
+        mine, plan = range(part - 1, cache.plan.batches, parts), cache.plan
+        print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
+        print(unused_prompts(plan), end="")
+        todo = sum(batch in mine for batch in cache.missing()) * plan.batch * plan.steps
+        with tqdm(total=todo, desc="paths", disable=not todo, **BAR) as bar:
+            teacher, process, world = method.guided_teacher, method.process, method.world
+            list(fill(cache, method.data, teacher, process, world, mine, before, on_step=bar.update))
+    left = len(cache.missing()) * plan.batch
+    print(f"{left} paths are left to other parts." if left else "All paths are there: train with data.source=teacher.")
     return True
 
 
@@ -118,6 +122,7 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
 
     from training.data.paths import solved
     from training.output import existing
+    from training.words import digits, span, work
 
     one = plan.__class__(**{**vars(plan), "nodes": plan.nodes[:2], "levels": plan.nodes[:2]})
     model = method.guided_teacher(method.data.conditions(plan.captions([0])).to(method.device))
@@ -126,16 +131,25 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
     start = time.perf_counter()
     solved(one, range(1), model, method.process, method.device)
     seconds = time.perf_counter() - start
-    steps, paths = len(plan.nodes) - 1, plan.batches * plan.batch
-    pflop = counter.get_total_flops() * steps * paths / 1e15
+    steps, paths = plan.steps, plan.batches * plan.batch
+    flop = counter.get_total_flops() * steps * paths
     size = plan.batches * plan.batch_bytes
     free = shutil.disk_usage(existing(folder)).free
     return (
         f"{paths} paths of {len(plan.prompts)} prompts, {plan.calls} network calls each: {paths * plan.calls} calls, "
-        f"{pflop:.3g} PFLOP, about {seconds * steps * paths / 3600:.2g} hours on {method.device} one path at a time.\n"
-        f"{len(plan.levels)} states a path: {size / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB are free."
+        f"{work(flop)}, about {span(seconds * steps * paths)} on {method.device} one path at a time.\n"
+        f"{len(plan.levels)} states a path: {digits(size / 1e9)} GB in {folder}, where {digits(free / 1e9)} GB are "
+        "free."
         + (" That is too little: free some space, or set paths.folder or a smaller paths.count." if size > free else "")
     )
+
+
+def unused_prompts(plan: Plan) -> str:
+    """A line where there are more prompts than paths, or nothing."""
+    prompts, paths = len(plan.prompts), plan.batches * plan.batch
+    if paths >= prompts:
+        return ""
+    return f"Of {prompts} prompts the last {prompts - paths} get no path: paths.count={prompts} is one for each.\n"
 
 
 def _method(config: Config) -> Method:

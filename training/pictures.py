@@ -12,6 +12,9 @@ from torch import Tensor
 
 from dcm_core.files.atomic import atomic_write
 
+from .lettering import lettered
+
+_SMALL = 12  # letters
 INK, PAPER, FAINT = (28, 30, 36), (250, 250, 248), (120, 124, 134)
 
 
@@ -66,14 +69,15 @@ def sheet(title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence
     total_height = 2 * margin + 3 * line + len(rows) * (height + line + gap)
     picture = Image.new("RGB", (total_width, total_height), PAPER)
     draw = ImageDraw.Draw(picture)
-    large, small = ImageFont.load_default(17), ImageFont.load_default(12)
+    large, small = ImageFont.load_default(17), ImageFont.load_default(_SMALL)
     draw.text((margin, margin - 6), title, INK, large)
     top = margin + line + 8
     for i, heading in enumerate(columns):
         draw.text((margin + i * (width + gap), top), heading, INK, small)
     top += line
     for label, cells in rows:
-        draw.text((margin, top + 2), label, FAINT, small)
+        text, font = lettered(label, _SMALL)
+        draw.text((margin, top + 2), text, FAINT, font)
         for i, cell in enumerate(cells):
             picture.paste(Image.fromarray(cell), (margin + i * (width + gap), top + line))
         top += line + height + gap

@@ -101,6 +101,8 @@ class Trainer:
                 callback.finish(self)
 
     def _iterate(self, request: StopRequest) -> None:
+        for callback in self.callbacks:
+            callback.before_step(self)
         try:
             metrics = self.method.step(self.iteration)
         except FloatingPointError as error:

@@ -22,6 +22,7 @@ from torch import Tensor
 from ...dcm_core.errors import shortened
 from ...dcm_core.files.atomic import atomic_write
 from .attention import HOST, WAYS, Attention, Choice, asked_for, fastest
+from .attention_earlier import Earlier
 from .attention_inexact import Inexact
 from .host import host_version
 from .host_layers import with_attention_of_their_own
@@ -65,6 +66,7 @@ class ChosenAttention:
         inexact: Inexact | None = None,
     ):
         self.earlier, self.fixed, self.inexact = earlier, fixed, inexact
+        self._earlier = Earlier(earlier) if earlier else None
 
     def __call__(
         self,
@@ -107,18 +109,25 @@ class ChosenAttention:
             return self.inexact.measured(host, q, k, v, scale)
         if self.fixed:
             return None if self.fixed == HOST else asked_for(self.fixed)
-        way = self.way(host, q, k, v, scale, beside)
+        way = self.way(host, q, k, v, scale, beside, options)
         return None if way == HOST else WAYS[way]
 
-    def way(self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str) -> str:
+    def way(
+        self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str, options: dict
+    ) -> str:
         """The way for tensors [B, heads, tokens, width]; ``beside``: the host's function."""
-        if self.earlier is not None:
-            beside = type(self.earlier).__name__ + "." + getattr(self.earlier, "__qualname__", "")
+        compiling, earlier = torch.compiler.is_compiling(), self._earlier
+        if earlier and compiling:
+            return HOST  # in a graph there are no numbers to compare
         sizes = int(q.shape[2]), int(k.shape[2]), int(q.shape[3])
-        shape = (*sizes, str(q.dtype), str(q.device), beside)
-        if torch.compiler.is_compiling():
+        shape = (*sizes, str(q.dtype), str(q.device), earlier.name if earlier else beside)
+        if compiling:
             return way_in_graph(*shape, int(q.shape[1]))
-        return choice_for(Shape(*shape), host, q, k, v, scale).name
+        name = choice_for(Shape(*shape), host, q, k, v, scale).name
+        told = options.get("transformer_options") or {}
+        if earlier and name != HOST and not earlier.is_equalled(name, host, q, k, v, scale, told):
+            return HOST
+        return name
 
 
 @torch.compiler.assume_constant_result
@@ -163,7 +172,8 @@ def choice_for(shape: Shape, host: Attention, q: Tensor, k: Tensor, v: Tensor, s
             choice = Choice(HOST)
         keep(shape, choice)
     _chosen[shape] = choice
-    log.info("DCM: attention at %d tokens: %s", shape.queries, described(choice))
+    sizes = shape.queries if shape.queries == shape.keys else f"{shape.queries} x {shape.keys}"
+    log.info("DCM: attention at %s tokens: %s", sizes, described(choice))
     return choice
 
 
@@ -277,15 +287,13 @@ def with_attention(model: ModelPatcher, fixed: str | None = None, inexact: Inexa
 
 
 def lost_attention(model: ModelPatcher) -> list[str]:
-    """A warning where another node has put its attention in the place of the chosen one: there is one place."""
-    if not model.get_attachment(_ATTACHMENT) or isinstance(override_of(model), ChosenAttention):
+    """A warning where another attention is in the place of the chosen one, or that in the place of what layers prefer:
+    there is one place."""
+    if not model.get_attachment(_ATTACHMENT):
         return []
-    return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
-
-
-def passed_over(model: ModelPatcher) -> list[str]:
-    """A warning where layers prefer an attention of their own, which no attention of another node lets them have."""
-    layers = with_attention_of_their_own(model) if isinstance(override_of(model), ChosenAttention) else []
+    if not isinstance(override_of(model), ChosenAttention):
+        return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
+    layers = with_attention_of_their_own(model)
     said = f"the file of the backbone, or of a LoRA, asks for an attention of its own in {shortened(layers, 2)}, and "
     return [said + "DCM Attention takes its place: leave that out to have it."] if layers else []
 

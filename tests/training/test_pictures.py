@@ -2,9 +2,12 @@
 
 import av
 import numpy as np
+import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
+import training.lettering
+from training.lettering import lettered
 from training.pictures import save_mp4, save_png, sheet, strip, to_pixels
 
 
@@ -43,3 +46,22 @@ def test_a_sheet_shows_every_cell_where_it_belongs(tmp_path):
         hits = np.argwhere((found[:, :, 0, 0] == cell[0, 0]).all(-1))
         exact = [tuple(hit) for hit in hits if (found[tuple(hit)] == cell).all()]
         assert len(exact) == 2, "each cell stands once in either row"
+
+
+def test_captions_of_other_languages_are_legible(monkeypatch):
+    """In a font of the system that has their letters, else as near as Pillow's own comes."""
+    assert lettered("a kite \u2014 it flies", 12)[0] == "a kite - it flies"
+    lacking = "Ein M\u00e4dchen l\u00e4uft \u00fcber \U00016a40"
+    monkeypatch.setattr(training.lettering, "_SYSTEM", ())
+    text, font = lettered(lacking, 12)
+    assert text == "Ein Madchen lauft uber ?" and font.getname() == ImageFont.load_default(12).getname()
+
+
+def test_a_font_of_the_system_takes_over_where_it_has_the_letters(monkeypatch):
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 12)
+    except OSError:
+        pytest.skip("no DejaVu here")
+    monkeypatch.setattr(training.lettering, "_SYSTEM", ("gone.ttf", "DejaVuSans.ttf"))
+    text, font = lettered("\u041a\u043e\u0448\u043a\u0430 \u2014 \u00e9", 12)
+    assert text == "\u041a\u043e\u0448\u043a\u0430 - \u00e9" and font.getname()[0] == "DejaVu Sans"

@@ -56,6 +56,9 @@ class Callback:
     def start(self, run: TrainingRun) -> None:
         """Before the first iteration, after a resume has been loaded."""
 
+    def before_step(self, run: TrainingRun) -> None:
+        """Before each iteration, when all that is done between two of them is."""
+
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         """After each iteration, counted from 0, with its losses and gradient norms."""
 

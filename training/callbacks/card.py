@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +37,7 @@ class Card(Callback):
         return {"seconds": self._seconds()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.seconds = state.get("seconds", 0.0)
+        self.seconds = max(self._seconds(), state.get("seconds", 0.0))  # a step back takes no time back
 
     def _seconds(self) -> float:
         return self.seconds + time.monotonic() - self.since
@@ -45,15 +46,17 @@ class Card(Callback):
 def _data(config: Config) -> str:
     data = config.stage_data()
     made = "paths of the teacher itself, from prompts alone, of " if data.source == "teacher" else ""
-    return f"not stated: {made}{data.name} {data.options or ''}".rstrip()
+    options = ", ".join(f"{name} {value}" for name, value in data.options.items())
+    return f"not stated: {made}{data.name}{f' ({options})' if options else ''}"
 
 
 def card(config: Config, iterations: int, seconds: float, where: str) -> str:
     """The text; ``seconds`` of training on ``where``."""
+    config = _shareable(config)
     stage, backbone, told = config.selected(), config.backbone, config.card
-    data = config.stage_data()
+    data, weights = config.stage_data(), stage.options.get("teacher") or config.weights
     rows = {
-        "base": f"{config.title}, {config.weights or 'trained by this configuration'}",
+        "base": f"{config.title}, {weights or 'trained by this configuration'}",
         "licence of the base": told.base_licence or "not stated: it binds these weights too",
         "data": told.data or _data(config),
         "licence of this file": told.licence or "not stated",
@@ -69,7 +72,7 @@ def card(config: Config, iterations: int, seconds: float, where: str) -> str:
     return (
         f"---\ntags: [video, dcm, {backbone.family}]\n{_front(told.licence)}---\n"
         f"# {config.stage} of {config.title}, for DCM for ComfyUI\n\n| | |\n|---|---|\n{table}\n\n"
-        f"The whole configuration:\n\n```yaml\n{to_yaml(_shareable(config))}```\n"
+        f"The whole configuration:\n\n```yaml\n{to_yaml(config)}```\n"
     )
 
 
@@ -78,8 +81,18 @@ def _front(licence: str) -> str:
 
 
 def _shareable(config: Config) -> Config:
-    """Without folders of this machine."""
-    return config.model_copy(update={"folder": "", "output": Path(config.output).name})
+    """Without folders of this machine: of files and folders that are named from its root on, their own names."""
+    told = config.model_copy(update={"folder": "", "output": Path(config.output).name})
+    return Config.model_validate(_named(told.model_dump()))
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _named(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(each) for each in value]
+    here = isinstance(value, str) and os.path.isabs(value) and os.path.exists(value)
+    return Path(value).name if here else value
 
 
 def _version(name: str) -> str | None:

@@ -97,9 +97,10 @@ class JumpError(Callback):
 
     def load(self, state: dict[str, Any]) -> None:
         self.beside = state.get("beside", {})
+        self.waited = state.get("waited", 0)
         best = state.get("best")
-        self.best = float("inf") if best is None else best
-        self.best_iteration, self.waited = state.get("best_iteration", 0), state.get("waited", 0)
+        if best is not None and best <= self.best:  # after a step back the better weights are in the file all the same
+            self.best, self.best_iteration = best, state["best_iteration"]
         self.measured_on = state.get("measured_on")
 
     def _forget_others(self, measured_on: str) -> None:
@@ -113,13 +114,17 @@ class JumpError(Callback):
         self.measured_on = measured_on
 
     def _baselines(self, found: HeldOut, run: TrainingRun) -> dict[str, float]:
-        method = found.method
+        method, paths = found.method, min(run.config.watch.floor_paths, len(found.cache))
+        if run.first and paths:
+            tqdm.write(
+                f"Measuring its floor, once: {paths} of the paths on a finer grid, {found.floor_calls()} calls each"
+            )
         with method.averaged():
             untrained = found.jumps(found.method.student_alone)
         teacher = found.jumps(method.guided_teacher)
         values = _named(found, untrained, "_untrained") | _named(found, teacher, "_teacher")
-        if run.config.watch.floor_paths:
-            values |= _named(found, found.floor(method.guided_teacher, run.config.watch.floor_paths), "_floor")
+        if paths:
+            values |= _named(found, found.floor(method.guided_teacher, paths), "_floor")
         return values
 
     def _measure(self, run: TrainingRun, iteration: int) -> float:

@@ -43,7 +43,7 @@ class Validation(Callback):
         if not run.config.validation.every or run.iteration == run.stage.iterations:
             return
         if run.first:
-            tqdm.write(_EXPLANATION)
+            tqdm.write(f"{_EXPLANATION} The clips are in {run.folder / 'validation'}.")
         if run.config.pair and isinstance(run.method, Distillation):
             self.held_out = held_out(run.method, run.config)
             if self.held_out is None and run.first:
@@ -67,7 +67,7 @@ class Validation(Callback):
         conditions = method.data.conditions(prompts).to(method.device)
         with method.averaged():
             latents = method.sampled(partial(method.sample, steps=config.steps), start, conditions)
-        teacher = self._teachers(method, start, conditions) if isinstance(method, Distillation) else None
+        teacher = self._teachers(run, method, start, conditions) if isinstance(method, Distillation) else None
         if not run.first:
             return
         real = method.data.batch(method.draws(0)).latents.to(latents)
@@ -100,9 +100,13 @@ class Validation(Callback):
         noise = torch.randn(len(config.prompts), *method.data.latent_shape, generator=generator)
         return noise.to(method.device), config.prompts
 
-    def _teachers(self, method: Distillation, start: torch.Tensor, conditions: Conditions) -> torch.Tensor:
+    def _teachers(
+        self, run: TrainingRun, method: Distillation, start: torch.Tensor, conditions: Conditions
+    ) -> torch.Tensor:
         """The teacher's clips from the same start, sampled once."""
         if self.teacher is None:
+            if run.first:
+                tqdm.write(f"Sampling the teacher's {len(start)} clips, once")
 
             def sample(x: torch.Tensor, told: Conditions) -> torch.Tensor:
                 return method.to_look_at(method.followed(method.guided_teacher(told), x, method.every_level()), told)

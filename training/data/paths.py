@@ -37,6 +37,8 @@ from .levels import float32
 from .path_recipe import UNROUNDED, Recipe
 
 _INDEX, _VERSION, _FILES = "index.json", 1, "paths-"
+# Of tqdm, over the steps of all paths: one path may take minutes.
+BAR: dict[str, Any] = {"ncols": 80, "bar_format": "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ class Plan:
     @property
     def calls(self) -> int:
         """Of the network, a path."""
-        return (len(self.nodes) - 1) * (1 if self.recipe.guidance == 1 else 2)
+        return self.steps * (1 if self.recipe.guidance == 1 else 2)
+
+    @property
+    def steps(self) -> int:
+        """Of a path."""
+        return len(self.nodes) - 1
 
     def captions(self, numbers: Iterable[int]) -> list[str]:
         return [self.prompts[number % len(self.prompts)] for number in numbers]
@@ -213,12 +220,13 @@ def fill(
     part: range | None = None,
     before: PathCache | None = None,
     at_once: int | None = None,
+    on_step: Callable[[int], object] = bool,
 ) -> Iterator[int]:
     """Make the missing batches of paths, or those of them in ``part``; yields the number of each when it is written.
 
     All processes of the world ask the teacher together, since it may be split among them, and the first one writes.
     ``before``: the paths that these go on from, where they do not begin with noise. ``at_once``: how many paths of a
-    batch are solved together; none is all.
+    batch are solved together; none is all. ``on_step``: told after every step of how many paths it was one.
     Raises OSError before the first batch where the disk has no room for all, and ConfigError where ``before`` lacks
     some.
     """
@@ -233,7 +241,7 @@ def fill(
         for some in parts(numbers, at_once):
             conditions = data.conditions(plan.captions(some)).to(world.device)
             start = None if before is None else before.states(some, [-1])[:, 0]
-            states.append(solved(plan, some, teacher(conditions), process, world.device, start))
+            states.append(solved(plan, some, teacher(conditions), process, world.device, start, on_step))
         if world.first:
             cache.write(batch, torch.cat(states))
         yield batch
@@ -247,19 +255,25 @@ def solved(
     process: Process,
     device: torch.device,
     start: Tensor | None = None,
+    on_step: Callable[[int], object] = bool,
 ) -> Tensor:
-    """States [N, levels, C, T, H, W] of these paths, on the CPU; from ``start``, or else from noise."""
+    """States [N, levels, C, T, H, W] of these paths, on the CPU; from ``start``, or else from noise. ``on_step``: see
+    ``fill``."""
     if start is None:
         start = torch.stack([_noise(plan, number) for number in numbers])
     kept = {level: place for place, level in enumerate(plan.levels)}
     states = start.new_empty(len(numbers), len(kept), *start.shape[1:])
 
-    def keep(step: int, x: Tensor, clean: Tensor | None = None) -> None:
+    def keep(step: int, x: Tensor) -> None:
         if (place := kept.get(plan.nodes[step + 1])) is not None:
             states[:, place] = x.cpu()
 
+    def stepped(step: int, x: Tensor, clean: Tensor) -> None:
+        keep(step, x)
+        on_step(len(numbers))
+
     keep(-1, start)
-    euler(model, start.to(device), plan.nodes, keep, process)
+    euler(model, start.to(device), plan.nodes, stepped, process)
     return states
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from ..config import PART_NAMES, Config
 from ..data.buckets import Size
 from ..errors import ConfigError
+from ..words import digits, span, work
 from .paths import plan
 from .stage import Need
 
@@ -44,8 +45,8 @@ def told(config: Config, options: Any, need: Need, card: float | None, rate: flo
             f"{need.batch} clips an iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of "
             f"{need.clip.size} ({need.clip.tokens} tokens)",
             f"  memory of one GPU, GiB: {_gib(need.memory)} = {memory}",
-            f"  an iteration: {need.flop / 1e15:.3g} PFLOP, {_span(seconds)} at {rate:g} TFLOP a second (assumed; "
-            f"--rate TFLOP for your card); {stage.iterations} iterations: {_span(seconds * stage.iterations)}",
+            f"  an iteration: {work(need.flop)}, {span(seconds)} at {rate:g} TFLOP a second (assumed; "
+            f"--rate TFLOP for your card); {stage.iterations} iterations: {span(seconds * stage.iterations)}",
             f"  disk: {config.checkpoints_kept} checkpoints of {checkpoint:.2g} GiB{_of_cache(config, need)}",
             *_paths(config, options, need, rate),
             *([] if card is None else [_of_card(need, card, fits)]),
@@ -102,7 +103,8 @@ def _paths(config: Config, options: Any, need: Need, rate: float) -> Iterator[st
     shared = "" if config.pair else "one set for all stages, "
     yield (
         f"  the teacher's paths, {shared}made before by training/paths.py: {made.count} of {made.calls} calls, "
-        f"{flop / 1e15:.3g} PFLOP, {_span(flop / 1e12 / rate)}; {made.batches * made.batch_bytes / GIB:.3g} GiB of disk"
+        f"{work(flop)}, {span(flop / 1e12 / rate)}; "
+        f"{digits(made.batches * made.batch_bytes / GIB)} GiB of disk"
     )
 
 
@@ -133,9 +135,3 @@ def _smaller(config: Config, options: Any, need: Need) -> Iterator[str]:
 
 def _gib(size: float) -> str:
     return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.2g}"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -102,7 +102,7 @@ class Outline:
 
 def clip_of(backbone: Backbone, network: Network, size: Size | None, latents: Latents | None) -> Clip:
     """A clip of this size, or of these latents, or of the size that the backbone is for, as a network sees it."""
-    shown = str(size or (f"latents of {latents}" if latents else backbone.usual))
+    shown = str(size or (backbone.size(latents) if latents else backbone.usual))
     if size or not latents:
         latents = backbone.latents(network, size or backbone.usual)
     for length, part, what in zip(latents[1:], network.patch, ("frames", "height", "width"), strict=True):

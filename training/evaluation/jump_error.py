@@ -105,14 +105,21 @@ class HeldOut:
         """Of the teacher from its own states on a grid four times finer: no jump error is meant to go below."""
 
         def landed(model: VelocityModel, x: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
-            nodes = self.cache.plan.nodes
-            lowest = min(segment[1:])
-            levels = finer(self.method.schedule.grid.curve, [n for n in nodes if lowest <= n <= segment.start])
+            levels = self._finer(segment)
             states: list[Tensor] = []
             euler(model, x, levels, lambda _, state, __: states.append(state), self.process)
             return states[levels.index(segment.next) - 1], states[levels.index(segment.end) - 1]
 
         return self._errors(teacher_of, landed, min(paths, len(self.cache)))
+
+    def floor_calls(self) -> int:
+        """Of the network, for the floor of one path."""
+        steps = sum(len(self._finer(segment)) - 1 for segment in self.segments)
+        return steps * (1 if self.cache.plan.recipe.guidance == 1 else 2)
+
+    def _finer(self, segment: Segment) -> list[float]:
+        nodes, lowest = self.cache.plan.nodes, min(segment[1:])
+        return finer(self.method.schedule.grid.curve, [n for n in nodes if lowest <= n <= segment.start])
 
     @torch.no_grad()
     def own(self, model_of: ModelOf) -> list[float]:

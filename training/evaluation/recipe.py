@@ -21,7 +21,7 @@ from ..config import PART_NAMES, Config, Part
 from ..data.base import Data
 from ..data.levels import levels
 from ..data.path_recipe import UNROUNDED, Recipe
-from ..data.paths import PathCache, Plan, fill
+from ..data.paths import BAR, PathCache, Plan, fill
 from ..data.prompts import read_prompts
 from ..data.teacher_paths import TeacherPaths
 from ..errors import ConfigError, MissingWeights
@@ -145,6 +145,11 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
         cache = PathCache.read(_of_part(named, config.part))
         cache.plan.recipe.check(recipe(method, cache.plan.prompts), cache.folder)
         cache.require_whole()
+        if config.stage_data().source and PathCache.read(training_paths(config)).plan.name == cache.plan.name:
+            logger.warning(
+                "The jump error is measured on paths that are trained on, of %s: of others it says nothing.",
+                cache.folder,
+            )
         return cache
     prompts = config.validation.prompts or list(method.data.prompts)[: config.watch.paths]
     if not prompts:
@@ -171,10 +176,10 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
         tqdm.write(
             f"Solving {len(cache)} held-out {paths} of the teacher, {plan.calls} calls each, into {cache.folder}"
         )
-    todo, at_once = len(cache.missing()), config.compute.micro_batch
-    made = fill(cache, method.data, method.guided_teacher, method.process, world, before=begun, at_once=at_once)
-    for _ in tqdm(made, total=todo, desc="held-out files", ncols=80, disable=not (world.first and todo)):
-        pass
+    todo, at_once = len(cache.missing()) * plan.batch * plan.steps, config.compute.micro_batch
+    with tqdm(total=todo, desc="held-out paths", disable=not (world.first and todo), **BAR) as bar:
+        models = method.guided_teacher, method.process, world
+        list(fill(cache, method.data, *models, before=begun, at_once=at_once, on_step=bar.update))
     return cache
 
 

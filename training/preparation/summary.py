@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dcm_core.files.atomic import atomic_write
 
+from ..words import span
 from .clips import Clip
 from .filters import REASONS, Dropped
 
@@ -29,8 +30,8 @@ class Summary:
     dry_run: bool
 
     @property
-    def hours(self) -> float:
-        return sum(clip.size.frames / clip.fps for clip in self.clips if not clip.source.still) / 3600
+    def seconds(self) -> float:
+        return sum(clip.size.frames / clip.fps for clip in self.clips if not clip.source.still)
 
     def buckets(self) -> dict[str, int]:
         counted = Counter(clip.size for clip in self.clips)
@@ -40,13 +41,13 @@ class Summary:
         """A few lines."""
         stills = sum(clip.source.still for clip in self.clips)
         moving = len(self.clips) - stills
-        lines = [
-            f"{self.files} files: {moving} clips ({self.hours:.2f} hours) and {stills} images, "
-            f"{self.captions} captions and {self.prompts} prompts {'to embed' if self.dry_run else 'embedded'}"
-        ]
+        lasting = f" ({span(self.seconds)})" if moving else ""
+        looked_at = f"{self.files} files: {moving} clips{lasting} and {stills} images, {self.captions} captions and "
+        texts = f"{self.prompts} prompts {'to embed' if self.dry_run else 'embedded'}"
+        lines = [f"{looked_at if self.files else ''}{texts}"]
         lines += [f"  {'size':>16}  clips"] if self.clips else []
         lines += [f"  {size:>16}  {count}" for size, count in self.buckets().items()]
-        lines.append(f"dropped: {len(self.dropped) or 'nothing'}")
+        lines += [f"dropped: {len(self.dropped) or 'nothing'}"] if self.files or self.dropped else []
         for reason in REASONS:
             same = [each for each in self.dropped if each.reason == reason]
             lines += [f"  {reason}: {len(same)}"] if same else []
@@ -59,7 +60,7 @@ class Summary:
         values = {
             "files": self.files,
             "clips": len(self.clips),
-            "hours": round(self.hours, 4),
+            "hours": round(self.seconds / 3600, 4),
             "captions": self.captions,
             "prompts": self.prompts,
             "buckets": self.buckets(),

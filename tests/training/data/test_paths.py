@@ -32,7 +32,10 @@ def made(tiny, trained, tmp_path_factory):
     run = build_trainer(tiny(folder, "semantic", options, paths=PATHS))
     method = run.method
     cache = PathCache.begin(folder / "paths", training_plan(method, run.config))
-    assert list(fill(cache, method.data, method.guided_teacher, method.process, method.world)) == [0, 1]
+    told: list[int] = []
+    made = fill(cache, method.data, method.guided_teacher, method.process, method.world, on_step=told.append)
+    assert list(made) == [0, 1]
+    assert told == [cache.plan.batch] * 2 * cache.plan.steps, "a bar moves with every step"
     return cache.folder, method
 
 
@@ -239,13 +242,24 @@ def test_the_command_tells_the_costs_first_and_shares_the_work(trainer, tmp_path
     config = ["--config", str(written(trainer, tmp_path, prompts=str(tmp_path / "prompts.txt")))]
     command.main([*config, "--dry-run"])
     told = capsys.readouterr().out
-    assert "4 paths of 2 prompts, 100 network calls each: 400 calls, " in told and " PFLOP, about " in told
+    assert "4 paths of 2 prompts, 100 network calls each: 400 calls, " in told and " GFLOP, about " in told
     assert "13 states a path: 0.00192 GB in" in told and not (tmp_path / "run" / "paths").exists()
     command.main([*config, "--part", "2/2"])
-    assert "1 files are left to other parts." in capsys.readouterr().out
+    assert "2 paths are left to other parts." in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "run" / "paths").glob("*.safetensors")] == ["paths-000001.safetensors"]
     command.main(config)
     assert "All paths are there" in capsys.readouterr().out
+
+
+def test_prompts_that_get_no_path_are_counted(trainer, tmp_path, capsys):
+    lines = [f"a red plain square moving {where} fast\n" for where in ("left", "right", "up", "down")]
+    lines.append("a blue dotted circle moving left slowly\n")
+    (tmp_path / "prompts.txt").write_text("".join(lines))
+    config = ["--config", str(written(trainer, tmp_path, prompts=str(tmp_path / "prompts.txt"))), "--dry-run"]
+    command.main(config)
+    assert "Of 5 prompts the last 1 get no path: paths.count=5 is one for each." in capsys.readouterr().out
+    command.main([*config, "paths.count=5"])
+    assert "get no path" not in capsys.readouterr().out
 
 
 def test_prompts_that_cannot_be_read_are_named(trainer, tmp_path):

@@ -96,13 +96,13 @@ def test_every_configuration_is_told_without_weights_or_clips(file):
     config = load_config(file)
     for name in config.stages:
         text = estimated(config.of_stage(name), None, None, 350.0).text
-        assert text.startswith(f"stage {name}: ") and "memory of one GPU, GiB" in text and "PFLOP" in text
+        assert text.startswith(f"stage {name}: ") and "memory of one GPU, GiB" in text and "FLOP, " in text
 
 
 @pytest.mark.parametrize("size", ["14b_i2v", "a14b_i2v"])
 def test_image_to_video_is_told_with_what_networks_are_told_of_an_image(size):
     config = load_config(next(file for file in CONFIGS if file.stem == "wan2.1_14b_adapter"), [f"backbone.size={size}"])
-    assert "PFLOP" in estimated(config.of_stage("semantic"), clip_size("64x64x5"), None, 350.0).text
+    assert "FLOP, " in estimated(config.of_stage("semantic"), clip_size("64x64x5"), None, 350.0).text
 
 
 def test_the_card_that_most_people_own_is_enough_for_its_configuration_as_the_page_says():

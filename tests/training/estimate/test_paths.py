@@ -10,6 +10,7 @@ from training.estimate.probe import Counter
 from training.estimate.stage import need
 from training.evaluation.recipe import training_plan
 from training.registry import build_backbone, estimated
+from training.words import work
 
 
 def test_the_paths_are_those_that_are_made(trainer):
@@ -27,4 +28,4 @@ def test_the_paths_are_those_that_are_made(trainer):
     found = need(config, type(method), method.options, build_backbone, None, shape)
     assert found.call == pytest.approx(counter.flop, rel=1e-3)
     text = estimated(config, None, None, 350.0).text
-    assert f"8 of {made.calls} calls, {8 * made.calls * found.call / 1e15:.3g} PFLOP" in text
+    assert f"8 of {made.calls} calls, {work(8 * made.calls * found.call)}" in text

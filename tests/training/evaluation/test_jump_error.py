@@ -166,7 +166,7 @@ def test_the_bar_makes_way_for_what_is_said_of_held_out_paths(trainer, tmp_path)
     with redirect_stdout(terminal), redirect_stderr(terminal):
         trainer("semantic", folder=tmp_path, **settings).run()
     assert "\rSolving 1 held-out path of the teacher, " in terminal.getvalue()
-    assert "held-out files: 100%" in terminal.getvalue()
+    assert "held-out paths: 100%" in terminal.getvalue()
 
 
 def test_held_out_paths_are_made_once_and_refused_where_they_do_not_fit(trainer, tmp_path, capsys):
@@ -206,6 +206,17 @@ def test_the_best_weights_are_exported_beside_the_last_and_training_stops_by_pat
     assert [f", {done} iterations of 4," in each for done, each in zip((2, 4), said, strict=True)] == [True, True], (
         "of 9 that were asked for"
     )
+
+
+def test_after_a_step_back_the_best_is_the_one_whose_weights_are_in_the_file():
+    from training.callbacks.jump_error import JumpError
+
+    watch = JumpError()
+    watch.load({"best": 0.5, "best_iteration": 3})
+    before = watch.state()
+    watch.best, watch.best_iteration = 0.4, 5  # and exported, behind the checkpoint
+    watch.load(before)
+    assert (watch.best, watch.best_iteration) == (0.4, 5)
 
 
 def test_what_was_measured_on_other_paths_is_no_best_to_compare_with(trainer, caplog):

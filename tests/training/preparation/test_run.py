@@ -68,7 +68,7 @@ def test_the_summary_for_the_eye_and_as_json(collection, run, tmp_path):
     assert told["buckets"] == {"48x32x9": 5, "32x48x9": 1, "48x32x1": 1, "32x48x1": 1}
     assert Counter(each["reason"] for each in told["dropped"]) == Counter(DROPPED.values())
     text = summary.text()
-    assert text.startswith("20 files: 6 clips (0.00 hours) and 2 images, 8 captions and 0 prompts embedded\n")
+    assert text.startswith("20 files: 6 clips (6.75 s) and 2 images, 8 captions and 0 prompts embedded\n")
     assert "\n              size  clips\n           32x48x9  1\n" in text
     assert "  duplicate: 1\n    plain.mp4: it is the same as copy.mp4" in text
     assert (tmp_path / "cache" / "summary.txt").read_text() == text + "\n"
