@@ -287,15 +287,14 @@ def with_attention(model: ModelPatcher, fixed: str | None = None, inexact: Inexa
 
 
 def lost_attention(model: ModelPatcher) -> list[str]:
-    """A warning where another attention is in the place of the chosen one, or that in the place of what layers prefer:
-    there is one place."""
+    """A warning where another attention is in the place of the chosen one, or that in the place of one of some layers."""
     if not model.get_attachment(_ATTACHMENT):
         return []
     if not isinstance(override_of(model), ChosenAttention):
         return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
     layers = with_attention_of_their_own(model)
-    said = f"the file of the backbone, or of a LoRA, asks for an attention of its own in {shortened(layers, 2)}, and "
-    return [said + "DCM Attention takes its place: leave that out to have it."] if layers else []
+    asks = f"the file of the backbone, or of a LoRA, asks for another attention in {shortened(layers, 2)}"
+    return [f"{asks}, and DCM Attention takes its place: leave that out to have it."] if layers else []
 
 
 def inexact_of_detail_expert(model: ModelPatcher) -> str | None:
