@@ -7,7 +7,7 @@ from functools import partial
 from comfy_api.v0_0_2 import io
 
 from .backbone.attention import HOST, WAYS
-from .backbone.attention_choice import has_gpu, override_of, passed_over, with_attention
+from .backbone.attention_choice import has_gpu, lost_attention, override_of, with_attention
 from .backbone.attention_inexact import INEXACT, Inexact, require
 from .ui import inputs
 from .ui.say import say
@@ -60,5 +60,5 @@ class DCMAttention(io.ComfyNode):
                 taken = Inexact(inexact, inexact_in == ALL, partial(say, cls))
                 text += f"; {inexact} in {inexact_in}, measured there"
             model = with_attention(model, None if attention == FASTEST else attention, taken)
-            warnings = passed_over(model)
+            warnings = lost_attention(model)
         return io.NodeOutput(model, say(cls, f"attention: {text}", warnings, in_log=not here))

@@ -287,17 +287,14 @@ def with_attention(model: ModelPatcher, fixed: str | None = None, inexact: Inexa
 
 
 def lost_attention(model: ModelPatcher) -> list[str]:
-    """A warning where another node has put its attention in the place of the chosen one: there is one place."""
-    if not model.get_attachment(_ATTACHMENT) or isinstance(override_of(model), ChosenAttention):
+    """A warning where another attention is in the place of the chosen one, or that in the place of one of some layers."""
+    if not model.get_attachment(_ATTACHMENT):
         return []
-    return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
-
-
-def passed_over(model: ModelPatcher) -> list[str]:
-    """A warning where layers prefer an attention of their own, which no attention of another node lets them have."""
-    layers = with_attention_of_their_own(model) if isinstance(override_of(model), ChosenAttention) else []
-    said = f"the file of the backbone, or of a LoRA, asks for an attention of its own in {shortened(layers, 2)}, and "
-    return [said + "DCM Attention takes its place: leave that out to have it."] if layers else []
+    if not isinstance(override_of(model), ChosenAttention):
+        return ["another node has put its attention in the place of DCM Attention's: put DCM Attention behind it."]
+    layers = with_attention_of_their_own(model)
+    asks = f"the file of the backbone, or of a LoRA, asks for another attention in {shortened(layers, 2)}"
+    return [f"{asks}, and DCM Attention takes its place: leave that out to have it."] if layers else []
 
 
 def inexact_of_detail_expert(model: ModelPatcher) -> str | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...dcm_core.schedule.experts import ExpertSchedule, PartNames, steps_text
 from ...dcm_core.schedule.sigmas import is_part_of
-from ..backbone.attention_choice import inexact_of_detail_expert, lost_attention, passed_over
+from ..backbone.attention_choice import inexact_of_detail_expert, lost_attention
 from ..backbone.host import dtype_of_computation, shift_of
 from ..backbone.host_layers import fails_compiled
 from ..backbone.model import family_of
@@ -60,7 +60,7 @@ def of_other_nodes(run: Run) -> list[str]:
     warnings: list[str] = []
     for model in run.models:
         applied = applied_to(model)
-        warnings += [*lost_attention(model), *passed_over(model)]
+        warnings += lost_attention(model)
         if applied and applied.detail_strength and not applied.baked:
             warnings += lost_patches(model, applied.detail)
         warnings += [*patched_since(model), *loras_out_of_reach(model)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
 from dcm_pack.nodes.backbone import host_layers
-from dcm_pack.nodes.backbone.attention_choice import passed_over, with_attention
+from dcm_pack.nodes.backbone.attention_choice import lost_attention, with_attention
 from dcm_pack.nodes.backbone.host import PREFIX
 from dcm_pack.nodes.backbone.host_layers import with_attention_of_their_own
 from dcm_pack.nodes.run.notes import of_other_nodes
@@ -79,10 +79,10 @@ def test_layers_that_prefer_an_attention_are_known(model, monkeypatch):
 
 
 def test_dcm_attention_says_that_it_takes_the_place_of_one(model):
-    assert passed_over(with_attention(model)) == []
+    assert lost_attention(with_attention(model)) == []
     model.add_object_patch(f"{PREFIX}{LAYER}.comfy_attention", Preference(len))
-    assert passed_over(model) == []
-    (warning,) = passed_over(with_attention(model))
+    assert lost_attention(model) == []
+    (warning,) = lost_attention(with_attention(model))
     assert f"in {LAYER}, and DCM Attention takes its place: leave that out" in warning
     assert warning in of_other_nodes(Run.of(with_attention(model)))
 
