@@ -287,7 +287,7 @@ def with_attention(model: ModelPatcher, fixed: str | None = None, inexact: Inexa
 
 
 def lost_attention(model: ModelPatcher) -> list[str]:
-    """A warning where another attention is in the place of the chosen one, or that in the place of one of some layers."""
+    """A warning where another attention is in the place of the chosen one, or that in the place of some layers' own."""
     if not model.get_attachment(_ATTACHMENT):
         return []
     if not isinstance(override_of(model), ChosenAttention):
