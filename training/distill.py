@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import logging
 import os
 import sys
@@ -45,6 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--rate", type=float, default=350.0, help="with --dry-run: TFLOP a second to assume (%(default)g, of an H200)"
     )
+    parser.add_argument("--gpus", type=_count, help="with --dry-run: how many there are (one, or those of torchrun)")
     parser.add_argument(
         "--try", dest="trial", action="store_true", help="build all, train one iteration, write nothing"
     )
@@ -59,20 +61,23 @@ def main(arguments: list[str] | None = None) -> None:
         from dcm_core.errors import ExpertFileError
         from training.config import load_config
         from training.output import require_writable
-        from training.registry import check
-        from training.run.world import another_is_gone, check_processes, farewell
+        from training.registry import check, check_below
+        from training.run.world import another_is_gone, check_processes, farewell, processes
     except ImportError as error:
         give_up(cannot_import(error))
     try:
         config = load_config(options.config, options.overrides)
         check(config)
-        check_processes(config)
+        gpus = options.gpus if options.dry_run and options.gpus else processes()
+        check_processes(config, gpus)
         if options.restart and not config.stage:
             raise ConfigError(f"--restart needs stage=NAME; there are {', '.join(config.stages)}.")
         stages = [config.stage] if config.stage else list(config.stages)
         if options.dry_run:
-            estimate(config, stages, options.size, options.card, options.rate)
+            estimate(config, stages, options.size, options.card, options.rate, gpus)
             return
+        if not options.trial:
+            check_below(config)
         for stage in [] if options.trial else stages:
             require_writable(Path(config.output, stage))
         for stage in stages:
@@ -106,7 +111,14 @@ def main(arguments: list[str] | None = None) -> None:
     farewell()
 
 
-def estimate(config: Config, stages: list[str], size: str | None, card: str | None, rate: float) -> None:
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GPUs")
+    return int(text)
+
+
+def estimate(config: Config, stages: list[str], size: str | None, card: str | None, rate: float, gpus: int) -> None:
     """Say what each stage needs, and of a named card whether it is enough."""
     from training.estimate.report import card_size, clip_size, conclusion
     from training.registry import estimated
@@ -114,7 +126,7 @@ def estimate(config: Config, stages: list[str], size: str | None, card: str | No
     clips, memory = size and clip_size(size), card and card_size(card)
     estimates = []
     for stage in stages:
-        estimates.append(estimated(config.of_stage(stage), clips or None, memory or None, rate))
+        estimates.append(estimated(config.of_stage(stage), clips or None, memory or None, rate, gpus))
         say(estimates[-1].text)
     if memory:
         say(conclusion(estimates))
@@ -155,10 +167,18 @@ def give_up(error: Exception | str) -> NoReturn:
 
     Most reasons are those of every process: the first one tells them, and torchrun then ends the others.
     """
+    reason = f"error in process {RANK}: {error}" if RANK else f"error: {error}"
     if RANK:
         time.sleep(PATIENCE)
-        sys.exit(f"error in process {RANK}: {error}")
-    sys.exit(f"error: {error}")
+    tell_torchrun(reason)
+    sys.exit(reason)
+
+
+def tell_torchrun(reason: str) -> None:
+    """Have it say the reason in the report that it ends with, a screen below where this process says it."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        told = {"message": reason, "extraInfo": {"py_callstack": reason, "timestamp": str(int(time.time()))}}
+        Path(file).write_text(json.dumps({"message": told}), "ascii")
 
 
 def whats_next(config: Config) -> str:

@@ -17,6 +17,10 @@ class MissingCache(ConfigError):
     """A cache of videos that has not been prepared yet."""
 
 
+class MisfitExpert(ConfigError):
+    """An expert that does not fit the network over which it is to lie."""
+
+
 class Stopped(Exception):
     """A run was asked to stop, has saved and leaves; the message is for whoever asked."""
 

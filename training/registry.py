@@ -7,6 +7,7 @@ constant what it brings: ``METHOD``, ``BACKBONE``, ``DATA`` or ``ENCODER``, besi
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
@@ -25,6 +26,7 @@ from .methods.base import Method, Setup
 from .methods.distillation import Distillation
 from .preparation.command import command
 from .preparation.encoder import Encoder
+from .run.checkpoint import reached
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -87,14 +89,15 @@ def _check_latents(method: Method) -> None:
         )
 
 
-def estimated(config: Config, size: Size | None, card: float | None, rate: float) -> Estimate:
-    """What the selected stage needs: counted, without a weight or a clip. Raises ConfigError."""
+def estimated(config: Config, size: Size | None, card: float | None, rate: float, gpus: int = 1) -> Estimate:
+    """What the selected stage needs on so many GPUs: counted, without a weight or a clip. Raises ConfigError."""
     method, options = _method(config), _options(config)
     try:
         latents = build_data(config).latent_shape
     except (ConfigError, OSError):  # it has not been prepared yet
         latents = None
-    return told(config, options, need(config, method, options, build_backbone, size, latents), card, rate)
+    found = need(config, method, options, build_backbone, size, latents, gpus)
+    return told(config, options, found, card, rate)
 
 
 def check(config: Config) -> None:
@@ -108,6 +111,23 @@ def check(config: Config) -> None:
                 problems[str(error)] = None
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def check_below(config: Config) -> None:
+    """Raises ConfigError where a run of all stages would train the semantic expert on below one that was trained over
+    it: that one would be refused, after all the hours of the first."""
+    below, output = config.stages.get("semantic"), Path(config.output)
+    done = reached(output / "semantic")
+    if config.stage or config.pair or below is None or config.watch.patience or not 0 < done < below.iterations:
+        return
+    for stage in map(config.of_stage, config.stages):
+        options: Any = _options(stage)
+        if getattr(options, "over_semantic", False) and options.semantic is None and reached(output / stage.stage):
+            raise ConfigError(
+                f"stages.semantic.iterations={below.iterations}: {output / stage.stage} was trained over the semantic "
+                f"expert as it is after {done}. Set stages.semantic.iterations={done}, or train it on with "
+                f"stage=semantic and what lies over it anew with --restart stage={stage.stage}."
+            )
 
 
 def brought(folder: str, constant: str) -> dict[str, Any]:

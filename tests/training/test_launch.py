@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import get_args_parser
+
+from training import distill
 
 FOLDER = Path(__file__).resolve().parents[2] / "training" / "launch"
 STANDINS = {"torchrun": 'echo "$@" > "$TOLD"', "srun": 'exec "$@"', "scontrol": "printf 'node-a\\nnode-b\\n'"}
@@ -54,3 +57,12 @@ def test_slurm_gives_the_nodes_and_names_output_and_stage(launched):
     assert (asked.nnodes, asked.nproc_per_node, asked.rdzv_endpoint) == ("2", "8", "node-a:29500")
     assert asked.rdzv_id == "7"
     assert asked.training_script_args == [*SETTINGS, "output=runs/mine", "stage=semantic"]
+
+
+def test_the_report_that_torchrun_ends_with_has_the_reason(tmp_path, monkeypatch):
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    with pytest.raises(SystemExit, match="Did you mean 'data'") as left:
+        distill.main(["--config", "training/configs/shapes_quick.yaml", "dta.batch_size=3"])
+    report = ChildFailedError("distill.py", {0: ProcessFailure(0, 1, 1, str(file))}).format_msg()
+    assert f"traceback : {left.value}" in report

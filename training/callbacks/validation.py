@@ -106,7 +106,7 @@ class Validation(Callback):
         """The teacher's clips from the same start, sampled once."""
         if self.teacher is None:
             if run.first:
-                tqdm.write(f"Sampling the teacher's {len(start)} clips, once")
+                tqdm.write("Sampling the teacher's clips from the same start, once")
 
             def sample(x: torch.Tensor, told: Conditions) -> torch.Tensor:
                 return method.to_look_at(method.followed(method.guided_teacher(told), x, method.every_level()), told)

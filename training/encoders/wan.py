@@ -13,6 +13,7 @@ from diffusers.utils import is_ftfy_available
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPVisionModel, UMT5EncoderModel
+from transformers.utils import logging
 
 from ..data.buckets import Size, SizeRule
 from ..errors import ConfigError
@@ -119,9 +120,12 @@ class WanImageEncoder(WanEncoder):
     def _of_images(self) -> Any:
         """WanImageToVideoPipeline with the autoencoder, and CLIP where the network is told what it sees."""
         if self._image_pipeline is None:
-            # It imports the processor of CLIP, which warns of torchvision; text to video needs neither.
+            # It imports the processor of CLIP, which warns of torchvision where Pillow does its work, as here.
+            verbosity = logging.get_verbosity()
+            logging.set_verbosity_error()
             from diffusers import WanImageToVideoPipeline
 
+            logging.set_verbosity(verbosity)
             absent: Any = None
             seeing: dict[str, Any] = {}
             if self.clip is not None:

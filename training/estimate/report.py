@@ -12,10 +12,11 @@ from ..config import PART_NAMES, Config
 from ..data.buckets import Size
 from ..errors import ConfigError
 from ..words import digits, span, work
+from .need import Need
 from .paths import plan
-from .stage import Need
 
 GIB = 2**30
+_LAST = "smaller or shorter clips, or several GPUs (--gpus)"
 _USABLE = 0.92  # of a card's memory: some 8% are not for use
 
 
@@ -30,26 +31,28 @@ class Estimate:
 
 def told(config: Config, options: Any, need: Need, card: float | None, rate: float) -> Estimate:
     """What the selected stage needs. ``card``: its memory in bytes; ``rate``: its TFLOP a second, assumed."""
-    stage, compute = config.selected(), config.compute
-    seconds = need.flop / 1e12 / rate
-    made = "activations" if need.activations >= need.copies else "copies"
-    parts = ("weights", "gradients", "optimizer", "averages", made)
-    memory = ", ".join(f"{name} {_gib(getattr(need, name))}" for name in parts if getattr(need, name))
+    stage = config.selected()
+    seconds, one = need.flop / 1e12 / rate / need.gpus, need.of_one()
+    made = "activations" if one.activations >= one.copies else "copies"
+    parts = ("weights", "gathered", "gradients", "optimizer", "averages", made)
+    memory = ", ".join(f"{name} {_gib(getattr(one, name))}" for name in parts if getattr(one, name))
+    whose = "one GPU" if need.gpus == 1 else f"each of {need.gpus} GPUs"
+    pace = f"{rate:g} TFLOP a second" if need.gpus == 1 else f"{need.gpus} times {rate:g} TFLOP a second"
     # The trained weights, their two moments and their averages, in float32; of a file, as it is exported.
-    checkpoint = (4 * need.trained + need.optimizer + need.averages) / GIB
-    fits = card is None or need.memory <= _USABLE * card
-    changes = () if fits else (*_smaller(config, options, need),) or ("smaller or shorter clips, or several GPUs",)
+    checkpoint = 4 * need.trained + need.optimizer + need.averages
+    fits = card is None or one.memory <= _USABLE * card
+    changes = () if fits else (*_smaller(config, options, need),) or (_LAST,)
     text = "\n".join(
         [
             f"stage {config.stage}: {stage.method}{_of_pair(config)}, {need.trained / 1e6:.1f} M trained parameters; "
-            f"{need.batch} clips an iteration, {min(need.batch, compute.micro_batch or need.batch)} at once, of "
+            f"{need.batch} clips an iteration, {need.at_once} at once, of "
             f"{need.clip.size} ({need.clip.tokens} tokens)",
-            f"  memory of one GPU, GiB: {_gib(need.memory)} = {memory}",
-            f"  an iteration: {work(need.flop)}, {span(seconds)} at {rate:g} TFLOP a second (assumed; "
+            f"  memory of {whose}, GiB: {_gib(one.memory)} = {memory}",
+            f"  an iteration: {work(need.flop)}, {span(seconds)} at {pace} (assumed; "
             f"--rate TFLOP for your card); {stage.iterations} iterations: {span(seconds * stage.iterations)}",
-            f"  disk: {config.checkpoints_kept} checkpoints of {checkpoint:.2g} GiB{_of_cache(config, need)}",
+            f"  disk: {config.checkpoints_kept} checkpoints of {_gib(checkpoint)} GiB{_of_cache(config, need)}",
             *_paths(config, options, need, rate),
-            *([] if card is None else [_of_card(need, card, fits)]),
+            *([] if card is None else [_of_card(one, card, fits)]),
         ]
     )
     return Estimate(config.stage, text, changes)
@@ -108,28 +111,28 @@ def _paths(config: Config, options: Any, need: Need, rate: float) -> Iterator[st
     )
 
 
-def _of_card(need: Need, card: float, fits: bool) -> str:
+def _of_card(one: Need, card: float, fits: bool) -> str:
     size = f"{card / GIB:g}"
     if fits:
-        return f"  fits a card of {size} GB, with {_gib(_USABLE * card - need.memory)} GiB to spare of what can be used"
-    return f"  does not fit: needs {_gib(need.memory)} GiB; {_gib(_USABLE * card)} of the card's {size} can be used"
+        return f"  fits a card of {size} GB, with {_gib(_USABLE * card - one.memory)} GiB to spare of what can be used"
+    return f"  does not fit: needs {_gib(one.memory)} GiB; {_gib(_USABLE * card)} of the card's {size} can be used"
 
 
 def _smaller(config: Config, options: Any, need: Need) -> Iterator[str]:
     compute, stage = config.compute, f"stages.{config.stage}"
     if compute.checkpointing != "full":
         yield "compute.checkpointing=full"
-    if need.batch > 1 and compute.micro_batch != 1:
+    if need.at_once > 1:
         yield "compute.micro_batch=1"
     if compute.dtype == "float32":
         yield "compute.dtype=bfloat16"
     if getattr(options, "mode", "adapter") == "full":
         yield f"{stage}.options.mode=adapter"
-    elif not compute.offload:
+    elif need.shards == 1 and not compute.offload:
         yield "compute.base=fp8 or nf4, or compute.offload=true" if compute.base is None else "compute.offload=true"
     if need.copies > need.activations:
         yield f"{stage}.optimizer.fused=true"
-    if config.selected().optimizer.name == "adamw":
+    if need.shards == 1 and config.selected().optimizer.name == "adamw":
         yield f"{stage}.optimizer.name=adamw8bit"
 
 

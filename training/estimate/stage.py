@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from ..networks.narrow import BYTES, narrowed
 from ..networks.network import Network
 from ..networks.precision import lowered
 from ..networks.roles import Player, Roles, cast_roles
+from .need import Clip, Latents, Need
 from .probe import Cost, Depth, cost, counted, fewest
 
 BLOCKS = ("num_layers", "num_single_layers")  # what diffusers' classes call the numbers of their blocks
@@ -32,41 +32,6 @@ _TAPS = "taps"  # layers of features that are looked at
 _MOMENTS = {"adamw": 8, "adamw8bit": 2, "muon": 4}  # bytes a trained weight; of muon's vectors twice as many
 _COPIES = 4  # bytes a weight that AdamW's step makes on a GPU where it is not one kernel: the roots of its averages
 _SEEN = 257  # patches of CLIP's picture, and one for all of it
-
-Latents = tuple[int, int, int, int]
-
-
-class Clip(NamedTuple):
-    """What it is called, its latents [C, T, H, W], and how many tokens they are."""
-
-    size: str
-    latents: Latents
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Need:
-    """Of one stage on one GPU. Memory in bytes; ``flop`` of an iteration of ``batch`` clips, ``call`` of the teacher's
-    call for one.
-
-    ``copies``: what the optimizer's step makes when the ``activations`` are gone.
-    """
-
-    clip: Clip
-    batch: int
-    trained: int
-    weights: int
-    gradients: int
-    optimizer: int
-    averages: int
-    activations: int
-    copies: int
-    flop: float
-    call: float
-
-    @property
-    def memory(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.averages + max(self.activations, self.copies)
 
 
 class Outline:
@@ -118,15 +83,18 @@ def need(
     make: Callable[[BackboneConfig], Backbone],
     size: Size | None,
     latents: Latents | None,
+    gpus: int = 1,
 ) -> Need:
-    """What the selected stage needs. ``make`` builds a backbone adapter; ``size`` or ``latents`` of clips, else those
-    that the backbone is for."""
+    """What the selected stage needs on so many ``gpus``. ``make`` builds a backbone adapter; ``size`` or ``latents`` of
+    clips, else those that the backbone is for."""
     backbone = make(config.backbone)
     whole = _networks(config, options, backbone)
     first = whole.student.network
     clip = clip_of(backbone, first, size, latents)
     rows = config.stage_data().batch_size
-    at_once = min(rows, config.compute.micro_batch or rows)
+    sharing, shards = config.parallel.context, config.parallel.shard or gpus
+    of_one = max(1, rows * sharing // gpus)
+    at_once = min(of_one, config.compute.micro_batch or of_one)
     calls, stride = method.calls(options, config), getattr(options, "feature_stride", 0)
     probe = _Probe(config, options, make, clip, at_once)
     depth = {name: backbone.arguments[name] for name in BLOCKS if name in backbone.arguments}
@@ -145,15 +113,20 @@ def need(
     return Need(
         clip=clip,
         batch=rows,
+        at_once=at_once,
         trained=trained,
+        judging=learned - trained,
         weights=sum(_held(network, config.compute) for network in whole.networks) + _bytes(discriminator),
         gradients=4 * learned,
         optimizer=_MOMENTS[optimizer.name] * trained + 8 * (learned - trained),
         averages=0 if config.selected().ema_decay is None else 4 * trained,
-        activations=int(memory),
+        activations=int(memory / sharing),
         copies=_COPIES * trained if optimizer.name == "adamw" and optimizer.fused is False else 0,
         flop=flop * rows / at_once,
         call=plain.flop / at_once,
+        gathered=max(map(_gathered, whole.networks)) if shards > 1 else 0,
+        gpus=gpus,
+        shards=shards,
     )
 
 
@@ -293,6 +266,15 @@ def _held(network: Network, compute: ComputeConfig) -> int:
         return _bytes(network.parameters())
     narrow = [layer.weight for block in network.blocks for layer in narrowed(block)]
     return _bytes(network.parameters()) - _bytes(narrow) + int(BYTES[compute.base] * sum(p.numel() for p in narrow))
+
+
+def _gathered(network: Network) -> int:
+    """Bytes of what is whole of a split network at a time: two blocks, of which one is fetched ahead, the gradients of
+    one, and what is in no block."""
+    blocks = [_bytes(block.parameters()) for block in network.blocks]
+    largest = network.blocks[blocks.index(max(blocks))]
+    gradients = 4 * sum(p.numel() for p in largest.parameters() if p.requires_grad)
+    return 2 * max(blocks) + gradients + _bytes(network.parameters()) - sum(blocks)
 
 
 def _bytes(parameters: Iterable[nn.Parameter]) -> int:

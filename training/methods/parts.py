@@ -26,7 +26,7 @@ from dcm_core.schedule.experts import ExpertKind, ExpertSchedule
 
 from ..config import Config
 from ..data.batch import Conditions
-from ..errors import ConfigError
+from ..errors import ConfigError, MisfitExpert
 from ..export import backbone_fingerprint, export_adapter, export_backbone, export_semantic
 from ..networks.exchange import with_layers
 from ..networks.roles import Roles
@@ -194,8 +194,11 @@ def detail_part(setup: Setup, options: OverSemanticOptions) -> tuple[Roles, Part
     if setup.config.pair is not None:
         roles = cast(setup, options)
         return roles, DetailPart(setup.backbone.fingerprint(roles.below.network))
-    semantic = _load_semantic(setup, options)
-    roles = cast(setup, options, semantic)
+    file, semantic = _load_semantic(setup, options)
+    try:
+        roles = cast(setup, options, semantic)
+    except MisfitExpert as error:
+        raise ConfigError(f"{error} It is {file}.") from None
     _check_base(setup, options, semantic, setup.backbone.fingerprint(roles.teacher.network))
     return roles, DetailPart(semantic.metadata.fingerprint)
 
@@ -210,7 +213,7 @@ def side_part(setup: Setup, options: DistillationOptions, expert: ExpertKind) ->
     return cast(setup, options), SidePart(expert)
 
 
-def _load_semantic(setup: Setup, options: OverSemanticOptions) -> Expert:
+def _load_semantic(setup: Setup, options: OverSemanticOptions) -> tuple[Path, Expert]:
     path = options.semantic or str(_own_semantic(setup.config))
     remedy = "Run stage=semantic first, or name its file in options.semantic."
     name = f"stages.{setup.config.stage}.options.semantic"
@@ -233,7 +236,7 @@ def _load_semantic(setup: Setup, options: OverSemanticOptions) -> Expert:
             f"{name}: {file} was trained for runs of {known} steps, and this stage is for {wanted}: in neither would "
             "both experts act where they were trained. Train both for the same number."
         )
-    return expert
+    return file, expert
 
 
 def _check_base(setup: Setup, options: OverSemanticOptions, semantic: Expert, found: str) -> None:

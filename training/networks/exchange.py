@@ -18,7 +18,7 @@ from dcm_core.families.keymap import KeyMap, UnknownKeyError
 from dcm_core.files.atomic import atomic_write
 from dcm_core.files.format import write_tensors
 
-from ..errors import ConfigError
+from ..errors import MisfitExpert
 from ..run.parallel import gathered
 from .adapter import add_adapter, fill_adapter, frozen_state
 
@@ -39,14 +39,14 @@ def save_backbone(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, m
 def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
     """Add an expert to the weights of a network without adapters, tensor by tensor, each in the dtype it has.
 
-    Raises ConfigError naming what does not fit.
+    Raises MisfitExpert naming what does not fit.
     """
     try:
         state = comfy_state(model, keymap)
         differences = weight_differences(expert, state)
         recipes = keymap.recipes_to_diffusers(state)
     except (ExpertFileError, UnknownKeyError) as error:
-        raise ConfigError(f"The {expert.metadata.expert} expert does not fit this backbone: {error}") from None
+        raise MisfitExpert(f"The {expert.metadata.expert} expert does not fit this backbone: {error}") from None
 
     @lru_cache(maxsize=1)  # the rows of a fused weight go to several
     def changed(name: str) -> Tensor:
@@ -58,7 +58,7 @@ def apply_expert(model: nn.Module, expert: Expert, keymap: KeyMap) -> None:
 
 
 def lay_expert(model: nn.Module, acting: list[str], name: str, expert: Expert, keymap: KeyMap) -> None:
-    """Lay a low-rank expert over a network as a frozen adapter. Raises ConfigError where it is none or misfits."""
+    """Lay a low-rank expert over a network as a frozen adapter. Raises MisfitExpert where it is none or misfits."""
     try:
         layers = diffusers_layers(expert.layers, keymap)
         pairs = {module: layer for module, layer in layers.items() if isinstance(layer, LowRank)}
@@ -69,7 +69,7 @@ def lay_expert(model: nn.Module, acting: list[str], name: str, expert: Expert, k
         add_adapter(model, acting, name, list(pairs), whole, first.rank, first.alpha, seed=0)
         fill_adapter(model, name, layers)
     except (UnknownKeyError, AttributeError, ValueError) as error:
-        raise ConfigError(
+        raise MisfitExpert(
             f"The {expert.metadata.expert} expert cannot be an adapter of this backbone: {error}."
         ) from None
 

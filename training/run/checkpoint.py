@@ -28,7 +28,7 @@ from .world import World
 
 logger = logging.getLogger(__name__)
 _VERSION = "5"  # of what a checkpoint holds and under which names; up to 4 it was a single file
-_STATE, _DIGESTS = "state.json", "digests.json"
+_FOLDER, _STATE, _DIGESTS = "checkpoints", "state.json", "digests.json"
 _FORMER_TRAINERS = ("checkpoint.safetensors", "checkpoint.former.safetensors")
 _ANEW = (
     "Finish the stage with the trainer that began it, choose another output, or train the stage anew with --restart."
@@ -40,6 +40,11 @@ class NoCheckpoint(OSError):
     """There is no checkpoint in this place, or it is damaged: not what was written."""
 
 
+def reached(folder: Path) -> int:
+    """At which iteration the newest checkpoint of a stage's folder is; 0 without one."""
+    return max((int(path.name) for path in (folder / _FOLDER).glob("*") if path.name.isdigit()), default=0)
+
+
 class Checkpoints:
     """The last few checkpoints of a folder, of which the one before steps in where the newest is damaged.
 
@@ -47,7 +52,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, world: World, kept: int = 2):
-        self.folder, self.world, self.kept = folder / "checkpoints", world, kept
+        self.folder, self.world, self.kept = folder / _FOLDER, world, kept
         self.former_trainers = [folder / name for name in _FORMER_TRAINERS]
 
     def all(self) -> list[Path]:

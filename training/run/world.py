@@ -104,9 +104,8 @@ def another_is_gone(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or (processes() > 1 and "Connection closed by peer" in str(error))
 
 
-def check_processes(config: Config) -> None:
+def check_processes(config: Config, size: int) -> None:
     """Raises ConfigError naming what of a configuration so many processes cannot do, a line each."""
-    size = processes()
     if (size > 1 or config.parallel.context > 1) and (problems := dict.fromkeys(_contradictions(config, size))):
         raise ConfigError("\n".join(problems))
 

@@ -117,7 +117,7 @@ def test_guidance_needs_a_text_of_no_caption_to_lead_away_from(folder, wrapped):
 
     check(1.0)
     check(6.0, unconditional="none.pt")
-    with pytest.raises(ConfigError, match="guidance=6 leads away from the empty caption, .* options.unconditional"):
+    with pytest.raises(ConfigError, match="guidance=6 leads away from the empty caption, .*options.unconditional"):
         check(6.0)
 
 

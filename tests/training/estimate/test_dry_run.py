@@ -188,3 +188,33 @@ from training.distill import main
 main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1], file=sys.stderr)
 """
+
+
+def test_several_gpus_share_what_is_split_and_each_has_its_own_clips(trainer):
+    run = trainer("detail", {"discriminator": {"width": 256}}, parallel={"shard": None})
+    method, config = run.method, run.config
+
+    def asked(gpus, **parallel):
+        parts = config.parallel.model_copy(update=parallel)
+        told = config.model_copy(update={"parallel": parts})
+        return need(told, type(method), method.options, build_backbone, None, method.data.latent_shape, gpus)
+
+    alone, two = asked(1), asked(2)
+    assert alone.of_one() == alone and alone.gathered == 0 and two.gathered > 0
+    whole, each = alone.weights - 4 * alone.judging, two.of_one().weights - 4 * alone.judging
+    assert each == whole // 2, "the discriminator is whole on each"
+    assert (alone.at_once, two.at_once) == (4, 2) and two.activations < 0.6 * alone.activations
+    assert two.flop == pytest.approx(alone.flop, rel=1e-3)
+    copies = asked(2, shard=1)
+    assert copies.of_one().weights == alone.weights and not copies.gathered
+    text = estimated(config, None, None, 350.0, 2).text
+    assert "memory of each of 2 GPUs, GiB: " in text and "at 2 times 350 TFLOP a second" in text
+
+
+def test_a_dry_run_for_several_gpus_names_what_so_many_cannot_do(capsys):
+    config = ["--config", "training/configs/wan2.1_1.3b.yaml", "--dry-run"]
+    with pytest.raises(SystemExit, match="data.batch_size=4 of stage semantic cannot be shared equally by 3 processes"):
+        main([*config, "--gpus", "3"])
+    with pytest.raises(SystemExit):
+        main([*config, "--gpus", "0"])
+    assert "'0' is no number of GPUs" in capsys.readouterr().err

@@ -177,7 +177,9 @@ def test_an_expert_is_added_in_32_bits_to_weights_that_are_held_in_16(trainer, t
 
 def test_a_full_semantic_expert_is_no_adapter(trainer, trained, tiny, tmp_path):
     whole = str(trained / "semantic" / "semantic.safetensors")
-    with pytest.raises(ConfigError, match="semantic expert cannot be an adapter .*: it changes all weights. Train it"):
+    with pytest.raises(
+        ConfigError, match=f"cannot be an adapter .*: it changes all weights. Train it .* It is {whole}"
+    ):
         trainer("detail", ADAPTER | {"semantic": whole})
     config = tiny(tmp_path, "detail", ADAPTER)
     config.stages["semantic"] = config.stages["detail"].model_copy(update={"method": "semantic", "options": {}})

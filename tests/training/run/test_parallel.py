@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from training.config import Config, ConfigError, to_yaml
 from training.distill import run
-from training.run.world import check_processes
+from training.run.world import check_processes, processes
 
 # What a test alone reads of the checkpoints of several; the trainer's own reader says that it is one process.
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -197,10 +197,10 @@ def test_two_processes_share_each_clip_and_train_what_one_trains(runs, stage):
 def test_what_so_many_processes_cannot_do_is_named_at_once(tiny, tmp_path, monkeypatch, settings, message):
     config = tiny(tmp_path, "teacher", **settings)
     if "parallel" not in settings:
-        check_processes(config)
+        check_processes(config, processes())
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=message):
-        check_processes(config)
+        check_processes(config, processes())
 
 
 # What happens to the second of two processes in the second iteration, of one run after the other.

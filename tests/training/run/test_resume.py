@@ -11,6 +11,7 @@ from harness.kills import SHARD, assert_bit_equal
 
 from training import distill
 from training.config import ConfigError, to_yaml
+from training.registry import check_below
 from training.run.checkpoint import Checkpoints
 from training.run.world import World
 
@@ -194,6 +195,23 @@ def test_a_checkpoint_of_another_configuration_is_refused(trainer):
     trainer("detail").run()
     with pytest.raises(ConfigError, match="stages.detail.options.rank was 4 and is 3 now"):
         trainer("detail", {"rank": 3}).run()
+
+
+def test_a_semantic_expert_below_a_detail_expert_is_not_trained_on_first_and_refused_then(tiny, tmp_path):
+    """Before its first iteration, and not after all of them."""
+    config = tiny(tmp_path, "detail")
+    detail = config.stages["detail"]
+    semantic = detail.model_copy(update={"method": "semantic", "iterations": 3})
+    config = config.model_copy(update={"stage": "", "stages": {"semantic": semantic, "detail": detail}})
+    for stage, iteration in (("semantic", 2), ("detail", 1)):
+        check_below(config)
+        (tmp_path / stage / "checkpoints" / f"{iteration:08d}").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="iterations=3: .*detail was trained over .* 2. Set .*iterations=2, or train"):
+        check_below(config)
+    check_below(config.model_copy(update={"stage": "semantic"}))
+    check_below(config.model_copy(update={"watch": config.watch.model_copy(update={"patience": 2})}))
+    stays = config.stages["semantic"].model_copy(update={"iterations": 2})
+    check_below(config.model_copy(update={"stages": {**config.stages, "semantic": stays}}))
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone", "digests"])
