@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import math
-import os
 from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +20,8 @@ from ...dcm_core.files.atomic import atomic_write
 from .attention import HOST, WAYS, Attention, Choice, asked_for, fastest
 from .attention_earlier import Earlier
 from .attention_inexact import Inexact
-from .host import host_version
 from .host_layers import with_attention_of_their_own
+from .machine import machine
 
 OVERRIDE = "optimized_attention_override"  # its place among the transformer options: for one alone
 _ATTACHMENT = "dcm_attention"
@@ -240,26 +236,6 @@ def key_of(shape: Shape) -> str:
     return f"{shape.queries} x {shape.keys} tokens of {shape.width} in {shape.dtype}, beside {shape.beside}"
 
 
-def machine(device: str) -> str:
-    """The card with its driver, PyTorch and the host, whose order of back ends is its own way."""
-    versions = f"PyTorch {torch.__version__}, ComfyUI {host_version()}"
-    if not device.startswith("cuda"):
-        return f"{device}, {versions}"
-    return f"{torch.cuda.get_device_name(device)}, driver {driver_version()}, {versions}"
-
-
-@cache
-def driver_version() -> str:
-    """Of NVIDIA's driver, as its management library tells it; where that is missing or does not start, none is told."""
-    text = ctypes.create_string_buffer(96)
-    with suppress(OSError, AttributeError):
-        library = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
-        library.nvmlInit_v2()
-        library.nvmlSystemGetDriverVersion(text, len(text))
-        library.nvmlShutdown()
-    return text.value.decode() or "of an unknown version"
-
-
 # --- in a MODEL ---------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +263,7 @@ def with_attention(model: ModelPatcher, fixed: str | None = None, inexact: Inexa
 
 
 def lost_attention(model: ModelPatcher) -> list[str]:
-    """A warning where another attention is in the place of the chosen one, or that in the place of some layers' own."""
+    """A warning where another attention is in the place of the chosen one, or this in that of one of some layers."""
     if not model.get_attachment(_ATTACHMENT):
         return []
     if not isinstance(override_of(model), ChosenAttention):

@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 import torch
-from dcm_pack.nodes.backbone import attention_choice
+from dcm_pack.nodes.backbone import attention_choice, machine
 
 
 class Library:
@@ -43,12 +43,12 @@ def absent(name):
 )
 def test_a_card_is_told_with_its_driver(monkeypatch, library, driver):
     """No function of PyTorch tells it in all versions: one that newer builds lack ended the run here once."""
-    attention_choice.driver_version.cache_clear()
+    machine.driver_version.cache_clear()
     monkeypatch.setattr(ctypes, "CDLL", library)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card of {device}")
-    machine = attention_choice.machine("cuda:0")
-    attention_choice.driver_version.cache_clear()
-    assert machine.startswith(f"card of cuda:0, driver {driver}, PyTorch {torch.__version__}, ComfyUI ")
+    said = machine.machine("cuda:0")
+    machine.driver_version.cache_clear()
+    assert said.startswith(f"card of cuda:0, driver {driver}, PyTorch {torch.__version__}, ComfyUI ")
 
 
 @pytest.mark.parametrize(

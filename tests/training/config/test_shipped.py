@@ -60,17 +60,18 @@ def distillations(config: Config):
 @named(PREPARED)
 def test_both_stages_train_a_tiny_network(path, tmp_path, monkeypatch):
     tiny = BACKBONES[TINY[load_config(path).backbone.family]]
-    save_file(tiny.backbone().comfy_state(tiny.network()), tmp_path / "backbone.safetensors")
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("backbone", "low_noise")]
+    for file in files:
+        save_file(tiny.backbone().comfy_state(tiny.network()), file)
     monkeypatch.setattr(trainer, "build_training_data", lambda config: Noise(tiny))
     for stage in ("semantic", "detail"):
         config = load_config(path, [f"output={tmp_path}", "device=cpu", f"stage={stage}", "watch.every=0",
                                     "validation.every=0", f"stages.{stage}.iterations=1"])  # fmt: skip
-        backbone, weights = config.backbone, str(tmp_path / "backbone.safetensors")
-        backbone.architecture = tiny.architecture
+        config.backbone.architecture = tiny.architecture
         if config.pair:
-            config.pair.high_noise = config.pair.low_noise = weights
+            config.pair.high_noise, config.pair.low_noise = files
         else:
-            backbone.weights = weights
+            config.backbone.weights = files[0]
         run = trainer.build_trainer(config)
         run.run()
         assert all(math.isfinite(value) for value in run.method.step(1).values())
