@@ -42,21 +42,22 @@ class DCMAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, attention: str = FASTEST, inexact: str = NEVER, inexact_in: str = DETAIL) -> io.NodeOutput:
-        changed = set_by_hand(cls, locals())
-        if not has_gpu(model):
-            text = f"there is no NVIDIA GPU here to choose for: the MODEL stays as it is{changed}"
+        changed, here = set_by_hand(cls, locals()), has_gpu(model)
+        if not here:
+            text = f"there is no NVIDIA GPU here, so nothing is faster: the MODEL stays as it is{changed}"
         elif attention == HOST and inexact == NEVER:
             text = "the MODEL stays as it is"
         else:
             text = "chosen when a size of video is first sampled, and kept for this GPU"
             if attention != FASTEST:
                 text = attention
-            elif override_of(model):
-                text += "; what another node has put there is tried as ComfyUI's own"
+            if override_of(model):
+                took = "tried as ComfyUI's own" if attention == FASTEST else "left out"
+                text += f"; what another node has put there is {took}"
             taken = None
             if inexact != NEVER:
                 require(inexact)
                 taken = Inexact(inexact, inexact_in == ALL, partial(say, cls))
                 text += f"; {inexact} in {inexact_in}, measured there"
             model = with_attention(model, None if attention == FASTEST else attention, taken)
-        return io.NodeOutput(model, say(cls, f"attention: {text}", in_log=False))
+        return io.NodeOutput(model, say(cls, f"attention: {text}", in_log=not here))

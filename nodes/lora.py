@@ -63,7 +63,8 @@ class DCMLora(io.ComfyNode):
             text += f", not {shortened(lora.silent, 3)}"
         speed, doubts = speed_text(file)
         text += f"; {strengths_text(model, strengths)}{shared_text(model, lora.patches)}{speed}"
-        warnings += [*order_matters(model, lora.patches), *whole_at_any_strength(lora.patches, strengths), *doubts]
+        warnings += [*lora.doubts, *order_matters(model, lora.patches)]
+        warnings += [*whole_at_any_strength(lora.patches, strengths), *doubts]
         model = add_lora(model, lora_name, file, lora.patches, strengths)
         declare_remarked(model)
         if any(each.beside for each in loras_on(model)):

@@ -21,6 +21,7 @@ DARK, PALE, SEMANTIC, DETAIL = "#1d2330", "#dfe5ee", "#e0913c", "#4f8fd0"
 GRAPHS = {
     "wan21_released_bundle": ("#173042", "Wan 2.1 1.3B\nreleased bundle", ["one file", "3 + 3 steps", "video"]),
     "hunyuanvideo_released_bundle": ("#3a1f42", "HunyuanVideo\nreleased bundle", ["one file", "2 + 2 steps", "video"]),
+    "wan21_speed_lora": ("#1d3a2a", "Wan 2.1 14B\nspeed LoRA", ["text", "4 steps", "video"]),
     "wan22_high_low_pair": ("#123a33", "Wan 2.2 A14B\nhigh + low noise", ["high", "low", "video"]),
     "wan21_t2v_dual_expert": ("#20364f", "Wan 2.1\ntwo expert files", ["text", "2 + 2 steps", "video"]),
     "wan21_i2v_dual_expert": ("#4a3216", "Wan 2.1\nimage to video", ["image", "2 + 2 steps", "video"]),

@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         from torch.cuda import OutOfMemoryError
 
+        from dcm_core.errors import ExpertFileError
         from training.config import load_config
         from training.output import require_writable
         from training.registry import check, check_below
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         say(str(told))
     except ImportError as error:
         give_up(cannot_import(error))
-    except (ConfigError, OSError, FloatingPointError) as error:
+    except (ConfigError, ExpertFileError, OSError, FloatingPointError) as error:
         give_up(error)
     except OutOfMemoryError as error:
         give_up(
@@ -133,16 +134,18 @@ def estimate(config: Config, stages: list[str], size: str | None, card: str | No
 
 def run(config: Config, trial: bool = False, restart: bool = False) -> None:
     """Train one stage, or show in one iteration that it can be trained."""
+    from training.output import alone
     from training.trainer import build_trainer
 
-    trainer = build_trainer(config)
     if trial:
+        trainer = build_trainer(config)
         say(trainer.describe())
         losses = " ".join(f"{name} {value:.4g}" for name, value in trainer.method.step(0).items())
         say(f"one iteration was trained, and nothing written: {losses}")
         say_peak(trainer.method.device)
-    else:
-        trainer.run(restart)
+        return
+    with alone(Path(config.output, config.stage)):
+        build_trainer(config).run(restart)
 
 
 def say_peak(device: torch.device) -> None:

@@ -44,8 +44,12 @@ def _system(name: str, size: int) -> Font | None:
 
 def _lacking(text: str, font: Font) -> set[str]:
     """The letters that a font would show as an empty box."""
-    box = bytes(font.getmask(_NONE))
-    return {letter for letter in set(text) if not letter.isspace() and bytes(font.getmask(letter)) == box}
+    box = _drawn(_NONE, font)
+    return {letter for letter in set(text) if not letter.isspace() and _drawn(letter, font) == box}
+
+
+def _drawn(letter: str, font: Font) -> bytes:
+    return bytes(font.getmask(letter))  # pyright: ignore[reportArgumentType]: a sequence, which its stub does not say
 
 
 def _plain(letter: str, font: Font) -> str:

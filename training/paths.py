@@ -91,24 +91,26 @@ def _run(config: Config, dry_run: bool, part: int, parts: int) -> bool:
     from training.data.paths import BAR, PathCache, fill
     from training.evaluation.recipe import beginning, training_paths, training_plan
     from training.methods.distillation import Distillation
+    from training.output import alone
 
     method = _method(config)
     if not isinstance(method, Distillation):
         return False
     folder = training_paths(config)
     if dry_run:
-        print(costs(method, training_plan(method, config), folder))
+        print(unused_prompts(plan := training_plan(method, config)), end="")
+        print(costs(method, plan, folder))
         return True
     before = beginning(config, folder)
-    cache = PathCache.begin(folder, training_plan(method, config, before))
-    mine, plan = range(part - 1, cache.plan.batches, parts), cache.plan
-    print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
-    todo = sum(batch in mine for batch in cache.missing()) * plan.batch * plan.steps
-    with tqdm(total=todo, desc="paths", disable=not todo, **BAR) as bar:
-        made = fill(
-            cache, method.data, method.guided_teacher, method.process, method.world, mine, before, on_step=bar.update
-        )
-        list(made)
+    with alone(folder, "output or paths.folder", f".{part}of{parts}.lock"):  # the parts fill it together
+        cache = PathCache.begin(folder, training_plan(method, config, before))
+        mine, plan = range(part - 1, cache.plan.batches, parts), cache.plan
+        print(f"{len(cache)} paths of {len(plan.levels)} states, {plan.calls} network calls each, into {folder}")
+        print(unused_prompts(plan), end="")
+        todo = sum(batch in mine for batch in cache.missing()) * plan.batch * plan.steps
+        with tqdm(total=todo, desc="paths", disable=not todo, **BAR) as bar:
+            teacher, process, world = method.guided_teacher, method.process, method.world
+            list(fill(cache, method.data, teacher, process, world, mine, before, on_step=bar.update))
     left = len(cache.missing()) * plan.batch
     print(f"{left} paths are left to other parts." if left else "All paths are there: train with data.source=teacher.")
     return True
@@ -140,6 +142,14 @@ def costs(method: Distillation, plan: Plan, folder: Path) -> str:
         "free."
         + (" That is too little: free some space, or set paths.folder or a smaller paths.count." if size > free else "")
     )
+
+
+def unused_prompts(plan: Plan) -> str:
+    """A line where there are more prompts than paths, or nothing."""
+    prompts, paths = len(plan.prompts), plan.batches * plan.batch
+    if paths >= prompts:
+        return ""
+    return f"Of {prompts} prompts the last {prompts - paths} get no path: paths.count={prompts} is one for each.\n"
 
 
 def _method(config: Config) -> Method:

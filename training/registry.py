@@ -104,7 +104,7 @@ def check(config: Config) -> None:
     """Raises ConfigError naming what is wrong with the methods, data sets and options of all stages, a line each."""
     problems: dict[str, None] = {}
     for stage in map(config.of_stage, config.stages):
-        for checked in (_options, _data_options):
+        for checked in (_options, _data_options, _boundary):
             try:
                 checked(stage)
             except ConfigError as error:
@@ -152,6 +152,18 @@ def _options(config: Config) -> MethodOptions:
 def _data_options(config: Config) -> None:
     data = config.stage_data()
     build(_brought("data", "DATA", "data.name", data.name).Options, data.options, "data.options")
+
+
+def _boundary(config: Config) -> None:
+    """Raises ConfigError where the boundary of a pair is that of the other task: image to video has one of its own."""
+    if config.pair is None or not isinstance(config.pair.boundary, str):
+        return
+    task, of = ("image", "an image") if build_backbone(config.backbone).told_of_image else ("text", "text")
+    if config.pair.boundary != task:
+        raise ConfigError(
+            f"pair.boundary={config.pair.boundary}: this backbone makes videos of {of}, whose pair changes models at "
+            f"another noise level. Set pair.boundary={task}, or a noise level."
+        )
 
 
 def _brought(folder: str, constant: str, key: str, name: str) -> Any:

@@ -8,6 +8,7 @@ const ORDER = [
   "shapes_lora_per_expert",
   "wan21_released_bundle",
   "hunyuanvideo_released_bundle",
+  "wan21_speed_lora",
   "wan22_high_low_pair",
   "baked_experts_guider",
   "wan21_t2v_dual_expert",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
 from ..families.presets import FAMILIES, find_family
-from .fingerprint import Shapes, fingerprint
+from ..families.stamp import other_backbone
+from .fingerprint import Shapes, fingerprint, told_apart
 from .host_names import in_host_names
 from .layers import Expert
 from .metadata import ExpertMetadata
@@ -140,6 +141,11 @@ def _compare_fingerprints(
     if family is not None and metadata.family != family:
         report.errors.append(f"the expert is for the {metadata.family} family, the backbone is {family}")
         return
+    if other := other_backbone(metadata.extra, metadata.family):
+        report.warnings.append(
+            f"the file is for the {metadata.family} family, but its metadata names {other} as its base model: make "
+            "sure that it is the file you meant"
+        )
     if not metadata.base_fingerprint:
         report.warnings.append("the file does not say which backbone it was made for (no dcm.base_fingerprint)")
         return
@@ -152,7 +158,7 @@ def _compare_fingerprints(
             f"the expert was made for a backbone with other layers ({metadata.backbone or 'not named'}), this one is "
             f"{_variant(metadata.family, shapes)}. {_unlike(report)}"
         )
-    elif "-" not in (wanted[-1], found[-1]) and wanted[-1] != found[-1]:
+    elif told_apart(metadata.base_fingerprint, here):
         report.warnings.append(
             f"the expert was made for {metadata.backbone or 'a backbone'} with other weights of the same shape "
             "than these (a fine-tune?): results may be worse than with the backbone (or semantic "

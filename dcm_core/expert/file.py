@@ -52,7 +52,7 @@ def save_expert(path: str | os.PathLike, expert: Expert, compact: bool = False) 
     wrong = [f"{key} ({tensor.dtype})" for key, tensor in tensors.items() if tensor.dtype not in _SAVED]
     if wrong:
         raise ExpertFileError(f"only float32, float16 and bfloat16 tensors can be saved, not {shortened(wrong)}")
-    _refuse_non_finite([key for key, tensor in tensors.items() if not all_finite(tensor)])
+    refuse_non_finite([key for key, tensor in tensors.items() if not all_finite(tensor)])
     header = header_of(expert)
     header["dcm.digest"] = content_digest(header, tensors)
     with atomic_write(path) as file:
@@ -187,7 +187,7 @@ def _read(source: TensorSource, metadata: ExpertMetadata) -> tuple[Expert, str]:
             layer = layer_from(name, own)
             layers[name] = layer.split(fusing.projections(name)) if fusing else layer
     _refuse_fewer(source.metadata, [*layers, *parameters])
-    _refuse_non_finite(wrong)
+    refuse_non_finite(wrong)
     # As the file has them, whatever the order they became whole in.
     layers = {name: layers[name] for name in keys if name in layers}
     parameters = {name: parameters[name] for name in keys if name in parameters}
@@ -256,7 +256,8 @@ def all_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(map(math.isfinite, torch.aminmax(tensor)))
 
 
-def _refuse_non_finite(keys: list[str]) -> None:
+def refuse_non_finite(keys: list[str]) -> None:
+    """Raises ExpertFileError naming tensors that hold NaN or Inf, if there are any."""
     if keys:
         raise ExpertFileError(
             f"NaN or Inf in {shortened(keys)}: training diverged or a cast overflowed. Use an earlier "

@@ -73,6 +73,12 @@ def fingerprint(family: str, shapes: Shapes, norms: Mapping[str, Tensor] | None 
     return f"{family}:{shape_digest}:{norm_digest}"
 
 
+def told_apart(one: str, other: str) -> bool:
+    """Whether two fingerprints of backbones with the same layers are of other weights; unknown norms tell nothing."""
+    norms = {each.rpartition(":")[2] for each in (one, other)}
+    return len(norms) == 2 and "-" not in norms
+
+
 def _was_float16(norm: Tensor) -> bool:
     """Was it rounded to float16? Some such numbers, rounded on to bfloat16, end beside where the first ones do."""
     norm = norm.detach().to("cpu", torch.float32)

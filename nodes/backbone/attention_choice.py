@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...dcm_core.files.atomic import atomic_write
 from .attention import HOST, WAYS, Attention, Choice, asked_for, fastest
+from .attention_earlier import Earlier
 from .attention_inexact import Inexact
 from .host import host_version
 
@@ -63,6 +64,7 @@ class ChosenAttention:
         inexact: Inexact | None = None,
     ):
         self.earlier, self.fixed, self.inexact = earlier, fixed, inexact
+        self._earlier = Earlier(earlier) if earlier else None
 
     def __call__(
         self,
@@ -105,18 +107,25 @@ class ChosenAttention:
             return self.inexact.measured(host, q, k, v, scale)
         if self.fixed:
             return None if self.fixed == HOST else asked_for(self.fixed)
-        way = self.way(host, q, k, v, scale, beside)
+        way = self.way(host, q, k, v, scale, beside, options)
         return None if way == HOST else WAYS[way]
 
-    def way(self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str) -> str:
+    def way(
+        self, host: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None, beside: str, options: dict
+    ) -> str:
         """The way for tensors [B, heads, tokens, width]; ``beside``: the host's function."""
-        if self.earlier is not None:
-            beside = type(self.earlier).__name__ + "." + getattr(self.earlier, "__qualname__", "")
+        compiling, earlier = torch.compiler.is_compiling(), self._earlier
+        if earlier and compiling:
+            return HOST  # in a graph there are no numbers to compare
         sizes = int(q.shape[2]), int(k.shape[2]), int(q.shape[3])
-        shape = (*sizes, str(q.dtype), str(q.device), beside)
-        if torch.compiler.is_compiling():
+        shape = (*sizes, str(q.dtype), str(q.device), earlier.name if earlier else beside)
+        if compiling:
             return way_in_graph(*shape, int(q.shape[1]))
-        return choice_for(Shape(*shape), host, q, k, v, scale).name
+        name = choice_for(Shape(*shape), host, q, k, v, scale).name
+        told = options.get("transformer_options") or {}
+        if earlier and name != HOST and not earlier.is_equalled(name, host, q, k, v, scale, told):
+            return HOST
+        return name
 
 
 @torch.compiler.assume_constant_result
@@ -161,7 +170,8 @@ def choice_for(shape: Shape, host: Attention, q: Tensor, k: Tensor, v: Tensor, s
             choice = Choice(HOST)
         keep(shape, choice)
     _chosen[shape] = choice
-    log.info("DCM: attention at %d tokens: %s", shape.queries, described(choice))
+    sizes = shape.queries if shape.queries == shape.keys else f"{shape.queries} x {shape.keys}"
+    log.info("DCM: attention at %s tokens: %s", sizes, described(choice))
     return choice
 
 

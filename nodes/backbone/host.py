@@ -17,8 +17,8 @@ ComfyUI's own business. All of it is there from 0.3.64 on, the oldest version th
 * the one attention override among the transformer options, called with the host's function and its arguments, and the
   host's way of asking PyTorch for attention (``backbone/attention_choice.py``);
 * what the stock nodes ask of a CLIP and a VAE, answered by duck types (``backbone/shapes_world.py``);
-* CogVideoX's network from inside, from 0.20 on (``backbone/cogvideox.py``), and how layers are run
-  (``backbone/host_layers.py``) and LoRA files read (``backbone/host_lora.py``).
+* CogVideoX's network from inside, from 0.20 on (``backbone/cogvideox.py``), and how layers are run (``host_layers.py``
+  there), LoRA files read (``host_lora.py``) and patches left out (``out_of_reach.py``).
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def shift_of(model: ModelPatcher) -> float | None:
     return getattr(model.get_model_object("model_sampling"), "shift", None)
 
 
-def dtype_of_computation(base_model: Any) -> torch.dtype:
-    """What a ``comfy.model_base.BaseModel`` computes in, whatever its weights are stored as."""
-    return base_model.manual_cast_dtype or base_model.get_dtype()
+def dtype_of_computation(model: ModelPatcher) -> torch.dtype:
+    """What a MODEL computes in, whatever its weights are stored as, and whichever clone of it is loaded just now."""
+    return model.get_model_object("manual_cast_dtype") or model.model.get_dtype()
 
 
 def tensors_as_loaded(model: ModelPatcher, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

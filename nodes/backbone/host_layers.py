@@ -85,10 +85,10 @@ def fails_compiled(model: ModelPatcher) -> torch.dtype | None:
     them by activations in the other one.
     """
     dynamic = getattr(getattr(comfy, "memory_management", None), "aimdo_enabled", False)
-    if not dynamic or "torch_compile_kwargs" not in model.model_options or model.model.manual_cast_dtype is not None:
+    if not dynamic or "torch_compile_kwargs" not in model.model_options or model.get_model_object("manual_cast_dtype"):
         return None
     stored = {each.dtype for each in network_of(model).parameters()} & {torch.float16, torch.bfloat16}
-    return next(iter(stored - {dtype_of_computation(model.model)}), None)
+    return next(iter(stored - {dtype_of_computation(model)}), None)
 
 
 def _are_the_hosts(*functions: Callable) -> bool:

@@ -115,7 +115,7 @@ def apply_experts(
         patches=list(patches.items()),
         parameters=parameters,
     )
-    dtype = dtype_of_computation(model.model)
+    dtype = dtype_of_computation(model)
     side = side_model(detail, detail_strength, dtype, model.load_device, model.offload_device)
     model.set_additional_models(applied.key, [side])
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, applied.key, ExpertSwitch(schedule, side.model, applied.only))

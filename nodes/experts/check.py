@@ -14,8 +14,10 @@ from ...dcm_core.expert.layers import Expert
 from ...dcm_core.schedule.experts import steps_text
 from ..backbone.host import patched_weights
 from ..backbone.model import family_of, is_semantic, norms_of, shapes_of
+from ..backbone.out_of_reach import COMPILE_OTHERWISE, out_of_reach
 from .apply import applied_to, both_trained_sigmas
 from .lora import loras_on
+from .lora_file import weight_of
 
 Value = TypeVar("Value")
 
@@ -102,6 +104,22 @@ def unlike_steps(model: ModelPatcher, detail: Expert, semantic: Expert | None) -
         f"the semantic expert was trained for {steps_text(len(above) - 1)}, the detail expert for "
         f"{steps_text(len(below) - 1)}, which is used. Take two files for one number of steps."
     ]
+
+
+def require_within_reach(model: ModelPatcher) -> None:
+    """Raises ValueError naming weights that the MODEL's experts are to change, where the host would leave that out."""
+    applied = applied_to(model)
+    if applied and (lost := out_of_reach(model) & {weight_of(key) for key, _ in applied.patches}):
+        names, kind = shortened(sorted(lost), 4), applied.baked or "semantic"
+        raise ValueError(f"ComfyUI would leave out what the {kind} expert changes in {names}. {COMPILE_OTHERWISE}.")
+
+
+def loras_out_of_reach(model: ModelPatcher) -> list[str]:
+    """A warning where the host will leave out what LoRAs change."""
+    lost = patches_of_loras(model) & out_of_reach(model)
+    if not lost:
+        return []
+    return [f"ComfyUI leaves out what LoRAs change in {shortened(sorted(lost), 2)}. {COMPILE_OTHERWISE}."]
 
 
 def lost_patches(model: ModelPatcher, expert: Expert) -> list[str]:

@@ -94,7 +94,7 @@ def add_lora(model: ModelPatcher, name: str, file: Path, patches: WeightPatches,
     model.add_patches(in_weights, strengths["semantic"])
     beside, changes = {key: patch for key, patch in patches.items() if key not in in_weights}, None
     if beside:
-        changes = Changes(*terms_of(network_of(model), beside, shapes_of(model), dtype_of_computation(model.model)))
+        changes = Changes(*terms_of(network_of(model), beside, shapes_of(model), dtype_of_computation(model)))
     lora = Lora(name, file, strengths, patches, changes, numbers_of_patches(model))
     if changes:
         side = side_model(changes, model.load_device, model.offload_device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
@@ -11,7 +11,9 @@ from torch import Tensor
 from ...dcm_core.errors import shortened
 from ...dcm_core.expert.file import all_finite
 from ...dcm_core.expert.other_files import what_it_is
+from ...dcm_core.families.family import Family
 from ...dcm_core.families.keymap import Shapes
+from ...dcm_core.families.stamp import other_backbone
 from ...dcm_core.files.stream import TensorSource
 from ..backbone.host import PREFIX, WeightPatches
 from ..backbone.host_lora import fits, is_known, kind_of, pair_of, patches_of, target_of, tensors_of
@@ -20,11 +22,15 @@ from ..backbone.model import family_of, shapes_of
 
 @dataclass(frozen=True)
 class LoraFile:
-    """The ``patches`` that a file holds for a MODEL, the ``silent`` ones of its keys, and how many others act."""
+    """The ``patches`` that a file holds for a MODEL, the ``silent`` ones of its keys, and how many others act.
+
+    ``doubts``: what its metadata gives reason to say, a sentence each.
+    """
 
     patches: WeightPatches
     acting: int
     silent: list[str]
+    doubts: list[str] = field(default_factory=list)
 
 
 def read_lora(path: Path, model: ModelPatcher) -> LoraFile:
@@ -53,7 +59,18 @@ def read_lora(path: Path, model: ModelPatcher) -> LoraFile:
         raise ValueError(f"{name} {_another(known, here, lost, shapes)} {_remedy(model)}")
     names = {id(tensor): key for key, tensor in tensors.items()}
     silent += [names[id(tensor)] for key in lost for tensor in tensors_of(known[key])]
-    return LoraFile(patches, len(tensors) - len(silent), silent)
+    return LoraFile(patches, len(tensors) - len(silent), silent, _doubts(metadata, family_of(model)))
+
+
+def _doubts(metadata: dict[str, str], family: Family) -> list[str]:
+    """A warning where the file was trained on a backbone of another family, whose layers are called alike."""
+    other = other_backbone(metadata, family.name)
+    if not other:
+        return []
+    return [
+        f"by its metadata this LoRA was made for {other}, and this MODEL is {family.title}: layers of the same name "
+        f"and size mean something else there. Choose a LoRA for {family.title}."
+    ]
 
 
 def weight_of(key: str | tuple) -> str:

@@ -88,7 +88,10 @@ class PatchTerm(LayerTerm):
 
 
 class ResponseTerm(LayerTerm):
-    """A change of a layer that is no Linear, but whose output is linear in its weight and in its bias."""
+    """A change of a layer that is no Linear, but whose output is linear in its weight and in its bias.
+
+    It stays in float32 until it has its strength: float16 may have no room for it before.
+    """
 
     def __init__(self, name: str, part: str, change: Tensor, respond: Respond):
         super().__init__(name, {part: tuple(change.shape)}, **{part: change})
@@ -101,7 +104,8 @@ class ResponseTerm(LayerTerm):
         return module
 
     def forward(self, x: Tensor, y: Tensor, strength: float) -> Tensor:
-        return y.add_(self.respond(x, self.cast(self.part, x)), alpha=strength)
+        change = strength * self.moved(self.part, x)
+        return y.add_(self.respond(x, change.to(x.dtype)))
 
 
 def terms_of(
@@ -137,7 +141,7 @@ def terms_of(
             continue
         change = patched(patch, rows, torch.zeros(shapes[name]), 1.0, name)
         if respond:
-            terms.append(ResponseTerm(layer, part, change.to(dtype), respond))
+            terms.append(ResponseTerm(layer, part, change, respond))
         else:
             parameters[name] = change
     if hidden:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ...dcm_core.errors import shortened
 from ...dcm_core.expert.host_names import in_host_names
 from ...dcm_core.expert.layers import Expert, Layer
 from ...dcm_core.expert.merge import with_difference
 from ..backbone.host import PREFIX, WeightPatches, lora_adapter
 from ..backbone.model import shapes_of
+from ..backbone.out_of_reach import COMPILE_OTHERWISE, is_compiled_in_place
 
 
 def merge_expert(model: ModelPatcher, expert: Expert, strength: float) -> tuple[WeightPatches, dict[str, nn.Parameter]]:
@@ -35,9 +37,10 @@ def merge_expert(model: ModelPatcher, expert: Expert, strength: float) -> tuple[
                 group |= layer_patches(f"{PREFIX}{name}", layer)
         refused = group.keys() - set(model.add_patches(group, strength, 1 - strength if replaced else 1.0))
         if refused:
+            cause = f". {COMPILE_OTHERWISE}." if is_compiled_in_place(model) else ""
             raise ValueError(
-                f"The host did not take {len(refused)} tensors of the {expert.metadata.expert} expert: "
-                f"{sorted(map(str, refused))}"
+                f"ComfyUI did not take {len(refused)} tensors of the {expert.metadata.expert} expert: "
+                f"{shortened(sorted(map(str, refused)))}{cause}"
             )
         patches |= group
     parameters = {}

@@ -14,7 +14,7 @@ from ...dcm_core.errors import shortened
 from ...dcm_core.expert.sidecar import Sidecar
 from ...dcm_core.schedule.experts import EXPERTS, ExpertSchedule
 from ..backbone.attention_inexact import ACTING
-from ..backbone.host import RUN_SIGMAS, STEP_CACHE, dtype_of_computation, host_version, is_of
+from ..backbone.host import RUN_SIGMAS, STEP_CACHE, dtype_of_computation, host_version, is_of, running_as
 
 _STEP_CACHES = "dcm_step_caches"  # among a run's ``transformer_options``: the state of its step cache by expert
 _BAKE = "Use DCM Bake, which puts each expert into the weights of a MODEL of its own"
@@ -111,7 +111,7 @@ def likely_cause(model: Any, x: Tensor, text: Tensor | None) -> str:
         return "The latent was not finite before this call: look at the LATENT input and at the sampler's settings."
     if text is not None and not torch.isfinite(text).all():
         return "The conditioning is not finite: look at the text encoder (in fp16 some overflow)."
-    if dtype_of_computation(model) == torch.float16:
+    if dtype_of_computation(running_as(model)) == torch.float16:
         return "The network computes in float16, which overflows: start ComfyUI with --bf16-unet or --fp32-unet."
     return (
         "Likely causes: an attention backend that overflows (try without --use-sage-attention), a quantised backbone "

@@ -12,7 +12,7 @@ from ..backbone.host import dtype_of_computation, shift_of
 from ..backbone.host_layers import fails_compiled
 from ..backbone.model import family_of
 from ..experts.apply import applied_to, schedule_of, trained_steps_of
-from ..experts.check import lost_patches
+from ..experts.check import loras_out_of_reach, lost_patches
 from ..experts.lora import patched_since
 from ..ui.say import log
 from .plan import PLAIN, Run
@@ -63,7 +63,7 @@ def of_other_nodes(run: Run) -> list[str]:
         warnings += lost_attention(model)
         if applied and applied.detail_strength and not applied.baked:
             warnings += lost_patches(model, applied.detail)
-        warnings += patched_since(model)
+        warnings += [*patched_since(model), *loras_out_of_reach(model)]
     return list(dict.fromkeys(warnings))
 
 
@@ -83,7 +83,7 @@ def of_compiled_network(run: Run) -> list[str]:
     """A warning before PyTorch's "mat1 and mat2 must have the same dtype", which names no remedy."""
     for model in run.models:
         if stored := fails_compiled(model):
-            computed, flag = dtype_of_computation(model.model), "bf16" if stored == torch.bfloat16 else "fp16"
+            computed, flag = dtype_of_computation(model), "bf16" if stored == torch.bfloat16 else "fp16"
             return [
                 f"a compiled network fails with Dynamic VRAM where weights are stored in {stored} and computed in "
                 f"{computed}, as here: start ComfyUI with --{flag}-unet, or leave TorchCompileModel out."

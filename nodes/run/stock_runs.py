@@ -12,6 +12,7 @@ from ..backbone.host import (
     has_lost_its_patches,
 )
 from ..experts.apply import applied_to
+from ..experts.check import require_within_reach
 from ..experts.lora import loras_on, patched_since
 from ..ui.say import log, to_log
 from .expert_guider import ExpertGuider
@@ -31,6 +32,7 @@ def note_stock_runs(model: ModelPatcher) -> None:
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, note_run)
     model.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, _KEY)
     model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, _KEY, require_own_run)
+    model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, _KEY, require_within_reach)
     model.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, _KEY)
     model.add_callback_with_key(CallbacksMP.ON_CLEANUP, _KEY, note_lost_expert)
 

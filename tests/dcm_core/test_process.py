@@ -51,6 +51,14 @@ def test_the_velocity_between_two_states_is_the_one_whose_jump_leads_there(proce
     torch.testing.assert_close(process.jump(x, velocity, levels.flip(0), levels), landed, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("process, levels", [(FLOW, (1.0, 0.5)), (V, (COG.grid.sigma_max, 5.7)), (V, (7.0, 5.7))])
+def test_landings_over_their_interval_differ_as_their_velocities_do(process, levels, drawn):
+    """From pure noise too, whose sigma is thousands in v-prediction: no level weighs more than another."""
+    x, velocity, other = drawn
+    there, elsewhere = (process.jump(x, each, *levels) for each in (velocity, other))
+    torch.testing.assert_close((there - elsewhere) / process.interval(*levels), other - velocity)
+
+
 @pytest.mark.parametrize("process", LEVELS)
 def test_renoised_cannot_be_told_from_noised_by_its_noise(process, drawn):
     """Clean part and the whole of the noise are those of the higher level; the linear sum falls short of it."""

@@ -56,6 +56,36 @@ def write_video(
     return path
 
 
+def write_interlaced(path: Path, moments: Sequence[np.ndarray]) -> Path:
+    """Frames of two moments each, one after the other in every other line, as of a broadcast."""
+    woven = [first.copy() for first in moments[::2]]
+    for frame, second in zip(woven, moments[1::2], strict=True):
+        frame[1::2] = second[1::2]
+    told = {"flags": "+ildct+ilme", "field_order": "tt", "b": "4M"}
+    return write_video(path, woven, codec="mpeg2video", stream_options=told)
+
+
+def write_joined(path: Path, *parts: Sequence[np.ndarray]) -> Path:
+    """One stream of several sizes, as of a camera that was turned while it recorded."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.height, stream.width = parts[0][0].shape[:2]
+        number = 0
+        for frames in parts:
+            context = av.CodecContext.create("libx264", "w")
+            context.height, context.width = frames[0].shape[:2]
+            context.pix_fmt, context.time_base, context.framerate = "yuv420p", Fraction(1, 8), 8
+            context.options = {"bf": "0", "x264-params": "repeat-headers=1"}
+            for pixels in [*frames, None]:
+                frame = None if pixels is None else av.VideoFrame.from_ndarray(pixels)
+                if frame is not None:
+                    frame.pts, frame.time_base, number = number, Fraction(1, 8), number + 1
+                for packet in context.encode(frame):
+                    packet.stream = stream
+                    container.mux(packet)
+    return path
+
+
 def turn(path: Path, quarters: int) -> Path:
     """Say in an mp4 that it is to be shown turned clockwise, as a phone does that was held upright."""
     across, down = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarters % 4]  # where the picture's x axis points to

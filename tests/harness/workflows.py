@@ -43,6 +43,7 @@ NETWORKS = {
     "CogVideoX": "cogvideox",
     "cogvideox": "cogvideox",
     "_i2v_": "wan_i2v",
+    "lightx2v_T2V_14B": "wan",
     "wan": "wan",
 }
 

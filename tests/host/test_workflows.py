@@ -21,6 +21,7 @@ SAID = {
     "shapes_lora_per_expert": "SemE 2 steps",
     "wan21_released_bundle": "SemE 3 steps 1.000 0.992 0.982 | DetE 3 steps 0.949 0.905 0.810",
     "hunyuanvideo_released_bundle": "SemE 2 steps 1.000 0.992 | DetE 2 steps 0.982 0.912",
+    "wan21_speed_lora": "wan2.1 lightx2v: 4 steps 1.000 0.938 0.833 0.625 (by its file's name)",
     "wan22_high_low_pair": "1.000 0.938 | low noise 2 steps 0.833 0.625 (wan2.2 lightning by its file's name)",
     "cogvideox_dual_expert": "SemE 2 steps 999 879 | DetE 2 steps 759 379",
     "wan21_i2v_dual_expert": "SemE 2 steps 1.000 0.989 | DetE 2 steps 0.975 0.905",
@@ -50,6 +51,8 @@ def test_workflow_makes_a_video(name, prompt, client, server):
     assert len(client.view(file)) > 1000
     said = server.log.read_bytes()[before:].decode(errors="replace")
     assert SAID.get(name, "") in said
+    has_attention = any(node["class_type"] == "DCMAttention" for node in prompt.values())
+    assert ("nothing is faster: the MODEL stays as it is" in said) == has_attention, "the tests run on a CPU"
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=NAMES)

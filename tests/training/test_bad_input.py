@@ -281,4 +281,6 @@ def assert_refused(place, main, arguments, message):
 
 
 def content(folder: Path):
-    return {path: path.is_file() and path.read_bytes() for path in (folder, *folder.rglob("*")) if path.exists()}
+    """What is there, but for the file by which a command holds a folder that was there before."""
+    there = [path for path in (folder, *folder.rglob("*")) if path.exists() and path.name != ".lock"]
+    return {path: path.is_file() and path.read_bytes() for path in there}

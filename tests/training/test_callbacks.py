@@ -11,8 +11,9 @@ from PIL import Image
 from dcm_core.shapes import autoencoder
 from dcm_core.shapes.captions import ALL_ATTRIBUTES
 from dcm_core.shapes.render import render_clips
+from training import distill
 from training.callbacks.log import shortened
-from training.config import ConfigError
+from training.config import ConfigError, to_yaml
 
 PROMPTS = ["a red striped circle moving left fast", "a blue plain square moving up slowly"]
 VALIDATION = {"every": 2, "prompts": PROMPTS, "steps": 2}
@@ -178,6 +179,22 @@ def test_the_teachers_clips_are_beside_and_the_measure(trainer):
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     (ratios,) = [line for line in lines if "validation/motion_ratio" in line]
     assert [ratios[f"validation/{name}_ratio"] for name in ("motion", "high_frequency")] == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize("stage", ["teacher", "semantic", "lcm"])
+def test_weights_that_overflow_the_exported_numbers_are_refused_in_a_sentence(trainer, tmp_path, monkeypatch, stage):
+    """And can be exported again in others: nothing is trained for that."""
+    run = trainer(stage, iterations=1, export_dtype="float16")
+    with torch.no_grad():
+        next(iter(run.method.trainable.values())).view(-1)[0] = 1e6
+    file, config = run.folder / f"{stage}.safetensors", tmp_path / "config.yaml"
+    config.write_text(to_yaml(run.config))
+    monkeypatch.setattr("training.trainer.build_trainer", lambda config: run)
+    with pytest.raises(SystemExit, match="error: NaN or Inf in .* a cast overflowed. .* export in float32 or bfloat16"):
+        distill.main(["--config", str(config), f"stage={stage}"])
+    assert not file.exists()
+    trainer(stage, iterations=1, export_dtype="bfloat16").run()
+    assert file.exists()
 
 
 def test_iterations_are_profiled_on_request(trainer):

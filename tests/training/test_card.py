@@ -18,6 +18,7 @@ def test_a_finished_stage_has_a_card_with_what_it_was_made_of(trainer, tmp_path)
     teacher = Path(run.method.options.teacher)
     assert teacher.is_absolute() and str(teacher.parent) not in text and str(tmp_path) not in text
     assert f" teacher: {teacher.name}\n" in text
+    assert f"| base | shapes, {teacher.name} |" in text, "whatever backbone.weights says"
 
 
 def test_what_nobody_stated_is_said_to_be_missing(trainer):
@@ -32,4 +33,6 @@ def test_the_time_of_all_parts_is_added_up(trainer):
     first.run()
     card = next(each for each in trainer("teacher", iterations=2).callbacks if type(each).__name__ == "Card")
     card.load({"seconds": 7200.0})
+    assert card.state()["seconds"] >= 7200
+    card.load({"seconds": 3600.0})  # of a checkpoint that was stepped back to
     assert card.state()["seconds"] >= 7200

@@ -41,6 +41,25 @@ def test_a_teacher_that_stayed_behind_is_noticed_when_the_semantic_stage_trains(
         run.run()
 
 
+@pytest.mark.parametrize("mode", ["full", "adapter"])
+def test_a_target_at_home_in_main_memory_follows_the_student_and_is_asked_as_it_is(trainer, gpu, monkeypatch, mode):
+    """compute.offload with target_ema: what a checkpoint or the average puts into the target reaches its calls."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    compute = {"offload": True, "checkpointing": "full"}
+    method = trainer("semantic", {"mode": mode, "target_ema": 0.5}, device="cuda", compute=compute).method
+    batch = method.data.batch(method.draws(0)).to(method.device)
+    target, sigma = method.model(method.target, batch.conditions), batch.latents.new_full((4,), 0.9)
+    with torch.no_grad():
+        for p in method.trainable.values():
+            p.add_(0.1)
+        for _ in range(60):  # until the target is the student
+            method.averages["target"].update(0)
+        wanted = method.student_alone(batch.conditions)(batch.latents, sigma)
+        torch.testing.assert_close(target(batch.latents, sigma), wanted, rtol=1e-4, atol=1e-5)
+    where = {value.device for name, value in method.averages["target"].values.items() if "blocks." in name}
+    assert where == {CPU}
+
+
 def test_the_pretended_gpu_refuses_what_a_real_one_refuses(gpu):
     here, there = torch.ones(3), torch.ones(3).to("cuda")
     assert (here.device, there.device, there[1:].device, (2 * there).device) == (CPU, GPU, GPU, GPU)

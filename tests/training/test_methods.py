@@ -8,7 +8,7 @@ import torch
 from dcm_core.expert.file import load_expert, metadata_of
 from dcm_core.families.presets import FAMILIES, find_family
 from dcm_core.files.format import read_header
-from dcm_core.process import FLOW
+from dcm_core.process import FLOW, process_of
 from training.config import ConfigError
 from training.methods.consistency import consistency
 from training.methods.pcm import phases
@@ -81,6 +81,19 @@ def test_prediction_and_target_follow_the_equations(trainer):
         assert jumps.target[row].item() == pytest.approx(arrived + (end - previous) * (arrived + 5), rel=1e-5)
     velocities = jumps.per_interval()
     assert velocities.prediction.flatten().tolist() == pytest.approx([-2, -2], rel=1e-4)
+
+
+def test_in_v_prediction_no_noise_level_weighs_more_per_interval_than_another():
+    """Where the sigma of pure noise is 4519, a student that is off by 1 is as wrong there as just above kappa."""
+    grid = find_family("cogvideox").schedule.grid
+    index, x = torch.tensor([38, 44, 49]), torch.zeros(3, 1, 1, 1, 1)
+    models = [lambda x, sigma, shift=shift: x + shift for shift in (0.0, 1.0)]
+    right, wrong = (
+        consistency(x, index, torch.full_like(index, 38), grid, model, models[0], models[0], process_of(grid))
+        for model in models
+    )
+    off = wrong.per_interval().prediction - right.per_interval().prediction
+    assert off.flatten().tolist() == pytest.approx([-1.0] * 3, rel=1e-3)
 
 
 def test_the_teacher_is_guided(trainer):
@@ -283,6 +296,8 @@ def test_an_embedded_guidance_is_written_under_its_own_name(trainer, tmp_path, m
     for stage in ("semantic", "detail"):
         with pytest.raises(ConfigError, match=f"stages.{stage}.options.embedded_guidance is missing"):
             trainer(stage)
+        with pytest.raises(ConfigError, match=f"stages.{stage}.options.guidance is missing: .* would be guided twice"):
+            trainer(stage, {"embedded_guidance": 6.0})
         trainer(stage, {"guidance": 1.0, "embedded_guidance": 6.0}, iterations=1).run()
         metadata = load_expert(tmp_path / stage / f"{stage}.safetensors").metadata
         assert (metadata.guidance, metadata.embedded_guidance) == (1.0, 6.0)

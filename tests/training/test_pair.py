@@ -270,6 +270,18 @@ def test_what_contradicts_a_pair_is_refused(config, settings, options, said):
         check(config("", options, **settings))
 
 
+def test_a_pair_of_the_other_task_changes_models_at_another_level(config):
+    """The noise levels of image to video are others: at those of text, kappa would be three points of the grid off."""
+    image = BACKBONES["wan 2.2 i2v"].config().model_dump()
+    with pytest.raises(ConfigError, match=r"boundary=text: .* videos of an image.* Set pair.boundary=image"):
+        check(config("", backbone=image))
+    pair = config().pair.model_dump()
+    check(config("", backbone=image, pair=pair | {"boundary": "image"}))
+    check(config("", backbone=image, pair=pair | {"boundary": 0.875}))
+    with pytest.raises(ConfigError, match=r"boundary=image: this backbone makes videos of text"):
+        check(config("", pair=pair | {"boundary": "image"}))
+
+
 def test_a_missing_model_is_named_by_its_own_setting(config, models):
     with pytest.raises(ConfigError, match="no teacher at .*nowhere.* Set pair.low_noise to its file"):
         build_trainer(config("detail", pair={"high_noise": models["high"], "low_noise": "nowhere.safetensors"}))

@@ -1,10 +1,12 @@
 """Regression on the teacher's paths: what is taught at which level, from whose states, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors import safe_open
 
-from dcm_core.expert.file import load_expert
+from dcm_core.expert.file import load_expert, save_expert
 from training.config import ConfigError
 from training.data.paths import PathCache, fill
 from training.evaluation.jump_error import segments
@@ -220,7 +222,7 @@ def test_an_adversary_of_some_samples_is_the_same_in_micro_batches(made, data):
     assert acted
 
 
-def test_the_jump_error_falls(made, paths):
+def test_the_jump_error_falls(made, paths, caplog):
     run = made(
         "semantic", {"starts": 1.0}, iterations=40, optimizer={"lr": 3e-3}, watch={"every": 40, "folder": str(paths)}
     )
@@ -230,6 +232,7 @@ def test_the_jump_error_falls(made, paths):
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     means = [line["jump_error/mean"] for line in lines if "jump_error/mean" in line]
     assert means[-1] < 0.8 * means[0]
+    assert "measured on paths that are trained on" in caplog.text, "which no held-out paths are"
 
 
 def test_the_files_say_for_how_many_steps(made):
@@ -269,3 +272,11 @@ def test_contradictions(made, expert, options, settings, message):
 def test_published_levels_are_refused(made):
     with pytest.raises(ConfigError, match="schedule.rule=aligned"):
         made("semantic", schedule={"rule": "official"}, backbone={"name": "wan"})
+
+
+def test_a_semantic_expert_for_other_numbers_of_steps_is_refused(made, semantic, tmp_path):
+    """Below a detail expert for runs of four; one of a consistency training is for any."""
+    expert, two = load_expert(semantic), tmp_path / "two.safetensors"
+    save_expert(two, replace(expert, metadata=replace(expert.metadata, trained_steps=2)))
+    with pytest.raises(ConfigError, match="two.safetensors was trained for runs of 2 steps, and this stage is for 4"):
+        made("detail", {"semantic": str(two)})

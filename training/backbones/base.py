@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -20,12 +21,14 @@ from ..config import BackboneConfig
 from ..data.base import Data
 from ..data.buckets import Size
 from ..errors import ConfigError, unknown
+from ..export import backbone_fingerprint
 from ..networks import adapter, exchange
 from ..networks.adapter import Rank
 from ..networks.network import Network
 from ..networks.weights import load_weights, opened_backbone, parameters_without_memory
 
 Arguments = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
 
 class Backbone(ABC):
@@ -79,6 +82,11 @@ class Backbone(ABC):
         """
         with opened_backbone(path, self.keymap) as file:
             self._refuse_image(file.shapes, f"{path} is {file.layout.variant}")
+            if rounded := sum(info.dtype.startswith("F8") for info in file.infos.values()):
+                logger.warning(
+                    "%s holds %d weights that were rounded to 8 bits, and they will be the teacher's: name the file "
+                    "in 16 bits where there is one.", path, rounded,
+                )  # fmt: skip
             with parameters_without_memory():
                 transformer = self._made()
             load_weights(transformer, file, dtype)
@@ -127,6 +135,12 @@ class Backbone(ABC):
     def comfy_state(self, network: Network) -> dict[str, Tensor]:
         """The weights of a network below its adapters, under ComfyUI's names."""
         return exchange.comfy_state(network.transformer, self.keymap)
+
+    def fingerprint(self, network: Network) -> str:
+        """Of the weights of a network below its adapters. Of matrices it takes the shapes alone, so none is copied."""
+        state = adapter.frozen_state(network.transformer)
+        state = {name: tensor if tensor.ndim == 1 else tensor.to("meta") for name, tensor in state.items()}
+        return backbone_fingerprint(self.family, self.keymap.state_to_comfy(state))
 
     def _made(self) -> nn.Module:
         """A transformer of diffusers. Raises ConfigError for one that cannot be trained here."""

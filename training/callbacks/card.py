@@ -37,7 +37,7 @@ class Card(Callback):
         return {"seconds": self._seconds()}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.seconds = state.get("seconds", 0.0)
+        self.seconds = max(self._seconds(), state.get("seconds", 0.0))  # a step back takes no time back
 
     def _seconds(self) -> float:
         return self.seconds + time.monotonic() - self.since
@@ -54,9 +54,9 @@ def card(config: Config, iterations: int, seconds: float, where: str) -> str:
     """The text; ``seconds`` of training on ``where``."""
     config = _shareable(config)
     stage, backbone, told = config.selected(), config.backbone, config.card
-    data = config.stage_data()
+    data, weights = config.stage_data(), stage.options.get("teacher") or config.weights
     rows = {
-        "base": f"{config.title}, {config.weights or 'trained by this configuration'}",
+        "base": f"{config.title}, {weights or 'trained by this configuration'}",
         "licence of the base": told.base_licence or "not stated: it binds these weights too",
         "data": told.data or _data(config),
         "licence of this file": told.licence or "not stated",

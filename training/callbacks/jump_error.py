@@ -97,9 +97,10 @@ class JumpError(Callback):
 
     def load(self, state: dict[str, Any]) -> None:
         self.beside = state.get("beside", {})
+        self.waited = state.get("waited", 0)
         best = state.get("best")
-        self.best = float("inf") if best is None else best
-        self.best_iteration, self.waited = state.get("best_iteration", 0), state.get("waited", 0)
+        if best is not None and best <= self.best:  # after a step back the better weights are in the file all the same
+            self.best, self.best_iteration = best, state["best_iteration"]
         self.measured_on = state.get("measured_on")
 
     def _forget_others(self, measured_on: str) -> None:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,7 +16,20 @@ from .section import build
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number; YAML 1.1 itself wants 1.0e-5 and takes the other for a word."""
+    """Reads 1e-5 as a number; YAML 1.1 itself wants 1.0e-5 and takes the other for a word.
+
+    A key that comes twice is an error: PyYAML would drop the first, with all that stands below it.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        assert isinstance(node, yaml.MappingNode)
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} comes twice", problem_mark=key.start_mark)
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

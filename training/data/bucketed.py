@@ -30,10 +30,11 @@ class BucketedData(ABC):
 
     ``buckets``: of each clip. ``empty``: the text of no caption; ``away``: what guidance leads away from. ``made_for``:
     the backbone whose latents they are; ``encoders``: folder or hub name of its autoencoder. ``told_of_image``: what a
-    ``first_frame`` holds.
+    ``first_frame`` holds. ``stands_in``: is the text of no caption only something in its place, for who never asks?
     """
 
     told_of_image: frozenset[str] = frozenset()
+    stands_in = False
 
     made_for: str
     encoders: str | None

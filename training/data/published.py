@@ -66,6 +66,7 @@ class PublishedData(BucketedData):
             )
         self.items = _listed(self.folder)
         self.empty = self.away = self._of_no_caption()
+        self.stands_in = self.options.unconditional is None
         super().__init__(config, [tuple(self._raw(item).shape) for item in self.items])
 
     def latents(self, number: int) -> Tensor:

@@ -35,7 +35,7 @@ class TeacherPaths:
             )
         self.inner, self.cache, self.text_dropout = data, cache, text_dropout
         self.latent_shape, self.batch_size, self.made_for = data.latent_shape, data.batch_size, data.made_for
-        self.told_of_image = data.told_of_image
+        self.told_of_image, self.stands_in = data.told_of_image, getattr(data, "stands_in", False)
 
     @property
     def content(self) -> str:

@@ -145,6 +145,11 @@ def held_out(method: Distillation, config: Config) -> PathCache | None:
         cache = PathCache.read(_of_part(named, config.part))
         cache.plan.recipe.check(recipe(method, cache.plan.prompts), cache.folder)
         cache.require_whole()
+        if config.stage_data().source and PathCache.read(training_paths(config)).plan.name == cache.plan.name:
+            logger.warning(
+                "The jump error is measured on paths that are trained on, of %s: of others it says nothing.",
+                cache.folder,
+            )
         return cache
     prompts = config.validation.prompts or list(method.data.prompts)[: config.watch.paths]
     if not prompts:

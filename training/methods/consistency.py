@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from dcm_core.process import Process, column
+from dcm_core.process import Level, Process, column
 from dcm_core.sampling import VelocityModel
 from dcm_core.schedule.grid import NoiseGrid
 
@@ -29,12 +29,12 @@ from .distillation import Distillation, DistillationOptions, Part
 class Jumps:
     """Where the student lands and where it should, both [B, C, T, H, W] at the noise level ``end`` [B].
 
-    ``interval`` [B]: how far each sample jumped, sigma - end.
+    ``interval`` [B]: how far each sample jumped along its velocity, in flow matching sigma - end.
     """
 
     prediction: Tensor
     target: Tensor
-    interval: Tensor
+    interval: Level
     end: Tensor
 
     def per_interval(self) -> Jumps:
@@ -69,7 +69,7 @@ def consistency(
         landed = process.jump(arrived, target(arrived, previous), previous, end)
         # At the first index of a span the teacher has arrived: its step itself is the target, sample by sample.
         landed = torch.where(column(index == start, x), arrived, landed)
-    return Jumps(prediction, landed, sigma - end, end)
+    return Jumps(prediction, landed, process.interval(sigma, end), end)
 
 
 class ConsistencyOptions(DistillationOptions):

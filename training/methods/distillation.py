@@ -247,10 +247,22 @@ def load_teacher(setup: Setup, options: DistillationOptions) -> Network:
 
 
 def check_guidance(setup: Setup, options: DistillationOptions) -> None:
-    """Raises ConfigError for an embedded guidance where networks are told none, and for none where they are."""
+    """Raises ConfigError for an embedded guidance where networks are told none, for none where they are, and where the
+    teacher's guidance would be taken for granted or lead away from no text."""
     family = find_family(setup.config.backbone.family)
+    own = f"stages.{setup.config.stage}.options.guidance"
     name = f"stages.{setup.config.stage}.options.embedded_guidance"
     if family.embedded_guidance and options.embedded_guidance is None:
         raise ConfigError(f"{name} is missing: say which guidance {family.title} networks are told, for example 6.")
     if options.embedded_guidance is not None and not family.embedded_guidance:
         raise ConfigError(f"{name}={options.embedded_guidance:g}: {family.title} networks are told none; leave it out.")
+    if family.embedded_guidance and "guidance" not in options.model_fields_set:
+        raise ConfigError(
+            f"{own} is missing: {family.title} networks are guided by the scale they are told, so it is usually 1. "
+            f"By the default of {options.guidance:g} they would be guided twice."
+        )
+    if options.guidance != 1 and getattr(setup.data, "stands_in", False):
+        raise ConfigError(
+            f"{own}={options.guidance:g} leads away from the empty caption, which the published set has not: name one "
+            f"in data.options.unconditional, or set {own}=1."
+        )

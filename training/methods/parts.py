@@ -8,6 +8,7 @@ Each is made of a stage's settings together with the roles that it is trained by
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from dcm_core.errors import ExpertFileError
 from dcm_core.expert.file import load_expert
+from dcm_core.expert.fingerprint import told_apart
 from dcm_core.expert.layers import Expert
 from dcm_core.sampling import VelocityModel, with_experts
 from dcm_core.schedule.experts import ExpertKind, ExpertSchedule
@@ -30,6 +32,8 @@ from ..networks.exchange import with_layers
 from ..networks.roles import Roles
 from .base import AS_BACKBONE, AS_EXPERT, Setup
 from .distillation import Distillation, DistillationOptions, Part, cast
+
+logger = logging.getLogger(__name__)
 
 
 class SemanticPart(Part):
@@ -140,6 +144,11 @@ class OverSemanticOptions(DistillationOptions):
     def over_semantic(self) -> bool:
         return True
 
+    @property
+    def for_steps(self) -> int | None:
+        """Of the runs that it is trained for, where there are no others."""
+        return None
+
     def contradictions(self, config: Config) -> Iterator[str]:
         yield from super().contradictions(config)
         if not self.over_semantic:
@@ -183,14 +192,15 @@ def detail_part(setup: Setup, options: OverSemanticOptions) -> tuple[Roles, Part
     """The student starts as the semantic expert, or the low-noise model of a pair, with an adapter that begins without
     effect. Raises ConfigError."""
     if setup.config.pair is not None:
-        roles, backbone = cast(setup, options), setup.backbone
-        below = backbone.comfy_state(roles.below.network)
-        return roles, DetailPart(backbone_fingerprint(backbone.family, below))
+        roles = cast(setup, options)
+        return roles, DetailPart(setup.backbone.fingerprint(roles.below.network))
     file, semantic = _load_semantic(setup, options)
     try:
-        return cast(setup, options, semantic), DetailPart(semantic.metadata.fingerprint)
+        roles = cast(setup, options, semantic)
     except MisfitExpert as error:
         raise ConfigError(f"{error} It is {file}.") from None
+    _check_base(setup, options, semantic, setup.backbone.fingerprint(roles.teacher.network))
+    return roles, DetailPart(semantic.metadata.fingerprint)
 
 
 def whole_part(setup: Setup, options: DistillationOptions) -> tuple[Roles, Part]:
@@ -212,13 +222,36 @@ def _load_semantic(setup: Setup, options: OverSemanticOptions) -> tuple[Path, Ex
         expert = load_expert(file)
     except ExpertFileError as error:
         raise ConfigError(f"{name}: {error}") from None
+    if expert.metadata.expert != "semantic":
+        raise ConfigError(f"{name}: {file} is a {expert.metadata.expert} expert. {remedy}")
     ends, begins = expert.metadata.schedule, setup.config.expert_schedule()
     if (ends.kappa_index, ends.grid) != (begins.kappa_index, begins.grid):
         raise ConfigError(
             f"{name}: {file} ends at {_spelled(ends)}, and this stage begins at {_spelled(begins)}. Set schedule to "
             "the former, or train the semantic expert anew with the latter."
         )
+    known, wanted = expert.metadata.trained_steps, options.for_steps
+    if None not in (known, wanted) and known != wanted:
+        raise ConfigError(
+            f"{name}: {file} was trained for runs of {known} steps, and this stage is for {wanted}: in neither would "
+            "both experts act where they were trained. Train both for the same number."
+        )
     return file, expert
+
+
+def _check_base(setup: Setup, options: OverSemanticOptions, semantic: Expert, found: str) -> None:
+    """Raises ConfigError where this run's semantic expert was trained over other weights than the teacher's, whose
+    fingerprint is ``found``; of one that is named for it, this is only said: it may be meant for a fine-tuned copy."""
+    made_for = semantic.metadata.base_fingerprint
+    if not made_for or not told_apart(made_for, found):
+        return
+    what = "was trained over a backbone with other weights than this stage's teacher has"
+    if options.semantic is None:
+        raise ConfigError(
+            f"{_own_semantic(setup.config)} {what}: put the former back, train the semantic expert anew with "
+            "--restart stage=semantic, or choose another output."
+        )
+    logger.warning("%s %s: the detail expert will fit both together, and nothing else.", options.semantic, what)
 
 
 def _own_semantic(config: Config) -> Path:

@@ -82,6 +82,10 @@ class TrajectoryOptions(AdversaryOptions, OverSemanticOptions):
         return self.expert == "detail"
 
     @property
+    def for_steps(self) -> int:
+        return self.steps
+
+    @property
     def off_path(self) -> float:
         """How many of the states where a segment begins are not a path's."""
         return self.own + self.perturbed

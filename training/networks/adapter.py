@@ -132,8 +132,10 @@ def fill_adapter(model: nn.Module, name: str, layers: Mapping[str, Layer]) -> No
     for module in {**layers, **pairs, **twins}:
         layer = layers.get(module)
         if isinstance(layer, LowRank) and module in pairs:
-            for factors, value in ((pairs[module].lora_A, layer.down), (pairs[module].lora_B, layer.up)):
+            pair = pairs[module]
+            for factors, value in ((pair.lora_A, layer.down), (pair.lora_B, layer.up)):
                 _copy(module, factors[name].weight, value)
+            pair.lora_alpha[name], pair.scaling[name] = layer.alpha, layer.alpha / layer.rank  # a file may have several
         elif isinstance(layer, Difference) and module in twins:
             own = dict(twins[module].twins[name].named_parameters())
             for key, value in layer.tensors.items():

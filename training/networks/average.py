@@ -28,7 +28,8 @@ class MovingAverage:
         """Take in the weights after an iteration, counted from 0."""
         decay = min(self.decay, (1 + iteration) / (10 + iteration)) if self.warm_up else self.decay
         for name, p in self.parameters.items():
-            self.values[name].lerp_(p, 1 - decay)
+            value = self.values[name]
+            value.lerp_(p.to(value.device), 1 - decay)  # a target's is at home, where its blocks come from
 
     def tensors(self) -> Values:
         """What a resume needs, as it lives: what is written into it is restored."""

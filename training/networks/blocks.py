@@ -104,8 +104,13 @@ def _visiting(block: nn.Module, device: torch.device) -> Forward:
 
 
 def _home(parameter: nn.Parameter, device: torch.device) -> torch.Tensor:
-    """Where a copy to a GPU can begin without waiting, if there is one."""
-    return parameter.data.pin_memory() if device.type == "cuda" else parameter.data
+    """The weight in main memory, where a copy to a GPU can begin without waiting, if there is one.
+
+    It is the parameter's own from now on: a checkpoint or an average that is written into that reaches every call.
+    """
+    if device.type == "cuda":
+        parameter.data = parameter.data.pin_memory()
+    return parameter.data
 
 
 def _apart(block: nn.Module, compute: ComputeConfig) -> list[nn.Parameter]:

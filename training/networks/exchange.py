@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcm_core.errors import ExpertFileError
+from dcm_core.expert.file import all_finite, refuse_non_finite
 from dcm_core.expert.layers import Difference, Expert, Layer, LowRank
 from dcm_core.expert.merge import in_one_layer, layers_of, weight_differences, with_difference
 from dcm_core.families.keymap import KeyMap, UnknownKeyError
@@ -25,8 +26,12 @@ State = dict[str, Tensor]
 
 
 def save_backbone(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
-    """Write a whole backbone, given under ComfyUI's names, as a file for `diffusion_models`."""
+    """Write a whole backbone, given under ComfyUI's names, as a file for `diffusion_models`.
+
+    Raises ExpertFileError, as experts do, where a weight is not finite, or is not in ``dtype``.
+    """
     tensors = {name: tensor.to("cpu", dtype) for name, tensor in state.items()}
+    refuse_non_finite([name for name, tensor in tensors.items() if not all_finite(tensor)])
     with atomic_write(path) as file:
         write_tensors(file, tensors, metadata)
 

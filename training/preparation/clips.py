@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,7 +39,8 @@ class Clip:
         for."""
         fps = "" if self.source.still else f"{self.fps:g}"
         content = self.digest, str(self.begin), fps, str(self.size), self.crop, fingerprint
-        return named(*content, *([f"unchecked {unchecked}"] if unchecked else []))
+        more = ["progressive"] * self.source.interlaced + [f"unchecked {unchecked}"] * bool(unchecked)
+        return named(*content, *more)
 
 
 def named(*parts: str) -> str:
@@ -61,8 +63,8 @@ def begins(mode: Mode, frames: int, length: int, stride: int, count: int) -> lis
 
 
 def frames_at(source: Source, fps: float) -> int:
-    """How many frames a file gives at ``fps`` frames a second."""
-    return 1 if source.still else int((source.seconds + _ROUNDED) * fps)
+    """How many frames a file gives at ``fps`` frames a second, of which the last begins before its end."""
+    return 1 if source.still else max(1, math.ceil((source.seconds - _ROUNDED) * fps))
 
 
 def scaled(clip: Clip) -> Iterator[Callable[[], np.ndarray]]:

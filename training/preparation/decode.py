@@ -5,7 +5,7 @@ Only one frame is held at a time, and only those that are asked for become pixel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +20,13 @@ from . import animation
 from .colours import check_colours, rgb
 from .filters import Unfit
 from .frames import Frame, Source
+from .interlaced import progressive
 from .manifest import PICTURES
 from .upright import Orientation, orientation
 
 # A file is given to FFmpeg open: its name is never read as an address or a pattern, and it may open no other.
 _OPTIONS = {"protocol_whitelist": "none"}
+_RESHAPED = 0.02  # by how much the shape of a frame may differ from the first one's: by the rounding of its size
 
 
 def look(path: Path) -> Source:
@@ -106,7 +108,10 @@ def _look(path: Path) -> Source:
         shown = orientation(frame)
         size = (float(frame.height), width) if shown.quarters % 2 else (width, float(frame.height))
         first = times[0] if timed else None
-        return Source(*size, frames=count, seconds=count * gap, gap=gap, first=first, orientation=shown)
+        return Source(
+            *size, frames=count, seconds=count * gap, gap=gap, first=first, orientation=shown,
+            coded=(frame.width, frame.height), interlaced=frame.interlaced_frame,
+        )  # fmt: skip
 
 
 def _frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
@@ -115,11 +120,21 @@ def _frames(path: Path, source: Source, begin: float) -> Iterator[Frame]:
         if begin > 0 and source.first is not None:
             with suppress(av.FFmpegError):  # what cannot be wound forward is read from its start
                 container.seek(int((source.first + begin) / stream.time_base), stream=stream)
-        for number, frame in enumerate(container.decode(stream)):
-            if frame.is_corrupt:
-                raise Unfit("unreadable", "a frame is damaged")
+        for number, frame in enumerate(progressive(_sound(container.decode(stream), source))):
             time = number * source.gap if source.first is None else frame.time - source.first
             yield Frame(time, partial(_pixels, frame, stream.codec_context, source.orientation))
+
+
+def _sound(found: Iterable[Any], source: Source) -> Iterator[Any]:
+    """Raises Unfit where a frame is damaged, or where the pictures change to another shape, as in a recording whose
+    camera was turned: none of them says any more how it is to be shown."""
+    width, height = source.coded
+    for frame in found:
+        if frame.is_corrupt:
+            raise Unfit("unreadable", "a frame is damaged")
+        if abs(frame.width * height / (frame.height * width) - 1) > _RESHAPED:
+            raise Unfit("aspect", f"its pictures change from {width}x{height} to {frame.width}x{frame.height}")
+        yield frame
 
 
 def _pixels(frame: Any, codec: Any, shown: Orientation) -> np.ndarray:

@@ -16,7 +16,8 @@ class Source:
     """``width``, ``height``: upright and in square pixels.
 
     ``gap``: mean seconds between two frames. ``first``: the time stamp of the first, none where the file has none.
-    ``orientation``: what makes its pictures upright.
+    ``orientation``: what makes its pictures upright. ``coded``: the size of a video's pictures as they lie in the file.
+    ``interlaced``: are they two moments each?
     """
 
     width: float
@@ -27,6 +28,8 @@ class Source:
     first: float | None = None
     still: bool = False
     orientation: Orientation = Orientation()
+    coded: tuple[int, int] = (0, 0)
+    interlaced: bool = False
 
 
 class Frame(NamedTuple):

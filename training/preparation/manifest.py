@@ -14,8 +14,8 @@ from ..errors import ConfigError
 from .filters import Dropped
 
 PICTURES = {".webp", ".gif", ".png", ".apng", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
-VIDEOS = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".ogv",
-          ".3gp"}  # fmt: skip
+VIDEOS = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf",
+          ".flv", ".f4v", ".ogv", ".3gp", ".vob", ".mxf", ".dv", ".qt", ".m2v", ".y4m"}  # fmt: skip
 TABLES = (".csv", ".jsonl", ".parquet")
 _PATHS = ("file_name", "path", "video", "file")
 _CAPTIONS = ("caption", "text", "prompt", "cap")
@@ -36,13 +36,11 @@ def read_collection(data: Path, caption: str = "") -> tuple[list[Entry], list[Dr
     ``caption``: of those that have none. A folder that holds ``metadata.csv``, ``.jsonl`` or ``.parquet`` is that
     table. Raises ConfigError where there is nothing to read.
     """
-    tables = [data, *(data / f"metadata{kind}" for kind in TABLES)]
-    table = next((each for each in tables if each.is_file()), None)
     if not data.exists():
         raise ConfigError(f"There is no folder or table at {shown(data)}.")
-    base = data if data.is_dir() else data.parent
-    found = _of_table(table, base) if table else _of_folder(data)
+    table, base = (_table_in(data), data) if data.is_dir() else (data, data.parent)
     entries, dropped = [], []
+    found = list(_of_table(table, base)) if table else _of_folder(data, dropped)
     for path, text in found:
         source = shown(os.path.relpath(path, base) if path.is_relative_to(base) else path)
         if not path.is_file():
@@ -53,6 +51,11 @@ def read_collection(data: Path, caption: str = "") -> tuple[list[Entry], list[Dr
             dropped.append(Dropped(source, "no caption", "it has no caption, or an empty one"))
         else:
             entries.append(Entry(path, source, text or caption))
+    if table and data.is_dir():
+        named = {os.path.realpath(path) for path, _ in found}
+        others = [path for path, _ in _of_folder(data, dropped) if os.path.realpath(path) not in named]
+        told = f"there is no row of it in {table.name}"
+        dropped += [Dropped(shown(os.path.relpath(path, data)), "no caption", told) for path in others]
     if not entries and not dropped:
         raise ConfigError(f"{shown(data)} holds no videos or images; known are {', '.join(sorted(VIDEOS | PICTURES))}.")
     return entries, dropped
@@ -64,8 +67,28 @@ def shown(name: str | os.PathLike) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _of_folder(folder: Path) -> Iterator[tuple[Path, str | None]]:
-    for parent, folders, names in os.walk(folder):
+def _table_in(folder: Path) -> Path | None:
+    """The table that describes a folder, if it has one. Raises ConfigError where it has several."""
+    tables = [path for kind in TABLES if (path := folder / f"metadata{kind}").is_file()]
+    if len(tables) > 1:
+        told = " and ".join(path.name for path in tables)
+        raise ConfigError(f"{shown(folder)} has {told}: name one of them with --data, or put their rows into one.")
+    return tables[0] if tables else None
+
+
+def _of_folder(folder: Path, dropped: list[Dropped]) -> Iterator[tuple[Path, str | None]]:
+    """Its files, those in linked folders too, each folder once. What cannot be opened is added to ``dropped``."""
+
+    def closed(error: OSError) -> None:
+        source = shown(os.path.relpath(error.filename, folder))
+        dropped.append(Dropped(source, "unreadable", f"it cannot be opened ({error.strerror})"))
+
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        if (place := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         folders[:] = sorted((each for each in folders if not each.startswith(".")), key=os.fsencode)
         if {"shards", "summary.json"} <= {*folders, *names}:  # a cache, whose contact sheet is no image to train on
             folders.clear()

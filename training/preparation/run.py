@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..data.buckets import Size, usual
 from ..data.cache import CachedClip, CacheIndex
 from ..errors import ConfigError
-from ..output import require_writable
+from ..output import alone, require_writable
 from .clips import Clip, named
 from .encoder import Encoder
 from .filters import Dropped
@@ -72,8 +72,9 @@ def prepare(settings: Settings, encoder: Encoder) -> Summary:
     if settings.data and settings.data.resolve() == settings.output.resolve():
         raise ConfigError("--output is the folder of the videos themselves: name another, which may be inside it.")
     require_writable(settings.output, "--output")
-    writer = ShardWriter(settings.output, encoder.fingerprint, settings.shard_bytes)
-    return _Preparation(settings, encoder, writer).run()
+    with alone(settings.output, "--output"):
+        writer = ShardWriter(settings.output, encoder.fingerprint, settings.shard_bytes)
+        return _Preparation(settings, encoder, writer).run()
 
 
 @dataclass

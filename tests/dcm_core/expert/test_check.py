@@ -57,6 +57,13 @@ def test_a_fitting_expert_matches_without_a_word():
     report.raise_if_wrong()
 
 
+def test_a_stamp_of_another_family_is_said():
+    stamped = fitting(extra={"ss_base_model_version": "flux1"})
+    report = check(stamped, backbone(), norms(), "wan")
+    assert report.ok and "is for the wan family, but its metadata names flux1" in "".join(report.warnings)
+    assert not check(fitting(extra={"ss_base_model_version": "wan_2.1"}), backbone(), norms(), "wan").warnings
+
+
 def test_the_norms_are_those_of_the_multiplied_out_differences():
     one = fitting()
     report = check(one, backbone(), norms(), "wan")

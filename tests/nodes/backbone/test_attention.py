@@ -204,11 +204,13 @@ def test_a_graph_is_traced_with_the_choice_in_it(ways):
     assert next(iter(attention_choice._chosen.values())).name == "other"
 
 
-def test_without_a_gpu_nothing_changes(ways):
+def test_without_a_gpu_nothing_changes_and_the_log_says_so(ways, caplog):
+    caplog.set_level(logging.INFO, logger="DCM")
     model = world("wan").model()
     for name in ("fastest", HOST, "cuDNN"):
         result, text = dcm_node("DCMAttention").execute(model, name).args
-        assert result is model and "no NVIDIA GPU" in text
+        assert result is model and "no NVIDIA GPU here, so nothing is faster" in text
+        assert caplog.messages.pop() == f"DCM: {text}"
 
 
 def test_newer_hosts_wrap_the_tensors_and_are_answered_all_the_same(ways):

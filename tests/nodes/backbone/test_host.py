@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider
 from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-from dcm_pack.nodes.backbone import host, host_layers
+from dcm_pack.nodes.backbone import host, host_layers, out_of_reach
 from harness import tiny
 from harness.worlds import relative, world
 
@@ -34,7 +34,7 @@ def difference(model, size=1.0):
 
 def test_no_other_file_asks_for_it():
     files = {file for file in NODES.rglob("*.py") if re.search(rf"[.\"]({OWN})\b", file.read_text("utf-8"))}
-    assert files == {Path(host.__file__), Path(host_layers.__file__)}
+    assert files == {Path(each.__file__) for each in (host, host_layers, out_of_reach)}
 
 
 def test_classes_by_name(this):
@@ -51,10 +51,22 @@ def test_the_network_behind_a_compiled_one(this):
 
 
 def test_what_it_computes_in(this):
-    assert host.dtype_of_computation(this.model().model) == torch.float32
+    assert host.dtype_of_computation(this.model()) == torch.float32
     few = this.model(dtype=torch.float8_e4m3fn)
     assert few.model.get_dtype() == torch.float8_e4m3fn
-    assert host.dtype_of_computation(few.model) == torch.float32
+    assert host.dtype_of_computation(few) == torch.float32
+
+
+def test_what_a_clone_computes_in_is_its_own(this):
+    """As the stock node ModelComputeDtype has it: before its MODEL is loaded, and while another is."""
+    model = this.model()
+    half = model.clone()
+    half.set_model_compute_dtype(torch.float16)
+    sides = [each.get_additional_models()[0].model for each in map(this.applied, (model, half))]
+    this.custom_sampled(half, this.schedule.sigmas(4))
+    sides += [each.get_additional_models()[0].model for each in map(this.applied, (model, half))]
+    dtypes = [{parameter.dtype for parameter in side.terms.parameters()} for side in sides]
+    assert dtypes == 2 * [{torch.float32}, {torch.float16}]
 
 
 def test_the_shift_is_that_of_the_shift_nodes(this):

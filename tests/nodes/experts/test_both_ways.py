@@ -1,4 +1,4 @@
-"""A detail expert within the weights of a call, beside their products, and baked: each as near to the exact sum.
+"""A detail expert within the weights of a call and beside their products: in layers of every kind, with LoRAs.
 
 Which layers are worth it is taken out of the question here: it hangs on the size of a video.
 """
@@ -11,7 +11,7 @@ import comfy.sd
 import pytest
 import torch
 from dcm_pack.dcm_core.expert import sidecar
-from dcm_pack.dcm_core.expert.layers import Expert, FusedLowRank, LowRank, Replacement
+from dcm_pack.dcm_core.expert.layers import Expert, LowRank, Replacement
 from dcm_pack.dcm_core.expert.tensor_names import to_tensors
 from dcm_pack.dcm_core.expert.terms import LayerTerm
 from dcm_pack.nodes.backbone import host_layers
@@ -44,50 +44,6 @@ class Run:
 @pytest.fixture
 def run(monkeypatch):
     return Run(monkeypatch)
-
-
-def computing_in(model, dtype):
-    model = model.clone()
-    model.set_model_compute_dtype(dtype)
-    return model
-
-
-def with_fused_layers(this: World) -> World:
-    """HunyuanVideo's published experts have a pair for each of q, k and v."""
-    generator, layers = torch.Generator().manual_seed(4), dict(this.detail.layers)
-    for name, layer in layers.items():
-        if isinstance(layer, LowRank) and name.endswith(("qkv", "linear1")):
-            out, width = layer.shapes["weight"]
-            down, up = (torch.randn(shape, generator=generator) for shape in ((3 * 4, width), (3 * width, 4)))
-            layers[name] = FusedLowRank(0.3 * down / width**0.5, up, 4.0, out)
-    return replace(this, detail=replace(this.detail, layers=layers))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_in_every_dtype(run, family, dtype):
-    this = with_fused_layers(world(family))
-    exact = run(this, this.applied(), BESIDE)
-    assert run.within == 0
-    model = this.model() if dtype == torch.float32 else computing_in(this.model(dtype=dtype), dtype)
-    applied = this.applied(model)
-    baked = relative(this.in_two_runs(*this.baked(applied)), exact)
-    errors = {way: relative(run(this, applied, way), exact) for way in (BESIDE, WITHIN)}
-    assert run.within == 2 * len(this.detail.layers), "all layers in both detail steps"
-    # Runs that round in another order part a little: the bound is half more than what rounding costs the baked pair.
-    assert max(errors.values()) <= 1.5 * baked + 1e-5
-    assert relative(this.sampled(this.applied(model, detail_strength=0.0)), exact) > 1.2 * max(errors.values())
-
-
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-@pytest.mark.parametrize("stored", [torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
-def test_over_fp8_that_is_cast_it_is_exact(run, family, stored):
-    """The cast weight is float32: nothing of the expert is rounded to 8 bits."""
-    this = with_fused_layers(world(family))
-    applied = this.applied(this.model(dtype=stored), semantic_strength=0.0)
-    beside, within = (run(this, applied, way) for way in (BESIDE, WITHIN))
-    assert run.within == 2 * len(this.detail.layers)
-    assert relative(within, beside) < 1e-5 < relative(this.sampled(this.applied(detail_strength=0.0)), beside)
 
 
 @pytest.mark.parametrize("order", ["before", "after"])

@@ -5,6 +5,7 @@ import torch
 from harness import tiny
 from harness.loras import BOTH, LAYERS, Maker, all_of
 from harness.worlds import dcm_node, world
+from safetensors.torch import save_file
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,17 @@ def test_of_two_spellings_of_a_layer_the_one_that_does_not_act_is_named(this, ma
     tensors = maker.pair(LAYERS[0]) | maker.pair(LAYERS[0], stem="lora_unet_blocks_0_self_attn_q", rank=2)
     _, info = put(this.model(), tensors, *BOTH)
     assert "4 of 6 keys act, not " in info
+
+
+def test_a_lora_that_was_made_for_another_backbone_with_layers_of_the_same_names_is_said(loras):
+    """Flux's are HunyuanVideo's, in size too: nothing but the metadata tells."""
+    this = world("hunyuan_video")
+    tensors = Maker(this.network).pair("double_blocks.0.img_attn.qkv", stem="lora_unet_double_blocks_0_img_attn_qkv")
+    said = "this LoRA was made for flux1, and this MODEL is HunyuanVideo"
+    for version in ("flux1", "hunyuan_video"):
+        save_file(tensors, loras / f"{version}.safetensors", {"ss_base_model_version": version})
+        info = dcm_node("DCMLora").execute(this.model(), f"{version}.safetensors", *BOTH)[1]
+        assert "3 of 3 keys act" in info and (said in info) == (version == "flux1")
 
 
 WRONG = {

@@ -97,6 +97,24 @@ def test_an_uneven_pair_in_float16(this, put):
     assert relative(sampled(this, half()), expected) >= 1e-2
 
 
+@pytest.mark.parametrize("part", ["diff", "diff_b"])
+@pytest.mark.parametrize("layer", ["time_embedding.0", "blocks.0.norm3", "patch_embedding"])
+def test_a_change_that_float16_has_no_room_for_before_it_has_its_strength(this, put, layer, part):
+    module = this.network.get_submodule(layer)
+    change = torch.zeros_like(module.weight if part == "diff" else module.bias)
+    change.view(-1)[:3] = 8e4
+    tensors, strengths = {f"diffusion_model.{layer}.{part}": change}, (1e-5, 2e-5)
+
+    def half():
+        model = this.model(dtype=torch.float16)
+        model.set_model_compute_dtype(torch.float16)
+        return model
+
+    expected = this.in_two_runs(*(stock(half(), tensors, strength) for strength in strengths), steps=STEPS)
+    assert relative(sampled(this, put(half(), tensors, *strengths)[0]), expected) <= 2e-3
+    assert relative(sampled(this, half()), expected) >= 3e-3
+
+
 def test_hunyuan_video_by_the_names_of_its_trainer(put):
     this = world("hunyuan_video")
     maker = Maker(this.network)

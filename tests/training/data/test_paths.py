@@ -251,6 +251,17 @@ def test_the_command_tells_the_costs_first_and_shares_the_work(trainer, tmp_path
     assert "All paths are there" in capsys.readouterr().out
 
 
+def test_prompts_that_get_no_path_are_counted(trainer, tmp_path, capsys):
+    lines = [f"a red plain square moving {where} fast\n" for where in ("left", "right", "up", "down")]
+    lines.append("a blue dotted circle moving left slowly\n")
+    (tmp_path / "prompts.txt").write_text("".join(lines))
+    config = ["--config", str(written(trainer, tmp_path, prompts=str(tmp_path / "prompts.txt"))), "--dry-run"]
+    command.main(config)
+    assert "Of 5 prompts the last 1 get no path: paths.count=5 is one for each." in capsys.readouterr().out
+    command.main([*config, "paths.count=5"])
+    assert "get no path" not in capsys.readouterr().out
+
+
 def test_prompts_that_cannot_be_read_are_named(trainer, tmp_path):
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
     empty.write_text("\n \n")

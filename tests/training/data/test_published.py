@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -10,7 +12,10 @@ import torch
 from training.config import DataConfig
 from training.data.bucketed import BucketedData
 from training.data.published import PublishedData
+from training.data.teacher_paths import TeacherPaths
 from training.errors import ConfigError
+from training.methods.distillation import check_guidance
+from training.methods.semantic import SemanticOptions
 from training.run.draws import Draws
 
 LENGTHS = {"a": 5, "b": 3, "c": 256}
@@ -94,6 +99,26 @@ def test_no_caption_is_seen_and_finite(folder):
     assert conditions.mask.sum(1).tolist() == [5, 1] and not conditions.text[1].any()
     other = published.unconditional(conditions)
     assert other.text.shape == (2, 1, 4096) and other.mask is None and not other.pooled.any()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_guidance_needs_a_text_of_no_caption_to_lead_away_from(folder, wrapped):
+    for kind in ("prompt_embed", "prompt_attention_mask"):
+        shutil.copy(folder / kind / "a.pt", folder / kind / "none.pt")
+
+    def check(guidance, **options):
+        found = data(folder, **options)
+        if wrapped:
+            plan = SimpleNamespace(batch=1, recipe=SimpleNamespace(shape=list(found.latent_shape)))
+            found = TeacherPaths(found, Mock(plan=plan), 0.0, 1)
+        config = SimpleNamespace(backbone=SimpleNamespace(family="hunyuan_video"), stage="semantic")
+        settings = SemanticOptions(guidance=guidance, embedded_guidance=6.0)
+        check_guidance(Mock(config=config, data=found), settings)
+
+    check(1.0)
+    check(6.0, unconditional="none.pt")
+    with pytest.raises(ConfigError, match="guidance=6 leads away from the empty caption, .* options.unconditional"):
+        check(6.0)
 
 
 def test_dropping_captions_needs_a_text_of_no_caption(folder):

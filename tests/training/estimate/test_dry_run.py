@@ -91,11 +91,7 @@ def test_weights_and_gradients_are_not_counted_as_made_by_a_call():
     assert first == second and first.memory < 1e6 < 4 * layer.weight.numel()
 
 
-TOLD_BESIDE = ("cogvideox_5b", "hunyuanvideo")  # of these another size or mode is told in every run
-TOLD = [pytest.param(file, marks=[pytest.mark.slow] * (file.stem in TOLD_BESIDE), id=file.stem) for file in CONFIGS]
-
-
-@pytest.mark.parametrize("file", TOLD)
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_configuration_is_told_without_weights_or_clips(file):
     config = load_config(file)
     for name in config.stages:

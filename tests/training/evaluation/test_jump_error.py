@@ -208,6 +208,17 @@ def test_the_best_weights_are_exported_beside_the_last_and_training_stops_by_pat
     )
 
 
+def test_after_a_step_back_the_best_is_the_one_whose_weights_are_in_the_file():
+    from training.callbacks.jump_error import JumpError
+
+    watch = JumpError()
+    watch.load({"best": 0.5, "best_iteration": 3})
+    before = watch.state()
+    watch.best, watch.best_iteration = 0.4, 5  # and exported, behind the checkpoint
+    watch.load(before)
+    assert (watch.best, watch.best_iteration) == (0.4, 5)
+
+
 def test_what_was_measured_on_other_paths_is_no_best_to_compare_with(trainer, caplog):
     from training.callbacks.jump_error import JumpError
 

@@ -125,3 +125,16 @@ def test_a_teacher_may_be_a_folder(trained, trainer, tmp_path):
     teachers = [trainer("semantic", options).method.teacher for options in ({}, {"teacher": str(tmp_path)})]
     (one, other) = (teacher.network.transformer.state_dict() for teacher in teachers)
     assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_weights_that_were_rounded_to_8_bits_are_taken_and_said(tmp_path, caplog):
+    """All that is trained would lie over them, and not over those that they were rounded from."""
+    tiny, file = BACKBONES["wan t2v"], tmp_path / "fp8.safetensors"
+    state = tiny.backbone().comfy_state(tiny.network())
+    save_file(state, file)
+    tiny.backbone().load(file)
+    assert not caplog.records
+    matrices = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in state.items() if tensor.ndim == 2}
+    save_file(state | matrices, file)
+    tiny.backbone().load(file)
+    assert f"holds {len(matrices)} weights that were rounded to 8 bits" in caplog.text

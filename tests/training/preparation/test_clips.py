@@ -55,6 +55,12 @@ def test_a_file_of_the_wanted_rate_gives_all_its_frames(rate):
     assert frames_at(source(81, rate), rate) == 81
 
 
+def test_a_frame_counts_whose_time_comes_before_the_files_end():
+    """121 frames at 24 a second, as many models make them, are 81 at 16: the last begins with the last of them."""
+    assert frames_at(source(121, 24), 16) == 81 and frames_at(source(120, 24), 16) == 80
+    assert taken(np.arange(121) / 24, np.arange(81) / 16, 1 / 24)[-1] == 120
+
+
 def test_a_file_that_ends_before_its_end_is_named():
     with pytest.raises(Unfit, match=r"its frames end at 0\.3 of 0\.9 seconds"):
         taken(np.arange(4) / 10, np.arange(10) / 10)

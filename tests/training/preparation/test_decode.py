@@ -6,7 +6,17 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from harness.clips import cut_by_edit_list, moving, truncate, turn, write_animation, write_sound, write_video
+from harness.clips import (
+    cut_by_edit_list,
+    moving,
+    truncate,
+    turn,
+    write_animation,
+    write_interlaced,
+    write_joined,
+    write_sound,
+    write_video,
+)
 from PIL import Image
 
 from training.preparation.decode import frames, look
@@ -42,6 +52,34 @@ def test_a_rotated_video_is_upright(tmp_path, quarters):
     assert close(decoded(path)[1], np.rot90(moving(), -quarters, axes=(1, 2)))
     width, height = (64, 48) if quarters == 2 else (48, 64)
     assert (look(path).width, look(path).height) == (width, height)
+
+
+def combed(pixels):
+    """How unlike each line is to those above and below it."""
+    lines = pixels.astype(float)
+    return abs(lines[:, 1:-1] - (lines[:, :-2] + lines[:, 2:]) / 2).mean()
+
+
+@pytest.mark.parametrize("name", ["broadcast.mpeg", "broadcast.mkv"])
+def test_an_interlaced_video_has_no_combs(tmp_path, name):
+    moments = moving(24)
+    path = write_interlaced(tmp_path / name, moments)
+    times, pixels = decoded(path)
+    assert np.allclose(times, np.arange(12) / 8, atol=0.002)
+    assert combed(pixels) < 1.1 * combed(moments) < 0.7 * combed(raw(path)) and close(pixels, moments[::2])
+
+
+def raw(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def test_a_video_that_turns_midway_is_named_and_one_that_only_gets_smaller_is_read(tmp_path):
+    turned = write_joined(tmp_path / "turned.ts", moving(9), moving(9, 64, 48))
+    with pytest.raises(Unfit, match="its pictures change from 64x48 to 48x64"):
+        decoded(turned)
+    smaller = write_joined(tmp_path / "smaller.ts", moving(9), moving(9, 24, 32))
+    assert [frame.pixels().shape[:2] for frame in frames(smaller, look(smaller), 0.0)][8:10] == [(48, 64), (24, 32)]
 
 
 def test_pixels_that_are_not_square_count_with_their_width(tmp_path):

@@ -72,6 +72,38 @@ def test_a_cache_inside_the_collection_is_not_part_of_it(tmp_path):
     assert found(tmp_path, caption="x")[0] == {"a.mp4": "x", "b/shards/b.mp4": "x"}
 
 
+def test_a_folder_with_two_tables_is_refused(tmp_path):
+    """Either would leave out what the other describes."""
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "metadata.csv").write_text("path,caption\na.mp4,a kite\n")
+    (tmp_path / "metadata.jsonl").write_text('{"path": "b.mp4", "caption": "a boat"}\n')
+    with pytest.raises(ConfigError, match="has metadata.csv and metadata.jsonl: name one of them with --data"):
+        found(tmp_path)
+    assert found(tmp_path / "metadata.jsonl") == ({"b.mp4": "a boat"}, {})
+
+
+def test_a_file_that_the_table_of_its_folder_leaves_out_is_listed(tmp_path):
+    touch(tmp_path, "a.mp4", "in/b.mp4", "in/c.webp")
+    (tmp_path / "metadata.csv").write_text("path,caption\nin/b.mp4,a boat\n./a.mp4,a kite\n")
+    assert found(tmp_path) == ({"in/b.mp4": "a boat", "a.mp4": "a kite"}, {"in/c.webp": "no caption"})
+
+
+def test_linked_folders_are_read_once_and_closed_ones_are_listed(tmp_path, monkeypatch):
+    touch(tmp_path, "disk/a.mp4", "disk/deep/b.mp4", "videos/c.mp4", "videos/closed/d.mp4")
+    (tmp_path / "videos" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "deep" / "around").symlink_to(tmp_path / "videos")
+    scandir = os.scandir
+
+    def closed(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    entries, dropped = found(tmp_path / "videos", caption="x")
+    assert [*entries] == ["c.mp4", "linked/a.mp4", "linked/deep/b.mp4"] and dropped == {"closed": "unreadable"}
+
+
 def test_the_order_does_not_depend_on_the_disk(tmp_path):
     touch(tmp_path, "b/2.mp4", "a/3.mp4", "1.mp4", "B.mp4")
     assert [*found(tmp_path, caption="x")[0]] == ["1.mp4", "B.mp4", "a/3.mp4", "b/2.mp4"]
@@ -104,7 +136,7 @@ def test_a_table(tmp_path, kind, columns):
 def test_a_folder_that_is_described_by_a_table(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     write_table(tmp_path / "metadata.jsonl", [{"file_name": "a.mp4", "text": "a kite"}])
-    assert found(tmp_path) == ({"a.mp4": "a kite"}, {})
+    assert found(tmp_path) == ({"a.mp4": "a kite"}, {"b.mp4": "no caption"})
 
 
 @pytest.mark.parametrize(
