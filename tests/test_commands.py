@@ -108,7 +108,7 @@ def test_the_preparation_from_another_folder(clone, tmp_path, flags):
         "--caption",
         "a red plain circle moving up fast",
     ]
-    assert "1 files: 1 clips" in start(clone, tmp_path, *command, packages={"dcm_core", "training"})
+    assert "1 file: 1 clip" in start(clone, tmp_path, *command, packages={"dcm_core", "training"})
     assert (tmp_path / "cache" / "index.json").is_file()
 
 

@@ -8,6 +8,11 @@ def digits(value: float) -> str:
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
+def many(number: int, what: str) -> str:
+    """``1 prompt``, ``2 prompts``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def span(seconds: float) -> str:
     """A length of time: ``22.8 ms``, ``34.7 s``, ``2.37 min``, ``6.41 h``."""
     if seconds < 0.1:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.words import digits, span, work
+from training.words import digits, many, span, work
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,8 @@ from training.words import digits, span, work
         (digits(28672.4), "28672"),
         (digits(999.6), "1000"),
         (digits(6.4142), "6.41"),
+        (many(1, "prompt"), "1 prompt"),
+        (many(0, "prompt"), "0 prompts"),
         (span(7.08e-6), "0.00708 ms"),
         (span(34.71), "34.7 s"),
         (span(119.0), "119 s"),

@@ -12,6 +12,7 @@ from typing import Any
 from dcm_core.files.atomic import atomic_write
 
 from ..config import Config, to_yaml
+from ..words import span
 from .base import Callback, TrainingRun
 
 _SHOWN = ("dcm-video", "torch", "diffusers", "peft", "safetensors")
@@ -64,7 +65,7 @@ def card(config: Config, iterations: int, seconds: float, where: str) -> str:
         "noise grid": f"shift {config.expert_schedule().grid.shift:g}, {config.expert_schedule().grid.points} points, "
         f"kappa index {config.expert_schedule().kappa_index}",
         "seed": str(config.seed),
-        "time": f"{seconds / 3600:.2f} hours on {where}",
+        "time": f"{span(seconds)} on {where}",
         "made with": ", ".join(f"{name} {found}" for name in _SHOWN if (found := _version(name)))
         + f", Python {platform.python_version()}",
     }

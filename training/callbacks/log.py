@@ -37,19 +37,19 @@ class Log(Callback):
             bar_format="{desc} {n_fmt}/{total_fmt} {remaining}{postfix} {bar}",
             disable=run.iteration == run.stage.iterations,
         )
-        self.left_off = time.monotonic()
+        self.left_off = time.perf_counter()
 
     def before_step(self, run: TrainingRun) -> None:
         """The time left is told of iterations alone: what is measured before and between them may take as long as a
         hundred of them."""
         if not self.bar.disable:
-            pause = time.monotonic() - self.left_off
+            pause = time.perf_counter() - self.left_off
             self.bar.start_t += pause
             self.bar.last_print_t += pause
 
     def after_step(self, run: TrainingRun, iteration: int, metrics: dict[str, float]) -> None:
         self.bar.update()
-        self.left_off = time.monotonic()
+        self.left_off = time.perf_counter()
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1

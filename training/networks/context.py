@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from diffusers import ContextParallelConfig
 from diffusers.hooks.context_parallel import EquipartitionSharder
 from diffusers.utils import logging
@@ -27,12 +28,14 @@ class Context:
     """
 
     def __init__(self, transformer: Any, mesh: DeviceMesh, plan: Mapping[str, Any]):
-        """Raises ConfigError where so many processes cannot share its attention."""
+        """Raises ConfigError where so many processes cannot share its attention, or have no GPU."""
         self.mesh, heads = mesh["ulysses"], transformer.config.num_attention_heads
         if heads % self.size:
             raise ConfigError(
                 f"parallel.context={self.size} does not divide the {heads} heads of this backbone's attention."
             )
+        if not torch.accelerator.device_count():
+            raise ConfigError("parallel.context: diffusers shares the tokens of a clip among GPUs alone. Leave it out.")
         config = ContextParallelConfig(ulysses_degree=self.size, mesh=mesh)
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # diffusers warns that its interface may change, PyTorch of what diffusers calls

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dcm_core.files.atomic import atomic_write
 
-from ..words import span
+from ..words import many, span
 from .clips import Clip
 from .filters import REASONS, Dropped
 
@@ -42,8 +42,11 @@ class Summary:
         stills = sum(clip.source.still for clip in self.clips)
         moving = len(self.clips) - stills
         lasting = f" ({span(self.seconds)})" if moving else ""
-        looked_at = f"{self.files} files: {moving} clips{lasting} and {stills} images, {self.captions} captions and "
-        texts = f"{self.prompts} prompts {'to embed' if self.dry_run else 'embedded'}"
+        looked_at = (
+            f"{many(self.files, 'file')}: {many(moving, 'clip')}{lasting} and {many(stills, 'image')}, "
+            f"{many(self.captions, 'caption')} and "
+        )
+        texts = f"{many(self.prompts, 'prompt')} {'to embed' if self.dry_run else 'embedded'}"
         lines = [f"{looked_at if self.files else ''}{texts}"]
         lines += [f"  {'size':>16}  clips"] if self.clips else []
         lines += [f"  {size:>16}  {count}" for size, count in self.buckets().items()]

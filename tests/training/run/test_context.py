@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from harness.tiny_backbones import BACKBONES
 from safetensors.torch import load_file
 
 from training.config import ConfigError
+from training.networks.context import Context
 from training.run.world import World
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,3 +51,11 @@ def test_a_network_whose_attention_cannot_be_shared_is_refused_by_name():
     alone: Any = BACKBONES["cogvideox 5b"].network()
     with pytest.raises(ConfigError, match="parallel.context: .* with CogVideoXTransformer3DModel, .* Leave it at 1"):
         alone.share_context(None)
+
+
+def test_processes_without_gpus_are_told_that_they_share_no_clip(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 0)
+    transformer = SimpleNamespace(config=SimpleNamespace(num_attention_heads=4))
+    mesh: Any = {"ulysses": SimpleNamespace(size=lambda: 2)}
+    with pytest.raises(ConfigError, match="parallel.context: .* among GPUs alone. Leave it out"):
+        Context(transformer, mesh, {})
