@@ -1,13 +1,10 @@
 """One step of every method, and what must hold exactly whatever the weights are."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 from dcm_core.expert.file import load_expert, metadata_of
-from dcm_core.families.presets import FAMILIES, find_family
-from dcm_core.files.format import read_header
+from dcm_core.families.presets import find_family
 from dcm_core.process import FLOW, process_of
 from training.config import ConfigError
 from training.methods.consistency import consistency
@@ -287,29 +284,6 @@ def test_compiled_networks_take_the_same_step(trainer, stage):
     expected = plain.step(0)
     assert compiled.step(0) == pytest.approx(expected, rel=1e-5)
     assert compiled.trainable.keys() == plain.trainable.keys()
-
-
-def test_an_embedded_guidance_is_written_under_its_own_name(trainer, tmp_path, monkeypatch):
-    """For networks that are told a scale: two things, the scale of the targets and the one they are told."""
-    family = replace(find_family("shapes"), embedded_guidance=True)
-    monkeypatch.setitem(FAMILIES, "shapes", family)
-    for stage in ("semantic", "detail"):
-        with pytest.raises(ConfigError, match=f"stages.{stage}.options.embedded_guidance is missing"):
-            trainer(stage)
-        with pytest.raises(ConfigError, match=f"stages.{stage}.options.guidance is missing: .* would be guided twice"):
-            trainer(stage, {"embedded_guidance": 6.0})
-        trainer(stage, {"guidance": 1.0, "embedded_guidance": 6.0}, iterations=1).run()
-        metadata = load_expert(tmp_path / stage / f"{stage}.safetensors").metadata
-        assert (metadata.guidance, metadata.embedded_guidance) == (1.0, 6.0)
-
-
-def test_networks_that_are_told_no_guidance_refuse_one(trainer, tmp_path):
-    with pytest.raises(ConfigError, match="stages.semantic.options.embedded_guidance=6: .* are told none; leave it"):
-        trainer("semantic", {"embedded_guidance": 6.0})
-    trainer("semantic", iterations=1).run()
-    file = tmp_path / "semantic" / "semantic.safetensors"
-    assert load_expert(file).metadata.embedded_guidance is None
-    assert "dcm.embedded_guidance" not in read_header(file).metadata
 
 
 def test_a_file_that_is_no_semantic_expert_is_named(trainer, trained):
