@@ -28,7 +28,7 @@ def bootstrap(statistic: Callable[..., Tensor], *columns: Tensor, biased: bool =
 
     Each of the columns is [N, ...], a row a clip; the statistic takes any number of dimensions before these.
     ``biased``: it grows when clips are drawn twice, as distances between distributions do; its interval is turned
-    around for that.
+    around for that, and holds the number itself also where few clips make every resample larger.
     """
     count = len(columns[0])
     value = float(statistic(*columns))
@@ -40,7 +40,7 @@ def bootstrap(statistic: Callable[..., Tensor], *columns: Tensor, biased: bool =
         found += statistic(*(each[drawn] for each in columns)).tolist()
     low, high = torch.tensor(found, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
     if biased:
-        low, high = (2 * value - high).clamp(min=0), 2 * value - low
+        low, high = (2 * value - high).clamp(0, value), (2 * value - low).clamp(min=value)
     return Estimate(value, float(low), float(high))
 
 

@@ -51,10 +51,12 @@ def read_clip(path: Path) -> tuple[Tensor, float]:
         source = look(path)
         if source.frames > _MOST_FRAMES:
             raise ConfigError(f"{path} has {source.frames} frames; at most {_MOST_FRAMES} can be compared.")
-        pixels = np.stack([frame.pixels() for frame in frames(path, source, 0.0)])
+        pixels = [frame.pixels() for frame in frames(path, source, 0.0)]
+        if len({each.shape for each in pixels}) > 1:
+            raise Unfit("aspect", "its pictures change their size midway")
     except Unfit as error:
         raise ConfigError(f"{path} cannot be compared: {error}.") from None
-    return torch.from_numpy(pixels).permute(3, 0, 1, 2).float() / 127.5 - 1, 1 / max(source.gap, 1e-3)
+    return torch.from_numpy(np.stack(pixels)).permute(3, 0, 1, 2).float() / 127.5 - 1, 1 / max(source.gap, 1e-3)
 
 
 def _measured(paths: Sequence[Path], wanted: Sequence[Path], shown: int) -> tuple[Measured, list[Tensor], list[float]]:

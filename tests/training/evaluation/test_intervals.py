@@ -35,3 +35,8 @@ def test_a_biased_statistic_has_its_interval_turned_around():
     plain = bootstrap(lambda each: each.mean(-1), values)
     turned = bootstrap(lambda each: each.mean(-1), values, biased=True)
     assert turned.low == pytest.approx(2 * plain.value - plain.high) and turned.value == plain.value
+
+
+def test_the_interval_of_a_biased_statistic_holds_its_number_where_all_resamples_are_larger():
+    found = bootstrap(lambda each: each.sort().values.diff().eq(0).sum(-1), torch.arange(20.0), biased=True)
+    assert found.low <= found.value == 0 <= found.high

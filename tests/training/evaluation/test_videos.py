@@ -4,9 +4,10 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from harness.clips import write_video
+from harness.clips import write_joined, write_video
 
 from dcm_core.shapes.render import render_clips
 from training import evaluate
@@ -108,5 +109,9 @@ def test_what_cannot_be_compared_is_named(folders, tmp_path):
     with pytest.raises(ConfigError, match="same name"):
         compare_folders([folders / "teacher"], folders / "teacher", 1)
     (other / "broken.mp4").write_bytes(b"no video")
+    grown = [np.zeros((size, size, 3), np.uint8) for size in (64, 64, 32, 32)]
+    write_joined(other / "grown.mp4", grown[:2], grown[2:])
+    with pytest.raises(ConfigError, match="grown.mp4 cannot be compared: its pictures change their size midway"):
+        read_clip(other / "grown.mp4")
     with pytest.raises(ConfigError, match="broken.mp4 cannot be compared"):
         read_clip(other / "broken.mp4")
