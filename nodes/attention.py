@@ -52,7 +52,7 @@ class DCMAttention(io.ComfyNode):
             if attention != FASTEST:
                 text = attention
             if override_of(model):
-                took = "tried as ComfyUI's own" if attention == FASTEST else "left out"
+                took = {FASTEST: "tried as ComfyUI's own", HOST: "kept as ComfyUI's own"}.get(attention, "left out")
                 text += f"; what another node has put there is {took}"
             taken = None
             if inexact != NEVER:

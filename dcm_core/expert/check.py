@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..errors import ExpertFileError, shortened
 from ..families.presets import FAMILIES, find_family
-from ..families.stamp import other_backbone
 from .fingerprint import Shapes, fingerprint, told_apart
 from .host_names import in_host_names
 from .layers import Expert
 from .metadata import ExpertMetadata
+from .stamp import other_backbone
 
 
 @dataclass

@@ -106,6 +106,7 @@ KEYMAP = KeyMap(
 _COGVIDEOX = Family(
     name="cogvideox",
     title="CogVideoX",
+    called=r"cogvideo",
     keymap=KEYMAP,
     schedule=ExpertSchedule(NoiseGrid(shift=1.0, points=50, prediction="v_prediction"), kappa_index=37),
     host_class="CogVideoX",

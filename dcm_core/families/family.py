@@ -63,6 +63,7 @@ class Family:
     * ``bundle_guidance``: what a bundle of the family was trained under, which no file says. Wan's targets were
       guided with CFG 6, HunyuanVideo's network was told an embedded guidance of 6.
     * ``pair``: where two whole models of the family share a run.
+    * ``called``: how trainers call its backbones in the metadata of LoRAs, lowercase, as a regular expression.
     * ``relatives``: other models over its network, the more special ones first.
     """
 
@@ -80,6 +81,7 @@ class Family:
     embedded_guidance: bool = False
     bundle_guidance: float = 6.0
     pair: Pair | None = None
+    called: str = ""
     relatives: tuple[Relative, ...] = ()
 
     @property

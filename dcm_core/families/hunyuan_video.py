@@ -167,6 +167,7 @@ FAMILIES = (
     Family(
         name="hunyuan_video",
         title="HunyuanVideo",
+        called=r"hunyuan[-_ ]?video|framepack|^hv(?![a-z])",
         keymap=KEYMAP,
         schedule=ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=37),
         published=Published(Threshold(982.0), {4: (1.0, 0.992, 0.9818, 0.9124)}, bf16_timesteps=True),

@@ -9,6 +9,7 @@ FAMILIES = (
     Family(
         name="shapes",
         title="Shapes",
+        called=r"^shapes(?![a-z])",
         keymap=KEYMAP,
         # On the published grid too. A change of prompt in the middle of a teacher run shows when each attribute is
         # settled: motion between sigma 0.85 and 0.70, colour and shape between 0.60 and 0.30. Kappa is 0.764.

@@ -181,6 +181,7 @@ FAMILIES = (
     Family(
         name="wan",
         title="Wan",
+        called=r"(?<![a-z])wan(?![a-z])",
         keymap=KEYMAP,
         schedule=ExpertSchedule(NoiseGrid(shift=17.0, points=50), kappa_index=34),
         published=Published(Threshold(979.0), {6: (1.0, 0.992, 0.982, 0.949, 0.905, 0.810)}),

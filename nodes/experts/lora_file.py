@@ -11,9 +11,9 @@ from torch import Tensor
 from ...dcm_core.errors import shortened
 from ...dcm_core.expert.file import all_finite
 from ...dcm_core.expert.other_files import what_it_is
+from ...dcm_core.expert.stamp import other_backbone
 from ...dcm_core.families.family import Family
 from ...dcm_core.families.keymap import Shapes
-from ...dcm_core.families.stamp import other_backbone
 from ...dcm_core.files.stream import TensorSource
 from ..backbone.host import PREFIX, WeightPatches
 from ..backbone.host_lora import fits, is_known, kind_of, pair_of, patches_of, target_of, tensors_of, without_settings

@@ -37,6 +37,15 @@ def loras(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def models(tmp_path, monkeypatch):
+    """An empty models/diffusion_models."""
+    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
+    folder_paths.filename_list_cache.clear()
+    return tmp_path
+
+
+@pytest.fixture
 def put(loras):
     """(MODEL, info) that DCM LoRA makes with a file of these tensors, at a semantic and a detail strength."""
 

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from dcm_core.files.atomic import atomic_write
 
 from ..config import Config, to_yaml
@@ -83,15 +85,16 @@ def _front(licence: str) -> str:
 
 def _shareable(config: Config) -> Config:
     """Without folders of this machine: of files and folders that are named from its root on, their own names."""
-    told = config.model_copy(update={"folder": "", "output": Path(config.output).name})
-    return Config.model_validate(_named(told.model_dump()))
+    return _named(config.model_copy(update={"folder": "", "output": Path(config.output).name}))
 
 
 def _named(value: Any) -> Any:
+    if isinstance(value, BaseModel):  # a copy is not checked anew: two files of a pair may have one name in two folders
+        return value.model_copy(update={name: _named(getattr(value, name)) for name in type(value).model_fields})
     if isinstance(value, dict):
         return {name: _named(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_named(each) for each in value]
+        return type(value)(_named(each) for each in value)
     here = isinstance(value, str) and os.path.isabs(value) and os.path.exists(value)
     return Path(value).name if here else value
 

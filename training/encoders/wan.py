@@ -123,9 +123,10 @@ class WanImageEncoder(WanEncoder):
             # It imports the processor of CLIP, which warns of torchvision where Pillow does its work, as here.
             verbosity = logging.get_verbosity()
             logging.set_verbosity_error()
-            from diffusers import WanImageToVideoPipeline
-
-            logging.set_verbosity(verbosity)
+            try:
+                from diffusers import WanImageToVideoPipeline
+            finally:
+                logging.set_verbosity(verbosity)
             absent: Any = None
             seeing: dict[str, Any] = {}
             if self.clip is not None:

@@ -5,6 +5,7 @@ import torch
 from comfy.ldm.modules.attention import attention_pytorch
 from dcm_pack.nodes.attention import DCMAttention
 from dcm_pack.nodes.backbone import attention_choice
+from dcm_pack.nodes.backbone.attention import HOST
 from dcm_pack.nodes.backbone.attention_choice import OVERRIDE, ChosenAttention
 from dcm_pack.nodes.backbone.attention_inexact import ACTING
 from harness.attention import exact, inputs
@@ -90,10 +91,18 @@ def test_in_the_detail_experts_steps_of_a_run(faster, caplog):
     assert caplog.text.count("computes something else") == 1
 
 
-@pytest.mark.parametrize(("way", "said"), [("fastest", "tried as ComfyUI's own"), ("cuDNN", "left out")])
-def test_the_node_says_what_becomes_of_it(monkeypatch, way, said):
+@pytest.mark.parametrize(
+    ("way", "inexact", "said"),
+    [
+        ("fastest", "never", "what another node has put there is tried as ComfyUI's own"),
+        ("cuDNN", "never", "what another node has put there is left out"),
+        (HOST, "SageAttention", "what another node has put there is kept as ComfyUI's own"),
+    ],
+)
+def test_the_node_says_what_becomes_of_it(monkeypatch, way, inexact, said):
     monkeypatch.setattr("dcm_pack.nodes.attention.has_gpu", lambda model: True)
+    monkeypatch.setattr("dcm_pack.nodes.attention.require", lambda name: None)
     model = world("wan").model()
     model.model_options["transformer_options"] = {OVERRIDE: scaling(0.0)}
-    assert dcm_node("DCMAttention").execute(model, way)[1].endswith(f"; what another node has put there is {said}")
-    assert "another node" not in DCMAttention.execute(world("wan").model(), way)[1]
+    assert f"; {said}" in dcm_node("DCMAttention").execute(model, way, inexact)[1]
+    assert "another node" not in DCMAttention.execute(world("wan").model(), way, inexact)[1]

@@ -19,15 +19,6 @@ PREFIXES = ["diffusion_model.", "transformer.", "module.", "_orig_mod.", "model.
 
 
 @pytest.fixture
-def models(tmp_path, monkeypatch):
-    """An empty models/diffusion_models."""
-    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
-
-
-@pytest.fixture
 def said(caplog):
     caplog.set_level("INFO", "DCM")
     return lambda: [record.getMessage() for record in caplog.records if record.name == "DCM"]

@@ -6,7 +6,6 @@ Older ones read no such thing, so that stand-ins do it here: a module beside the
 import json
 
 import comfy.lora
-import folder_paths
 import pytest
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -112,12 +111,9 @@ def test_a_lora_of_settings_alone(model, reads_settings, put):
     assert "1 of 1 keys act; " in info and with_attention_of_their_own(model) == [LAYER]
 
 
-def test_a_backbone_whose_file_has_settings_runs(this, tmp_path, monkeypatch, caplog):
+def test_a_backbone_whose_file_has_settings_runs(this, models, caplog):
     """A host that does not read them leaves them unread, and says so."""
-    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
-    folder_paths.filename_list_cache.clear()
-    save_file(dict(this.network.state_dict()) | {SETTING: SAID}, tmp_path / "a.safetensors")
+    save_file(dict(this.network.state_dict()) | {SETTING: SAID}, models / "a.safetensors")
     model = dcm_node("DCMLoadBackbone").execute("a.safetensors", "default").args[0]
     unread = f"left 1 tensors of the file unread: {SETTING}" in caplog.text
     assert unread is (host_layers._PREFERENCE is None)

@@ -16,15 +16,6 @@ import nodes
 KINDS = ["wan", "hunyuan_video", "wan_i2v", "hunyuan_video_i2v"]
 
 
-@pytest.fixture
-def backbones(tmp_path, monkeypatch):
-    """An empty models/diffusion_models."""
-    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
-
-
 def load(name: str, weight_dtype: str = "default"):
     return dcm_node("DCMLoadBackbone").execute(name, weight_dtype).args
 
@@ -61,15 +52,15 @@ def test_a_diffusers_folder_and_a_bundle_hold_the_same_backbone(kind, caplog):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weight_dtype", ["default", "fp8_e4m3fn"])
-def test_what_stock_nodes_load_from_a_comfyui_file(backbones, kind, weight_dtype):
+def test_what_stock_nodes_load_from_a_comfyui_file(models, kind, weight_dtype):
     """Of weights that are fused or swapped on the way too, in the dtype that was asked for."""
     released = published(kind).load(weight_dtype=weight_dtype)[0]
     original = weights(published(kind).load()[0])
-    folder_paths.folder_names_and_paths["diffusion_models"][0][:] = [str(backbones)]
-    save_file(original, backbones / "comfy.safetensors")
+    folder_paths.folder_names_and_paths["diffusion_models"][0][:] = [str(models)]
+    save_file(original, models / "comfy.safetensors")
     save_file(
         {f"model.diffusion_model.{name}": tensor for name, tensor in original.items()},
-        backbones / "prefix.safetensors",
+        models / "prefix.safetensors",
     )
     stock = nodes.UNETLoader().load_unet("comfy.safetensors", weight_dtype)[0]
     linear = next(name for name in original if name.endswith("mlp.0.weight") or name.endswith("ffn.0.weight"))
@@ -80,12 +71,12 @@ def test_what_stock_nodes_load_from_a_comfyui_file(backbones, kind, weight_dtype
         assert expert is None and same_weights(model, stock)
 
 
-def test_half_precision_files_of_a_bundle(backbones):
+def test_half_precision_files_of_a_bundle(models):
     """As HunyuanVideo's was released. Here the host computes such files in float32."""
     this = published("hunyuan_video")
     state = load_file(folder() / "hunyuan_video/released/diffusion_pytorch_model.safetensors")
-    save_file({name: tensor.bfloat16() for name, tensor in state.items()}, backbones / "bf16.safetensors")
-    folder_paths.folder_names_and_paths["diffusion_models"][0][:] = [str(backbones)]
+    save_file({name: tensor.bfloat16() for name, tensor in state.items()}, models / "bf16.safetensors")
+    folder_paths.folder_names_and_paths["diffusion_models"][0][:] = [str(models)]
     model, expert = load("bf16.safetensors")
     model = dcm_node("DCMApplyExperts").execute(model, expert)[0]
     latents = this.latents(model)
@@ -114,7 +105,7 @@ def test_no_layer_is_held_twice_while_a_backbone_is_loaded(monkeypatch):
     assert parameter.data_ptr() != given["double_blocks.0.img_attn.qkv.weight"].data_ptr()
 
 
-def test_scaled_fp8_as_the_stock_loader_takes_it(backbones):
+def test_scaled_fp8_as_the_stock_loader_takes_it(models):
     this = world("wan")
     linear = {name for name, module in this.network.named_modules() if isinstance(module, torch.nn.Linear)}
     stored = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
@@ -125,7 +116,7 @@ def test_scaled_fp8_as_the_stock_loader_takes_it(backbones):
         stored[name] = (tensor / scale).to(torch.float8_e4m3fn) if scaled else tensor.clone()
         if scaled:
             stored[f"{layer}.scale_weight"] = scale
-    save_file(stored, backbones / "scaled.safetensors")
+    save_file(stored, models / "scaled.safetensors")
     stock = nodes.UNETLoader().load_unet("scaled.safetensors", "default")[0]
     assert torch.equal(this.sampled(load("scaled.safetensors")[0]), this.sampled(stock))
 
@@ -148,10 +139,10 @@ def test_a_bundle_in_the_node_for_expert_files(monkeypatch):
         dcm_node("DCMLoadExpert").execute("wan/released/diffusion_pytorch_model.safetensors")
 
 
-def test_a_bundle_whose_adapter_was_taken_off(backbones):
+def test_a_bundle_whose_adapter_was_taken_off(models):
     reference = Path(os.environ["DCM_TEST_REFERENCE"])
     bundle = load_file(reference / "wan/released/diffusion_pytorch_model.safetensors")
-    save_file({name: t for name, t in bundle.items() if ".lora_" not in name}, backbones / "off.safetensors")
+    save_file({name: t for name, t in bundle.items() if ".lora_" not in name}, models / "off.safetensors")
     with pytest.raises(ValueError, match="no low-rank pairs, so it holds no detail expert"):
         load("off.safetensors")
 
@@ -166,8 +157,8 @@ def test_a_bundle_in_the_stock_loader(kind):
         assert "Could not detect model type" in (ROOT / page).read_text("utf-8")
 
 
-def test_a_shard_that_is_missing(backbones):
-    part = backbones / "wan"
+def test_a_shard_that_is_missing(models):
+    part = models / "wan"
     part.mkdir()
     save_file({"a": torch.zeros(2)}, part / "diffusion_pytorch_model-00002-of-00003.safetensors")
     assert "wan" in names()
@@ -175,22 +166,22 @@ def test_a_shard_that_is_missing(backbones):
         load("wan")
 
 
-def test_a_file_that_is_cut_off(backbones):
-    (backbones / "cut.safetensors").write_bytes(b"\x10\x00")
+def test_a_file_that_is_cut_off(models):
+    (models / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match="not a whole safetensors file.*Download"):
         load("cut.safetensors")
 
 
-def test_a_file_that_is_no_backbone(backbones):
-    save_file({"decoder.conv_in.weight": torch.zeros(2)}, backbones / "vae.safetensors")
+def test_a_file_that_is_no_backbone(models):
+    save_file({"decoder.conv_in.weight": torch.zeros(2)}, models / "vae.safetensors")
     with pytest.raises(ValueError, match="looks like a VAE. Put it into models/vae and load it with Load VAE"):
         load("vae.safetensors")
 
 
-def test_an_expert_in_the_place_of_a_backbone(backbones):
+def test_an_expert_in_the_place_of_a_backbone(models):
     from dcm_pack.dcm_core.expert.file import save_expert
 
-    save_expert(backbones / "expert.safetensors", world("wan").detail)
+    save_expert(models / "expert.safetensors", world("wan").detail)
     with pytest.raises(ValueError, match="DCM Load Expert"):
         load("expert.safetensors")
 

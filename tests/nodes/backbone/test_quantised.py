@@ -42,14 +42,6 @@ BAKED = {
 }
 
 
-@pytest.fixture
-def models(tmp_path, monkeypatch):
-    """An empty models/diffusion_models."""
-    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
-    return tmp_path
-
-
 def load(name: str):
     folder_paths.filename_list_cache.clear()
     return dcm_node("DCMLoadBackbone").execute(name, "default")[0]

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import comfy.ops
 import comfy.sd
-import folder_paths
 import pytest
 import torch
 from comfy.ldm.wan.model import VaceWanModel
@@ -42,14 +41,6 @@ def vace() -> dict[str, torch.Tensor]:
 
 def stock(state: dict[str, torch.Tensor]):
     return comfy.sd.load_diffusion_model_state_dict({name: tensor.clone() for name, tensor in state.items()})
-
-
-@pytest.fixture
-def models(tmp_path, monkeypatch):
-    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, "wan_i2v"])

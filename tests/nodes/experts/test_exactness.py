@@ -6,7 +6,6 @@ Quantised layers of newer hosts are in ../backbone/test_quantised.py.
 from itertools import product
 
 import comfy.sd
-import folder_paths
 import pytest
 from dcm_pack.dcm_core.expert import sidecar
 from dcm_pack.dcm_core.expert.layers import Expert, LowRank
@@ -21,15 +20,6 @@ BESIDE, WITHIN = "beside", "within"
 CELLS = [each for each in product(KINDS, FORMATS) if each != ("cogvideox", "blocks of 8 bits")]
 # How far from float64. Weights of 8 bits are cast to float32, and nothing of the detail expert is rounded to them.
 BOUND = {"float32": 2e-6, "bfloat16": 0.015, "float16": 0.002}
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty models/diffusion_models."""
-    _, extensions = folder_paths.folder_names_and_paths["diffusion_models"]
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "diffusion_models", ([str(tmp_path)], extensions))
-    folder_paths.filename_list_cache.clear()
-    return tmp_path
 
 
 @pytest.fixture
@@ -58,9 +48,9 @@ def with_lora(model, lora):
 
 @pytest.mark.parametrize("loras", [False, True], ids=["alone", "with a LoRA before and one after"])
 @pytest.mark.parametrize(("kind", "format"), CELLS)
-def test_it_is_as_near_to_float64_as_a_baked_one(folder, within, kind, format, loras):
+def test_it_is_as_near_to_float64_as_a_baked_one(models, within, kind, format, loras):
     this = exact_world(kind)
-    load, state = this.stored(format, folder)
+    load, state = this.stored(format, models)
     around = (lora(this, 21), lora(this, 22)) if loras else ()
     # A semantic expert is merged into the weights, and would be rounded to 8 bits.
     strengths = {} if format in PLAIN else {"semantic_strength": 0.0}

@@ -60,8 +60,9 @@ def distillations(config: Config):
 @named(PREPARED)
 def test_both_stages_train_a_tiny_network(path, tmp_path, monkeypatch):
     tiny = BACKBONES[TINY[load_config(path).backbone.family]]
-    files = [str(tmp_path / f"{name}.safetensors") for name in ("backbone", "low_noise")]
+    files = [tmp_path / noise / "backbone.safetensors" for noise in ("high", "low")]  # of one name, as some pairs are
     for file in files:
+        file.parent.mkdir()
         save_file(tiny.backbone().comfy_state(tiny.network()), file)
     monkeypatch.setattr(trainer, "build_training_data", lambda config: Noise(tiny))
     for stage in ("semantic", "detail"):
@@ -69,9 +70,9 @@ def test_both_stages_train_a_tiny_network(path, tmp_path, monkeypatch):
                                     "validation.every=0", f"stages.{stage}.iterations=1"])  # fmt: skip
         config.backbone.architecture = tiny.architecture
         if config.pair:
-            config.pair.high_noise, config.pair.low_noise = files
+            config.pair.high_noise, config.pair.low_noise = map(str, files)
         else:
-            config.backbone.weights = files[0]
+            config.backbone.weights = str(files[0])
         run = trainer.build_trainer(config)
         run.run()
         assert all(math.isfinite(value) for value in run.method.step(1).values())

@@ -8,22 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ..families.presets import FAMILIES
+
 _KEYS = ("ss_base_model_version", "ss_base_model", "modelspec.architecture")
-# How trainers call what is of a family here, by its name, or of another model whose LoRAs fit one.
-_CALLED = {
-    "wan": r"(?<![a-z])wan(?![a-z])",
-    "hunyuan_video": r"hunyuan[-_ ]?video|framepack|^hv(?![a-z])",
-    "cogvideox": r"cogvideo",
-    "shapes": r"^shapes(?![a-z])",
-    "Flux": r"flux|chroma",
-}
+_OTHERS = {"Flux": r"flux|chroma"}  # models of no family here whose LoRAs fit one
 _LONGEST = 60
 
 
 def other_backbone(header: Mapping[str, str], family: str) -> str:
     """The backbone that a header names, in its own words, if that is of another family than this; else nothing."""
     said = [header[key] for key in _KEYS if header.get(key)]
-    known = {
-        name: text for text in said for name, pattern in _CALLED.items() if re.search(pattern, text.lower().strip())
-    }
+    called = {each.name: each.called for each in FAMILIES.values() if each.called} | _OTHERS
+    known = {name: text for text in said for name, words in called.items() if re.search(words, text.lower().strip())}
     return "" if family in known else next(iter(known.values()), "")[:_LONGEST]

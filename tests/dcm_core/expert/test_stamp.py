@@ -2,7 +2,7 @@
 
 import pytest
 
-from dcm_core.families.stamp import other_backbone
+from dcm_core.expert.stamp import other_backbone
 
 # As trainers write them, in the keys that they have for it.
 OF_WAN = [{"modelspec.architecture": "wan2.1/lora"}, {"ss_base_model_version": "wan_2.1"}, {"ss_base_model": "wan"}]
